@@ -4,6 +4,15 @@ import { fileURLToPath } from 'node:url';
 import { OVERRIDES } from '../src/config/flags.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../src/config/json-schema.js';
 
+/** The content of all files that are generated from the schema, by their path in the project. */
+export function generatedFiles(): Readonly<Record<string, string>> {
+  return {
+    'config/schema.json': `${JSON.stringify(jsonSchema(), null, 2)}\n`,
+    'config/rufh-proxy.example.yaml': renderExample(),
+    'docs/configuration.md': renderDocs(),
+  };
+}
+
 const INTRODUCTION = `# Configuration
 
 <!-- Made from src/config/schema.ts by "npm run docs"; do not edit by hand. -->
@@ -15,15 +24,15 @@ setting explained, \`rufh-proxy check --config FILE\` reports all errors in it a
 [configuration-guide.md](configuration-guide.md).
 
 - **Flags win over variables, variables over the file, the file over defaults.** Flags and variables that belong to a
-  listener (\`--tls-cert\`, \`--tls-key\`, \`--no-http2\`) hold for every listener.
+  listener (\`--tls-cert\`, \`--tls-key\`, \`--no-http2\`) apply to every listener.
 - **Sizes**: \`10GiB\`, \`512KiB\` (powers of 1024), \`5MB\`, \`1GB\` (powers of 1000), or a plain number of bytes.
 - **Times**: \`500ms\`, \`30s\`, \`5m\`, \`24h\`, \`7d\`; always with a unit.
-- **Paths** of files count from the working directory of the process.
-- **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside a text. A variable that
+- **Paths** of files are relative to the working directory of the process.
+- **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside text. A variable that
   is not set and has no default is an error. \`$\${\` stands for a plain \`\${\`. The value of a variable can never change the
   file's structure.
-- **YAML**: anchors, aliases and merge keys (\`<<\`) work, for routes that have much in common.
-- A setting without a value counts as not set. \`null\` and nothing are the same where \`null\` is allowed.
+- **YAML**: anchors, aliases and merge keys (\`<<\`) work; use them for routes that share most of their settings.
+- A setting without a value counts as not set. Where \`null\` is allowed, an empty value means \`null\`.
 - An unknown setting or an invalid value is an error and never ignored. \`check\` inspects the data
   directory too, and \`check\` and \`serve\` warn about settings that work but are probably not intended: variables that are never read, routes that
   no request reaches, secrets that every user can read.
@@ -41,10 +50,10 @@ function sections(path: string, group: JsonSchema): string[] {
     path: path === '' ? key : `${path}.${key}`,
     setting,
   }));
-  const values = settings.filter((one) => isValue(one.setting) || isInherited(one.path));
-  const others = settings.filter((one) => !isInherited(one.path));
-  const inner = others.flatMap((one) => innerGroups(one.path, one.setting));
-  return [table(path, group, values), ...inner.flatMap(({ name, group: one }) => sections(name, one))];
+  const values = settings.filter(({ path, setting }) => isValue(setting) || isInherited(path));
+  const others = settings.filter((setting) => !isInherited(setting.path));
+  const inner = others.flatMap(({ path, setting }) => innerGroups(path, setting));
+  return [table(path, group, values), ...inner.flatMap(({ name, group: innerGroup }) => sections(name, innerGroup))];
 }
 
 interface Row {
@@ -200,7 +209,7 @@ function entry(path: string, key: string, setting: JsonSchema, indent: string): 
   const about = comment(setting.description ?? '', indent);
   const own = setting.properties;
   if (own) {
-    const inner = Object.entries(own).map(([name, one]) => entry(`${path}.${name}`, name, one, `${indent}  `));
+    const inner = Object.entries(own).map(([name, inner]) => entry(`${path}.${name}`, name, inner, `${indent}  `));
     return [...about, `${indent}${key}:`, ...inner].join('\n');
   }
   if (key === 'routes') return [...about, ...commentedOut(SAMPLES['routes']!, indent)].join('\n');
@@ -234,15 +243,6 @@ function comment(text: string, indent: string): string[] {
 
 function commentedOut(yaml: string, indent: string): string[] {
   return yaml.split('\n').map((line) => `${indent}# ${line}`);
-}
-
-/** The content of all files that are generated from the schema, by their path in the project. */
-export function generatedFiles(): Readonly<Record<string, string>> {
-  return {
-    'config/schema.json': `${JSON.stringify(jsonSchema(), null, 2)}\n`,
-    'config/rufh-proxy.example.yaml': renderExample(),
-    'docs/configuration.md': renderDocs(),
-  };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -71,7 +71,7 @@ async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<A
     );
   if (tagged.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
-  if (upload.node !== uploadsApi.node) return notHere(uploadsApi, upload);
+  if (upload.node !== uploadsApi.node) return wrongNode(uploadsApi, upload);
   return verb === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
 }
 
@@ -126,7 +126,7 @@ function readListQuery(query: URLSearchParams): ListQuery | string {
   const unknown = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
   if (unknown !== undefined)
     return `There is no parameter ${JSON.stringify(unknown)}; known are phase, find, limit and after.`;
-  const phase = PHASES.find((one) => one === query.get('phase'));
+  const phase = PHASES.find((known) => known === query.get('phase'));
   if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
   const limit = Number(query.get('limit') ?? 100);
   if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
@@ -144,14 +144,14 @@ function readPosition(text: string | null): ListPosition | undefined | 'malforme
 }
 
 /** Only a node that has the upload's bytes can cancel or redeliver it. */
-async function notHere({ nodes }: UploadsApi, { node }: Upload): Promise<AdminResponse> {
-  if (node === undefined) return problem(409, SHARED_BEFORE);
+async function wrongNode({ nodes }: UploadsApi, { node }: Upload): Promise<AdminResponse> {
+  if (node === undefined) return problem(409, IN_SHARED_SPOOL);
   const owner = await nodes?.find(node);
   const address = owner ? `, which the others reach at ${owner.url}` : '';
   return problem(409, `The bytes of this upload are with node ${node}${address}. Ask the admin listener of that node.`);
 }
 
-const SHARED_BEFORE =
+const IN_SHARED_SPOOL =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
@@ -296,8 +296,8 @@ function unknownView(unknown: UnknownUploads) {
 }
 
 /** The description of unknown uploads for operators, with a way to recover them. */
-export function unknownProblem({ uploads, bytes, since, lack }: UnknownUploads): string {
-  if (lack === 'records')
+export function unknownProblem({ uploads, bytes, since, missing }: UnknownUploads): string {
+  if (missing === 'records')
     return (
       `the spool has ${uploads} uploads (${bytes} bytes) whose records were not in uploads at the start of ${iso(since)}. ` +
       'They are removed when the longest limits.max_age is over. If the data directory is a copy, stop, copy the whole ' +

@@ -27,7 +27,7 @@ import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
-import { SteadyClock, Sweep } from '../uploads/cleanup.js';
+import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
@@ -48,7 +48,7 @@ export interface App {
   /** For a primary process that accepts connections for this one. */
   readonly connections: {
     /** Calls `listener` with the number of each connection that ended. */
-    whenEnded(listener: (number: number) => void): void;
+    onEnded(listener: (number: number) => void): void;
     /** Ends idle connections, when there are too many connections. */
     endIdle(): void;
   };
@@ -70,7 +70,7 @@ export async function startApp(config: Config, log: Log, version?: string, timin
   }
 }
 
-/** Calls all closers, the last one first, and then fails with the first error. */
+/** Calls all closers, the last one first, and then rejects with the first error. */
 async function closeAll(closers: Closer[]): Promise<void> {
   const failures: unknown[] = [];
   for (const close of closers.splice(0).reverse()) await close().catch((error: unknown) => failures.push(error));
@@ -91,8 +91,8 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) closers.push(() => admin.close());
   await deps.recover();
-  const sweep = new Sweep({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
-  closers.push(() => sweep.stop());
+  const cleanup = new Cleanup({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
+  closers.push(() => cleanup.stop());
   const delivery = buildDelivery(config, deps);
   closers.push(() => delivery.stop());
   const trust = new TrustedProxies(config.trustedProxies);
@@ -101,7 +101,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
   const migrator = membership?.migrator ?? noMigrator(config, deps);
   apis.drain = buildDrain({ health, handler, migrator, membership, log });
-  // Before clients can create uploads: other nodes treat uploads of an unknown node as unknown.
+  // Other nodes treat uploads of an unannounced node as unknown, so this happens before clients can create uploads.
   const peerListener = membership && (await membership.join(handler));
   if (peerListener) closers.push(() => closeListeners([peerListener], 0));
   const listeners: Listener[] = [];
@@ -112,12 +112,12 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
   countStored(deps, metrics);
   delivery.start();
-  sweep.start();
+  cleanup.start();
   return {
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,
     ...(deps.node === undefined ? {} : { node: deps.node }),
-    connections: { whenEnded: (listener) => gate.onEnded(listener), endIdle },
+    connections: { onEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
     stop: async () => {
       const deadline = performance.now() + config.stop.graceMs;
@@ -138,7 +138,7 @@ const MIN_CLOSE_GRACE_MS = 500;
 
 /** Opens the storage, and collects what most parts of the proxy need. */
 async function openStorageDeps(config: Config, { log, metrics, timings, closers }: OpenDeps) {
-  const { everyMs, longestAgeMs } = sweepTimes(config);
+  const { everyMs, longestAgeMs } = cleanupTimes(config);
   const monotonic = (): number => performance.now();
   const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
   const clocks = { clock: Date.now, expiryClock: (): number => steady.now() };
@@ -339,7 +339,7 @@ async function listen(
   }
 }
 
-/** Ends idle connections at once, others after their response, and all of them after the grace time. */
+/** Ends idle connections immediately, others after their response, and all of them after the grace time. */
 async function closeListeners(listeners: readonly Listener[], graceMs: number): Promise<void> {
   for (const listener of listeners) listener.stopAccepting();
   const deadline = setTimeout(() => listeners.forEach((listener) => listener.destroyAll()), graceMs);
@@ -350,7 +350,7 @@ async function closeListeners(listeners: readonly Listener[], graceMs: number): 
 /** The state of this process that decides whether it should get requests. */
 interface Health {
   isListening: boolean;
-  /** Why it should get no more requests. */
+  /** The reason why it should get no more requests. */
   drainReason?: string;
 }
 
@@ -383,8 +383,8 @@ function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
   return new NoMigrator({ store, node, shared: spool.shared });
 }
 
-/** Sweeps run often enough that nothing outlives its expiry by much, and rarely enough to cost little. */
-function sweepTimes({ defaultRoute, routes }: Config): { readonly everyMs: number; readonly longestAgeMs: number } {
+/** The cleanup runs often enough that nothing outlives its expiry by much, and rarely enough to cost little. */
+function cleanupTimes({ defaultRoute, routes }: Config): { readonly everyMs: number; readonly longestAgeMs: number } {
   const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
     limits.maxAgeSeconds * 1000,
     delivery.keepAnswerMs,

@@ -49,7 +49,7 @@ export async function openMembership(config: ClusterConfig, deps: MembershipDeps
   const { node: self, others, log, clock, monotonic, closers, onUnknownOutcomeReported } = deps;
   const { nodes } = others;
   const signature = new PeerSignature(config.secret, self, clock);
-  const tls = config.tls && (await filesOf(config.tls));
+  const tls = config.tls && (await readTlsFiles(config.tls));
   const peerOptions = { signature, ...(tls ? { tls } : {}), log };
   const { ownerTimeoutMs } = config;
   const owners = new OwnerCache(nodes, monotonic);
@@ -69,7 +69,7 @@ export async function openMembership(config: ClusterConfig, deps: MembershipDeps
         { ...peerOptions, address: config.listen },
         {
           onRequest: (exchange, client) => void handler.handle(exchange, client),
-          onFiles: (exchange) => void files.answer(exchange),
+          onFiles: (exchange) => void files.respond(exchange),
         },
       );
       closers.push(() => nodes.close());
@@ -85,6 +85,6 @@ export async function openMembership(config: ClusterConfig, deps: MembershipDeps
   };
 }
 
-async function filesOf({ cert, key, ca }: NonNullable<ClusterConfig['tls']>) {
+async function readTlsFiles({ cert, key, ca }: NonNullable<ClusterConfig['tls']>) {
   return { cert: await readFile(cert), key: await readFile(key), ca: await readFile(ca) };
 }

@@ -34,8 +34,8 @@ type RedisBacked = Config & { readonly store: RedisConfig };
 /** Opens the Redis store that many processes share, and a spool that is shared too or belongs to this node. */
 export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): Promise<Storage> {
   const { log, clock, timings, closers } = deps;
-  const { data, spool: spoolConfig } = config;
-  const { shared: isShared } = spoolConfig;
+  const { data } = config;
+  const isShared = config.spool.shared;
   await assertUsable({ directory: data, store: 'redis', isShared });
   const sharedDirectory = new SharedDirectory(data, log);
   const { connection, storeId } = await connect(config, deps, sharedDirectory);
@@ -45,18 +45,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   closers.push(() => store.close());
   const leases = new RedisLeases(connection);
   closers.push(() => Promise.resolve(leases.close()));
-  const spool = new LocalSpool({ directory: data, sync: spoolConfig.sync, isShared, isMarked: true });
-  const use = new SpoolUse({
-    directory: data,
-    shared: isShared,
-    storeId: () => verifiedStoreId(connection),
-    log,
-    everyMs: timings.spoolTouchMs,
-  });
-  closers.push(() => use.stop());
-  await spool.open();
-  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
-  closers.push(() => unreadable.stop());
+  const { spool, unreadable } = await openSpool(config, connection, deps);
   const setAsideRecords = allSetAsideRecords(store, unreadable);
   const nodes = new RedisNodes(connection);
   const recovery = { ...deps, store, leases, spool, unreadable };
@@ -150,17 +139,38 @@ async function connect(
   return { connection, storeId };
 }
 
+/** Opens the spool, shows other nodes that it is in use, and collects the uploads in it that cannot be read. */
+async function openSpool(
+  { data, spool: { shared: isShared, sync } }: RedisBacked,
+  connection: RedisConnection,
+  { log, clock, timings, closers }: StorageDeps,
+): Promise<{ readonly spool: LocalSpool; readonly unreadable: UnreadableBytes }> {
+  const spool = new LocalSpool({ directory: data, sync, isShared, isMarked: true });
+  const use = new SpoolUse({
+    directory: data,
+    shared: isShared,
+    storeId: () => verifiedStoreId(connection),
+    log,
+    everyMs: timings.spoolTouchMs,
+  });
+  closers.push(() => use.stop());
+  await spool.open();
+  const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
+  closers.push(() => unreadable.stop());
+  return { spool, unreadable };
+}
+
 /** Other processes use the spool too: other nodes, or other workers of this one. */
 function isUsedByOthers({ spool, workers }: RedisBacked): boolean {
   return spool.shared || workers > 1;
 }
 
-/** Undefined while Redis is unavailable: it may have been emptied, so that the spool must not be attributed to it. */
+/** Undefined while Redis is unavailable: it may have been emptied, so the spool must not be attributed to it. */
 function verifiedStoreId({ storeId, unavailableReason, isMarked }: RedisConnection): string | undefined {
   return unavailableReason === undefined && isMarked ? storeId : undefined;
 }
 
-/** The settings that must agree on all nodes, for people. */
+/** The settings that must agree on all nodes, for messages. */
 function describeStore(settings: RedisSettings): string {
   return `${describeAddresses(settings)} (database ${settings.database ?? 0}, store.prefix ${settings.prefix})`;
 }
@@ -174,8 +184,8 @@ function otherNodes(connection: RedisConnection): OtherNodes {
 }
 
 /**
- * Tests a shared directory by writing to it. If the disk is full the start goes on, because requests still pass through
- * and ending uploads frees space; the test is repeated with each health check until there is space.
+ * Tests a shared directory by writing to it. If the disk is full the start continues, because requests still pass
+ * through and ending uploads frees space; the test is repeated with each health check until there is space.
  */
 class SharedDirectory {
   private isTested = true;
@@ -185,7 +195,7 @@ class SharedDirectory {
     private readonly log: Log,
   ) {}
 
-  /** Fails if several machines cannot share the directory. */
+  /** Rejects if several machines cannot share the directory. */
   async test(): Promise<void> {
     this.isTested = await isShareable(this.directory, randomUUID());
     if (!this.isTested) this.log.error({ code: 'STORAGE_FULL', data: this.directory }, DISK_FULL);

@@ -36,7 +36,7 @@ export interface Storage {
   readonly checks: readonly HealthCheck[];
   /** The other nodes, if each node has a spool of its own. */
   readonly others?: OtherNodes;
-  /** Whether a node of that name was ever announced. */
+  /** Whether a node of this name was ever announced. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
   /** The spool belongs to this store, and no other process has scanned it recently. */
   readonly mayRemoveOrphans: () => Promise<boolean>;
@@ -61,7 +61,7 @@ export interface Storage {
 /** Access to the other nodes of a cluster and to their uploads. */
 export interface OtherNodes {
   readonly nodes: Nodes;
-  /** The store as that node sees it. */
+  /** The store as the given node sees it. */
   readonly storeOf: (node: string) => UploadStore;
   /** True for one process in the cluster at a time. */
   readonly mayCheckLostNodes: () => Promise<boolean>;
@@ -71,19 +71,19 @@ export interface OtherNodes {
 export interface Timings {
   /** Files that belong to no record are removed after this time, which exceeds the delay of any slow writer. */
   readonly orphanAgeMs: number;
-  /** How often one of the processes scans the spool for such files. */
+  /** Interval at which one of the processes scans the spool for such files. */
   readonly orphanScanIntervalMs: number;
-  /** How often nodes mark a shared spool as in use. */
+  /** Interval at which nodes mark a shared spool as in use. */
   readonly spoolTouchMs: number;
-  /** How long a start watches for such marks if the spool may belong to another store. */
+  /** Time that a start watches for such marks if the spool may belong to another store. */
   readonly spoolWatchMs: number;
-  /** How often reading unreadable directories is retried. */
+  /** Interval at which reading unreadable directories is retried. */
   readonly unreadableRetryMs: number;
-  /** How often a taken-over spool is scanned for uploads of the previous store. */
+  /** Interval at which a taken-over spool is scanned for uploads of the previous store. */
   readonly unknownBytesScanMs: number;
-  /** How long a stalled process keeps its claim on a delivery. */
+  /** Time that a stalled process keeps its claim on a delivery. */
   readonly claimMs: number;
-  /** How much longer others wait for its result before they consider it lost. */
+  /** Additional time that others wait for its result before they consider it lost. */
   readonly returnGraceMs: number;
 }
 
@@ -223,7 +223,7 @@ export function unknownCheck(known: () => UnknownUploads | undefined): HealthChe
   };
 }
 
-/** Fails if the directory cannot be read or written. */
+/** Rejects if the directory cannot be read or written. */
 export function directoryCheck(directory: string): HealthCheck {
   return {
     name: 'data',

@@ -34,7 +34,7 @@ export class AdminClient {
   constructor(private readonly target: AdminTarget) {}
 
   /** `isExpected` detects the JSON of another API, which may answer at a wrong address. */
-  async ask(method: string, path: string, isExpected: (json: Json) => boolean = () => true): Promise<unknown> {
+  async request(method: string, path: string, isExpected: (json: Json) => boolean = () => true): Promise<unknown> {
     const { status, type, body } = await this.send(method, path);
     if (status === 204) return undefined;
     const json = /^application\/(problem\+)?json\b/.test(type) ? parseJson(body) : undefined;
@@ -95,14 +95,14 @@ const WRONG_TOKEN =
   'the admin listener does not accept this token: it expects the one that admin.token_file contained when the proxy started';
 
 /** Explains a failed request: a closed port, or a server that does not speak HTTP. */
-function describeNoResponse(error: unknown, place: string): string {
+function describeNoResponse(error: unknown, endpoint: string): string {
   const code = (error as NodeJS.ErrnoException).code ?? '';
-  if (place.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
-    return `the server at ${place} does not speak TLS; the admin listener speaks plain HTTP, so use http://…`;
+  if (endpoint.startsWith('https:') && /^(EPROTO$|ERR_SSL|ECONNRESET$)/.test(code))
+    return `the server at ${endpoint} does not speak TLS; the admin listener speaks plain HTTP, so use http://…`;
   // Errors without a code are our own: a connection was made, but brought no response.
   if (code === '' || code.startsWith('HPE_') || code === 'ECONNRESET')
-    return `the server at ${place} does not answer in HTTP; it may speak TLS or another protocol`;
-  return `nothing answers at ${place}`;
+    return `the server at ${endpoint} does not answer in HTTP; it may speak TLS or another protocol`;
+  return `nothing answers at ${endpoint}`;
 }
 
 function errorCode(error: unknown): string {

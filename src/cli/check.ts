@@ -25,14 +25,14 @@ export async function check(sources: ConfigSources): Promise<void> {
   const directory = 'configErrors' in loaded ? validDataDirectory(loadValidPart(sources)) : loaded.config;
   const unusableReason = directory && (await dataDirectoryError(directory));
   const creationWarning = directory && unusableReason === undefined ? creationProblem(directory) : undefined;
-  const atData = (problem: string): ConfigError => settingError(sources, ['data'], problem);
+  const dataError = (problem: string): ConfigError => settingError(sources, ['data'], problem);
   const loadErrors = 'configErrors' in loaded ? loaded.configErrors : [];
-  const configErrors = unusableReason === undefined ? loadErrors : withError(loadErrors, atData(unusableReason));
+  const configErrors = unusableReason === undefined ? loadErrors : withError(loadErrors, dataError(unusableReason));
   if (configErrors.length > 0) {
     printErrors(configErrors);
     process.exitCode = 1;
   }
-  printWarnings([...warnings, ...(creationWarning === undefined ? [] : [atData(creationWarning)])]);
+  printWarnings([...warnings, ...(creationWarning === undefined ? [] : [dataError(creationWarning)])]);
   if (configErrors.length === 0 && 'config' in loaded)
     process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
 }
@@ -41,35 +41,38 @@ export async function check(sources: ConfigSources): Promise<void> {
 type DataDirectory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
 
 /** The data directory, if its settings are valid. */
-function validDataDirectory(right: ValidPart | undefined): DataDirectory | undefined {
-  if (!right || right.hasErrors('data')) return undefined;
-  const { data, admin, store, spool } = right.config;
-  return right.hasErrors('store') || right.hasErrors('spool') ? { data, admin } : { data, admin, store, spool };
+function validDataDirectory(validPart: ValidPart | undefined): DataDirectory | undefined {
+  if (!validPart || validPart.hasErrors('data')) return undefined;
+  const { data, admin, store, spool } = validPart.config;
+  return validPart.hasErrors('store') || validPart.hasErrors('spool') ? { data, admin } : { data, admin, store, spool };
 }
 
-/** Why startup would refuse the data directory; undefined if it would not. Changes nothing. */
+/** The reason why startup would refuse the data directory; undefined if there is none. Changes nothing. */
 async function dataDirectoryError(config: DataDirectory): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
     if (store && spool) await assertUsable({ directory, store: store.type, isShared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return permissionProblem(directory);
-    const above = existingAncestor(directory);
+    const ancestor = existingAncestor(directory);
     // Newer versions of Node do not distinguish a path below a file from a missing one.
-    if (!statSync(above).isDirectory())
-      return `${directory} cannot be created: ${above} is not a directory; choose another --data`;
-    return KERNEL_FILE_SYSTEMS.has(statfsSync(above).type)
-      ? `${directory} does not exist and cannot be created: ${above} is a kernel file system that stores no files; choose another --data`
+    if (!statSync(ancestor).isDirectory())
+      return `${directory} cannot be created: ${ancestor} is not a directory; choose another --data`;
+    return KERNEL_FILE_SYSTEMS.has(statfsSync(ancestor).type)
+      ? `${directory} does not exist and cannot be created: ${ancestor} is a kernel file system that stores no files; choose another --data`
       : undefined;
   } catch (error) {
     return describeStartupError(error, config);
   }
 }
 
-/** Why this user could not create a missing directory: only a warning, because another user may start the proxy. */
+/**
+ * The reason why this user could not create a missing directory. It is only a warning, because another user may start
+ * the proxy.
+ */
 function creationProblem({ data }: DataDirectory): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
-  const why = permissionProblem(existingAncestor(data));
-  return why === undefined ? undefined : `${data} does not exist, and this user cannot create it: ${why}`;
+  const reason = permissionProblem(existingAncestor(data));
+  return reason === undefined ? undefined : `${data} does not exist, and this user cannot create it: ${reason}`;
 }
 
 /** proc, sysfs, cgroup and cgroup2 (statfs(2)): they refuse new files even if permissions allow root to write. */
@@ -77,8 +80,8 @@ const KERNEL_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x9fa0, 0x62656572, 0x
 
 /** The closest existing parent of a directory. */
 function existingAncestor(directory: string): string {
-  const above = dirname(directory);
-  return statSync(above, { throwIfNoEntry: false }) || above === dirname(above) ? above : existingAncestor(above);
+  const parent = dirname(directory);
+  return statSync(parent, { throwIfNoEntry: false }) || parent === dirname(parent) ? parent : existingAncestor(parent);
 }
 
 function permissionProblem(directory: string): string | undefined {
@@ -110,8 +113,8 @@ export function configSummary(config: Config): string[] {
 }
 
 function adminSummary({ address, token, open }: AdminConfig): string {
-  const openly = open.length > 0 ? `, except ${open.join(' and ')}` : '';
-  return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${openly}`})`;
+  const exceptions = open.length > 0 ? `, except ${open.join(' and ')}` : '';
+  return `${formatAddress(address)} (${token === undefined ? 'no token' : `with a token${exceptions}`})`;
 }
 
 function redisSummary(store: RedisConfig): string {
@@ -130,7 +133,7 @@ function redisSummary(store: RedisConfig): string {
   ].join(', ');
 }
 
-/** How other nodes reach the bytes of this one; empty with the embedded store or a shared spool. */
+/** The access of other nodes to the bytes of this one; empty with the embedded store or a shared spool. */
 function clusterSummary({ store, spool, cluster }: Config): string[] {
   if (store.type === 'embedded' || spool.shared) return [];
   if (!cluster) return ['cluster   none: this must be the only node, because no other can read its bytes'];
@@ -147,22 +150,22 @@ function routeTarget(route: Route): string {
   return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
 }
 
-/** How a route treats ordinary bodies, and which of its settings do not apply to them. */
+/** The treatment of ordinary bodies on a route, with the settings that do not apply to them. */
 function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Route): string {
   if (handling === 'spool') return ', ordinary bodies go through the spool';
   if (handling === 'refuse') return ', ordinary bodies are refused';
-  const open = [
+  const bypassed = [
     ...(delivery.gate ? ['gate'] : []),
     ...(reshapesRequest(delivery) ? ['framing, target and method'] : []),
   ];
   const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
-  if (!resumable || open.length === 0) return limited;
-  return `${limited}, ordinary bodies pass: ${open.join(', ')} apply to uploads only`;
+  if (!resumable || bypassed.length === 0) return limited;
+  return `${limited}, ordinary bodies pass: ${bypassed.join(', ')} apply to uploads only`;
 }
 
 /** Prints warnings on standard error, one per line. */
 export function printWarnings(warnings: readonly ConfigError[] = []): void {
-  for (const doubt of warnings) process.stderr.write(`rufh-proxy: warning: ${describeError(doubt)}\n`);
+  for (const warning of warnings) process.stderr.write(`rufh-proxy: warning: ${describeError(warning)}\n`);
 }
 
 /** Prints all errors on standard error, one per line. */

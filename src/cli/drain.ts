@@ -61,12 +61,12 @@ const POLL_INTERVAL_MS = 500;
 async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {
   const until = timeout === undefined ? Infinity : performance.now() + timeout * 1000;
   const say = json ? () => undefined : withoutRepeats((line) => process.stdout.write(`${line}\n`));
-  let status = (await client.ask('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
+  let status = (await client.request('POST', `/drain?move=${move}`, isDrain)) as DrainStatus;
   say('the proxy accepts no new uploads');
   while (move && status.move && isInProgress(status.move) && performance.now() < until) {
     if (status.move.left !== undefined) say(progressText(status.move));
     await sleep(POLL_INTERVAL_MS);
-    status = (await client.ask('GET', '/drain', isDrain)) as DrainStatus;
+    status = (await client.request('GET', '/drain', isDrain)) as DrainStatus;
   }
   if (json) process.stdout.write(`${JSON.stringify(status)}\n`);
   else if (status.move && move) say(progressText(status.move));
@@ -85,10 +85,10 @@ function isInProgress({ isDone, isImpossible = false }: NonNullable<DrainStatus[
 
 function progressText({ moved, bytes: size, left, problem, remark }: NonNullable<DrainStatus['move']>): string {
   if (remark !== undefined) return remark;
-  const why = problem === undefined ? '' : ` (${problem})`;
-  if (left === undefined) return `${moved} moved, remaining uploads unknown${why}`;
+  const reason = problem === undefined ? '' : ` (${problem})`;
+  if (left === undefined) return `${moved} moved, remaining uploads unknown${reason}`;
   const rest = left === 0 ? 'none is left' : `${left} left`;
-  return `${moved} moved with ${formatBytes(size)}, ${rest}${why}`;
+  return `${moved} moved with ${formatBytes(size)}, ${rest}${reason}`;
 }
 
 /** Drops a line that repeats the one before. */

@@ -38,28 +38,28 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
 }
 
 /** Imports the app lazily, because a primary process does not need most of it. */
-async function startSingle(...task: Parameters<StartApp>): Promise<App> {
+async function startSingle(...args: Parameters<StartApp>): Promise<App> {
   const { startApp } = await import('../app/app.js');
-  return startApp(...task);
+  return startApp(...args);
 }
 
 function announce(log: ProcessLog, started: Started, version: string): void {
   const { urls, adminUrl, node, workers } = started;
-  const more = {
+  const optional = {
     ...(adminUrl === undefined ? {} : { admin: adminUrl }),
     ...(node === undefined ? {} : { node }),
     ...(workers === undefined ? {} : { workers }),
   };
-  log.announce({ url: urls[0], urls, ...more, version, pid: process.pid }, 'listening', () => started.announce?.());
+  log.announce({ url: urls[0], urls, ...optional, version, pid: process.pid }, 'listening', () => started.announce?.());
 }
 
 /** Exits on unexpected errors, because the state is unknown afterwards. A restart recovers all acknowledged bytes. */
 function exitOnUnexpectedErrors(log: ProcessLog): void {
-  const end = (error: unknown) => {
+  const exit = (error: unknown) => {
     log.fatal({ err: error }, 'unexpected error; exiting');
     process.exit(1);
   };
-  process.on('uncaughtException', end).on('unhandledRejection', end);
+  process.on('uncaughtException', exit).on('unhandledRejection', exit);
 }
 
 interface WorkerTask {
@@ -73,8 +73,8 @@ interface WorkerTask {
 async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
   const stop = new GracefulShutdown(log, 'worker stopped');
   const link = new PrimaryLink({
-    onStop: (why) => {
-      if (why === 'primary-gone') log.error('the primary process is gone; stopping');
+    onStop: (reason) => {
+      if (reason === 'primary-gone') log.error('the primary process is gone; stopping');
       stop.begin();
     },
     onAnnounced: () => log.useStandardOutput(),
@@ -100,7 +100,7 @@ async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started>
   const { workers, spool, data, store } = config;
   const opened: Closer[] = [];
   const close = async () => {
-    for (const one of opened.splice(0)) await one();
+    for (const closer of opened.splice(0)) await closer();
   };
   try {
     await assertUsable({ directory: data, store: store.type, isShared: spool.shared });
@@ -120,10 +120,10 @@ class GracefulShutdown {
   private stopping = false;
   private hasSignal = false;
 
-  /** `done`: the last log line after a successful stop. */
+  /** `stoppedMessage`: the last log line after a successful stop. */
   constructor(
     private readonly log: Log,
-    private readonly done: string,
+    private readonly stoppedMessage: string,
   ) {
     const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
     process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
@@ -144,7 +144,7 @@ class GracefulShutdown {
     this.stopping = true;
     this.running.stop().then(
       () => {
-        this.log.info(this.done);
+        this.log.info(this.stoppedMessage);
         process.exit(0);
       },
       (error: unknown) => {
@@ -155,11 +155,11 @@ class GracefulShutdown {
   }
 
   /**
-   * The first signal stops gracefully, the second exits immediately. A stop requested by the primary is no signal: a
-   * terminal signals workers and primary together.
+   * The first signal stops gracefully, the second exits immediately. A stop requested by the primary does not count as
+   * a signal, because a terminal sends signals to the workers and the primary alike.
    */
   private onSignal(signal: NodeJS.Signals): void {
-    // Explicit, because the first process of a container ignores default actions.
+    // The exit is explicit, because the first process of a container ignores the default actions of signals.
     if (this.hasSignal) process.exit(1);
     this.hasSignal = true;
     if (this.running) this.log.info({ signal }, 'stopping; a second signal exits immediately');

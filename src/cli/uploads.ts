@@ -59,7 +59,7 @@ export function addUploadsCommand(root: Command): void {
     .action((tags: string[], options: OperatorOption & AdminFlags) => {
       const query = `?${new URLSearchParams({ operator: operatorName(options) }).toString()}`;
       return withClient(options, (client) =>
-        forEachTag(tags, 'cancelled', (path) => client.ask('DELETE', path + query)),
+        forEachTag(tags, 'cancelled', (path) => client.request('DELETE', path + query)),
       );
     });
   addAdminOptions(uploads.command('redeliver'))
@@ -68,11 +68,11 @@ export function addUploadsCommand(root: Command): void {
     .option('--past-gate', 'skip the gate of the route, which is asked again by default')
     .option('--as <name>', OPERATOR_HELP)
     .action((tags: string[], options: OperatorOption & AdminFlags & { pastGate?: boolean }) => {
-      const past = options.pastGate ? { past_gate: 'true' } : undefined;
-      const query = new URLSearchParams({ operator: operatorName(options), ...past }).toString();
+      const gateOption = options.pastGate ? { past_gate: 'true' } : undefined;
+      const query = new URLSearchParams({ operator: operatorName(options), ...gateOption }).toString();
       return withClient(options, (client) =>
-        forEachTag(tags, past ? 'is being delivered past its gate' : 'is being delivered', (path) =>
-          client.ask('POST', `${path}/redeliver?${query}`),
+        forEachTag(tags, gateOption ? 'is being delivered past its gate' : 'is being delivered', (path) =>
+          client.request('POST', `${path}/redeliver?${query}`),
         ),
       );
     });
@@ -117,7 +117,6 @@ interface Page {
 /** Most uploads that one request can list. */
 const LARGEST_PAGE = 1000;
 
-/** Prints the newest uploads. */
 async function list(client: AdminClient, { phase, limit, json = false, quiet = false }: ListOptions): Promise<void> {
   const uploads: ListedUpload[] = [];
   const setAside: SetAsideUpload[] = [];
@@ -127,7 +126,7 @@ async function list(client: AdminClient, { phase, limit, json = false, quiet = f
     const query = new URLSearchParams({ limit: String(Math.min(limit - uploads.length, LARGEST_PAGE)) });
     if (phase !== undefined) query.set('phase', phase);
     if (next !== undefined) query.set('after', next);
-    const page = (await client.ask('GET', `/uploads?${query.toString()}`, isPage)) as Page;
+    const page = (await client.request('GET', `/uploads?${query.toString()}`, isPage)) as Page;
     uploads.push(...page.uploads);
     setAside.push(...(page.setAside ?? []));
     unknownUploads ??= page.unknownUploads;
@@ -148,7 +147,7 @@ async function show(client: AdminClient, reference: string, { json = false }: { 
   const notFound = tag === undefined ? undefined : await showTagged(client, tag, json);
   if (tag !== undefined && notFound === undefined) return;
   const query = new URLSearchParams({ find, limit: String(LARGEST_PAGE) }).toString();
-  const page = (await client.ask('GET', `/uploads?${query}`, isPage)) as Page;
+  const page = (await client.request('GET', `/uploads?${query}`, isPage)) as Page;
   const [first, ...more] = page.uploads;
   if (!first) throw notFound ?? new AdminRefused(notFoundMessage(reference), 404);
   if (more.length === 0) {
@@ -168,13 +167,13 @@ const notFoundMessage = (reference: string): string =>
 async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {
   let upload: ShownUpload | SetAsideUpload;
   try {
-    upload = (await client.ask('GET', `/uploads/${tag}`, isUpload)) as ShownUpload | SetAsideUpload;
+    upload = (await client.request('GET', `/uploads/${tag}`, isUpload)) as ShownUpload | SetAsideUpload;
   } catch (error) {
     if (error instanceof AdminRefused && error.status === 404) return error;
     throw error;
   }
-  const words = (): string => ('since' in upload ? setAsideTable([upload]) : uploadDetails(upload, Date.now()));
-  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : escapeControl(words()));
+  const describe = (): string => ('since' in upload ? setAsideTable([upload]) : uploadDetails(upload, Date.now()));
+  print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : escapeControl(describe()));
   return undefined;
 }
 

@@ -1,32 +1,31 @@
 import { Fault } from '../model/fault.js';
 import type { Log } from '../observe/log.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { type MoveProgress, ownUploads } from './migrator.js';
+import { type MigrationProgress, ownUploads } from './migrator.js';
 
-/** How far a node has come with its drain. */
+/** The state of a node's drain. */
 export interface DrainState {
   readonly draining: boolean;
-  /** Missing until somebody asks for the uploads to be moved. */
-  readonly move?: MoveProgress;
+  /** Missing until an operator asks for the uploads to be moved. */
+  readonly move?: MigrationProgress;
 }
 
 /** Moves the uploads of this node to other nodes and reports the progress. */
 export interface DrainMigrator {
   start(): void;
-  readonly progress: MoveProgress | Promise<MoveProgress>;
+  readonly progress: MigrationProgress | Promise<MigrationProgress>;
 }
 
 export interface DrainOptions {
-  /** From now on this node accepts no new uploads and is not ready, and the other nodes know that it leaves. */
+  /**
+   * Makes this node refuse new uploads and report that it is not ready, and tells the other nodes that it is leaving.
+   */
   readonly leave: () => Promise<void>;
   readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
-/**
- * Takes a running node out of service: it accepts no new uploads, and moves its own to other nodes if that is asked
- * for.
- */
+/** Takes a running node out of service: it accepts no new uploads and, on request, moves its own to other nodes. */
 export class Drain {
   private draining = false;
   private isMoving = false;
@@ -38,12 +37,12 @@ export class Drain {
   }
 
   /**
-   * May be called more than once. Fails with a `Fault` when the other nodes cannot be informed; the caller then tries
+   * May be called more than once. Rejects with a `Fault` when the other nodes cannot be informed; the caller then tries
    * again.
    */
   async begin(move: boolean): Promise<DrainState> {
     const { leave, migrator, log } = this.options;
-    if (!this.draining) log.info({ move }, 'this node is draining: it takes no new uploads');
+    if (!this.draining) log.info({ move }, 'this node is draining: it accepts no new uploads');
     this.draining = true;
     await leave();
     this.isMoving ||= move;
@@ -64,12 +63,12 @@ export interface NoMigratorOptions {
   readonly shared: boolean;
 }
 
-const NOTHING_TO_MOVE: MoveProgress = { moved: 0, bytes: 0, left: 0, isDone: true };
+const NOTHING_TO_MOVE: MigrationProgress = { moved: 0, bytes: 0, left: 0, isDone: true };
 const SHARED_SPOOL =
   'there is nothing to move: the bytes are in the shared directory (spool.shared), where the other nodes go on with them';
 const NO_CLUSTER = 'no other node can take them: cluster is not set';
 
-/** The migrator of a node that cannot move its uploads, or does not have to; it only reports which of the two holds. */
+/** The migrator of a node that cannot move its uploads, or does not need to; it only reports the reason. */
 export class NoMigrator {
   constructor(private readonly options: NoMigratorOptions) {}
 
@@ -77,11 +76,11 @@ export class NoMigrator {
     // There is nothing to start.
   }
 
-  get progress(): Promise<MoveProgress> {
+  get progress(): Promise<MigrationProgress> {
     return this.options.shared ? Promise.resolve({ ...NOTHING_TO_MOVE, remark: SHARED_SPOOL }) : this.count();
   }
 
-  private async count(): Promise<MoveProgress> {
+  private async count(): Promise<MigrationProgress> {
     const impossible = { moved: 0, bytes: 0, isDone: false, isImpossible: true } as const;
     try {
       const { length: left } = await ownUploads(this.options.store, this.options.node);

@@ -12,11 +12,11 @@ export interface LostNodesOptions {
   readonly self: string;
   readonly nodes: Pick<Nodes, 'all' | 'find' | 'forget'>;
   readonly leases: Leases;
-  /** The store as that node would see it. */
+  /** The store as the given node would see it. */
   readonly storeOf: (node: string) => UploadStore;
   /** True for one process in the cluster at a time. */
   readonly mayCheckLostNodes: () => Promise<boolean>;
-  /** A node that was silent for this long is considered lost for good. */
+  /** A node that was silent for this long is considered permanently lost. */
   readonly ownerTimeoutMs: number;
   /** Wall-clock time in milliseconds. */
   readonly clock: () => number;
@@ -28,22 +28,25 @@ export interface LostNodesOptions {
 
 const MAX_INTERVAL_MS = 30_000;
 const MIN_INTERVAL_MS = 250;
-/** Intervals without a look. After a longer gap this process was itself stopped, or is too busy to judge other nodes. */
+/**
+ * The most checks in a row that may be missed. After more, this process was itself suspended or is too busy to judge
+ * other nodes.
+ */
 const MAX_MISSED_INTERVALS = 3;
 
 /**
- * Ends the uploads of nodes that were silent for too long, so that clients do not wait forever for lost bytes. Only the
- * time in which this process could hear them counts: while the store is unavailable, every node is silent.
+ * Ends the uploads of nodes that were silent for too long, so that clients do not wait forever for lost bytes. Time in
+ * which the store is unavailable does not count, because every node is silent then.
  */
 export class LostNodes {
   private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
-  /** Times of the first and the last look in an unbroken series. */
+  /** Times of the first and the last check in a series without a gap. */
   private series: { readonly since: number; readonly last: number } | undefined;
   /**
-   * Nodes that were silent at the last look. One look is not enough: a Redis restored from an old snapshot, or with another
-   * clock, does not know the latest signs of life until the nodes repeat them.
+   * Nodes that were silent at the last check. One check is not enough: a Redis restored from an old snapshot, or with
+   * another clock, does not know the latest heartbeats until the nodes repeat them.
    */
   private silentNames: ReadonlySet<string> = new Set();
 
@@ -60,8 +63,8 @@ export class LostNodes {
     await this.running;
   }
 
-  /** Checks once which nodes are silent, and forgets the lost ones. Fails with a `Fault`. */
-  async look(): Promise<void> {
+  /** Checks once which nodes are silent, and forgets the lost ones. Rejects with a `Fault`. */
+  async check(): Promise<void> {
     const { self, ownerTimeoutMs, mayCheckLostNodes } = this.options;
     const silentBefore = this.silentNames;
     this.silentNames = new Set();
@@ -93,7 +96,7 @@ export class LostNodes {
   }
 
   private begin(): void {
-    this.running ??= this.look()
+    this.running ??= this.check()
       .catch((error: unknown) => {
         // The outage of the store is logged elsewhere.
         if (!isStoreUnavailable(error)) this.options.log.error({ err: error }, 'the check for lost nodes failed');
@@ -125,7 +128,7 @@ export class LostNodes {
 export interface ForgetNodeDeps extends EndObserver {
   /** The lost node. */
   readonly node: string;
-  /** Asked before each upload: the node may return at any moment, with all its bytes. */
+  /** Called before each upload, because the node may return at any moment with all its bytes. */
   readonly isStillLost: () => Promise<boolean>;
   /** The store as the lost node would see it: it lists that node's uploads. */
   readonly store: UploadStore;
@@ -134,15 +137,15 @@ export interface ForgetNodeDeps extends EndObserver {
   readonly successor: string;
 }
 
-const NODE_LOST = 'its node is lost with its bytes';
+const NODE_LOST = 'the node that had its bytes is lost';
 
 /** Later than the expiry of every upload. */
 const AFTER_ALL_EXPIRY = Number.MAX_SAFE_INTEGER;
 
 /**
- * Ends the uploads of a lost node and gives their number. Answered uploads whose answer is in the record need no bytes,
- * and move to the successor. Can be stopped and repeated. Fails with a `Fault` when an upload changed meanwhile, or,
- * after all others, when one could not be ended.
+ * Ends the uploads of a lost node, or moves them to the successor if their answer is in the record; returns the number
+ * of ended ones. Can be repeated. Rejects with a `Fault` if an upload changed meanwhile or, after all others, if one
+ * could not be ended.
  */
 export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   const seenIds = new Set<string>();
@@ -191,8 +194,8 @@ async function forgetUpload(id: string, deps: ForgetNodeDeps): Promise<boolean> 
 }
 
 /**
- * A process that was suspended while it held the lease must not end uploads that others, perhaps the returned node, go
- * on with.
+ * Throws if the upload has changed: this process may have been suspended while it held the lease, and another node,
+ * perhaps the returned one, may have continued the upload.
  */
 function assertDone(result: Upload | 'stale' | 'gone'): void {
   if (typeof result === 'string')

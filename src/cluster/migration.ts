@@ -18,17 +18,17 @@ export interface MigrationDeps extends EndObserver {
 }
 
 /**
- * How one run ended. `later`: the upload is in use or being delivered. `ended`: it is no longer on this node.
+ * The outcome of one run. `later`: the upload is in use or being delivered. `ended`: it is no longer on this node.
  * `lost`: its bytes are damaged or missing here.
  */
-export type MoveOutcome = 'moved' | 'ended' | 'later' | 'lost';
+export type MigrationOutcome = 'moved' | 'ended' | 'later' | 'lost';
 
 /** At most this much is copied while the lease is held and clients wait; the rest is copied before. */
 const MAX_BYTES_UNDER_LEASE = 4 * 1024 * 1024;
 
 /**
- * A client that asks for the lease waits at most this long for the end of a move; without it the move would never
- * finish.
+ * The longest time that a client that asks for the lease waits for the end of a move. If moves stopped immediately,
+ * those of busy uploads would never finish.
  */
 const MAX_FINISH_MS = 100;
 
@@ -39,9 +39,9 @@ const MAX_ROUNDS = 20;
 const PHASES_WITH_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'undelivered']);
 
 /**
- * Moves one upload to another node. Committed bytes never change, so most of them are copied while the client goes on;
- * only the last ones and the step in the store need the lease. A request that takes the lease meanwhile stops this run,
- * and the next one continues from the files already copied.
+ * Moves one upload to another node. Committed bytes never change, so most of them are copied while the client
+ * continues; only the last ones and the step in the store need the lease. A request that takes the lease meanwhile
+ * stops this run, and the next one continues from the files already copied.
  */
 export class Migration {
   /** Sizes in bytes of the files that the other node has, by name. */
@@ -61,10 +61,10 @@ export class Migration {
   }
 
   /**
-   * Fails with `FileRefused` when the other node is to blame, with a `Fault` when this one is, or with the signal's
+   * Rejects with `FileRefused` when the other node is to blame, with a `Fault` when this one is, or with the signal's
    * reason.
    */
-  async run(signal: AbortSignal): Promise<MoveOutcome> {
+  async run(signal: AbortSignal): Promise<MigrationOutcome> {
     try {
       return await this.copyAndMove(signal);
     } catch (error) {
@@ -73,7 +73,7 @@ export class Migration {
     }
   }
 
-  private async copyAndMove(signal: AbortSignal): Promise<MoveOutcome> {
+  private async copyAndMove(signal: AbortSignal): Promise<MigrationOutcome> {
     for (let round = 0; round < MAX_ROUNDS; round++) {
       const upload = await this.ownUpload();
       if (typeof upload === 'string') return upload;
@@ -86,7 +86,7 @@ export class Migration {
 
   /**
    * Removes the copied files from the other node; false when the upload belongs to that node by now. The lease keeps
-   * any step that relies on these files from happening afterwards. Fails as `run` does.
+   * any step that relies on these files from happening afterwards. Rejects as `run` does.
    */
   async undo(signal: AbortSignal): Promise<boolean> {
     const { leases, store, files } = this.deps;
@@ -102,8 +102,10 @@ export class Migration {
     }
   }
 
-  /** An upload that has lost its bytes ends. An answered one goes on, and its client learns that the answer is lost. */
-  private async giveUpLost(problem: string): Promise<MoveOutcome> {
+  /**
+   * An upload that has lost its bytes ends. An answered one continues, and its client learns that the answer is lost.
+   */
+  private async giveUpLost(problem: string): Promise<MigrationOutcome> {
     const { leases, store } = this.deps;
     const lease = await leases.take(this.id);
     try {
@@ -124,8 +126,8 @@ export class Migration {
     }
   }
 
-  /** Moves the upload when little is left to copy; else gives the files to copy before the next try. */
-  private async moveUnderLease(signal: AbortSignal): Promise<MoveOutcome | Chunk[]> {
+  /** Moves the upload if little is left to copy; otherwise returns the files to copy before the next try. */
+  private async moveUnderLease(signal: AbortSignal): Promise<MigrationOutcome | Chunk[]> {
     const lease = await this.deps.leases.take(this.id);
     try {
       const upload = await this.ownUpload();
@@ -144,7 +146,7 @@ export class Migration {
     { files, missing }: { readonly files: readonly Chunk[]; readonly missing: readonly Chunk[] },
     lease: Lease,
     signal: AbortSignal,
-  ): Promise<MoveOutcome> {
+  ): Promise<MigrationOutcome> {
     const grace = new GraceSignal(lease.signal, MAX_FINISH_MS);
     const stop = AbortSignal.any([grace.signal, signal]);
     try {
@@ -166,9 +168,9 @@ export class Migration {
    * `snapshot`: a delivery needs no lease, and may have stored an answer here since then. The store then refuses the
    * move, and the next run copies the answer too.
    */
-  private async changeOwner(snapshot: Upload, { token }: Lease, signal: AbortSignal): Promise<MoveOutcome> {
+  private async changeOwner(snapshot: Upload, { token }: Lease, signal: AbortSignal): Promise<MigrationOutcome> {
     const { store } = this.deps;
-    // A step without a reply may have been done all the same; the next look under a lease shows it.
+    // A step without a reply may have been carried out anyway; the next read under a lease shows it.
     const result = await retryWhileUnavailable(() => store.move(this.id, token, this.target.name, snapshot), {
       signal,
     });
@@ -181,7 +183,7 @@ export class Migration {
   }
 
   /** The upload, or the reason why this node must not move it now. */
-  private async ownUpload(): Promise<Upload | MoveOutcome> {
+  private async ownUpload(): Promise<Upload | MigrationOutcome> {
     const { store, self } = this.deps;
     const upload = await store.get(this.id);
     if (upload?.node === this.target.name) return this.removeLocal();

@@ -4,26 +4,26 @@ import type { Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 import { everyUpload, type UploadStore } from '../store/upload-store.js';
-import { type MoveOutcome, type MigrationDeps, Migration } from './migration.js';
+import { type MigrationOutcome, type MigrationDeps, Migration } from './migration.js';
 import { FileRefused } from './peer-files.js';
 
 export interface MigratorOptions extends MigrationDeps {
   readonly nodes: Pick<Nodes, 'all'>;
-  /** Pause between two rounds of which the first moved nothing. */
+  /** Pause after a round that moved nothing. */
   readonly pauseMs?: number;
   /** Younger uploads are left for a later round. */
   readonly minAgeMs?: number;
 }
 
 /** The progress of moving all uploads of a node. */
-export interface MoveProgress {
+export interface MigrationProgress {
   readonly moved: number;
   /** Bytes of the uploads that were moved. */
   readonly bytes: number;
   /** Uploads that are still on this node; undefined until they have been counted. */
   readonly left?: number;
   readonly isDone: boolean;
-  /** The reason why moving does not go on, if one is known. */
+  /** The reason why the migration is stuck, if one is known. */
   readonly problem?: string;
   /** The remaining uploads will never be moved. */
   readonly isImpossible?: true;
@@ -34,7 +34,7 @@ export interface MoveProgress {
 const PAUSE_MS = 1_000;
 const MIN_AGE_MS = 2_000;
 /** Uploads moved at the same time. More would not be faster: each uses a disk at both ends and the network in between. */
-const CONCURRENT_MOVES = 2;
+const CONCURRENT_MIGRATIONS = 2;
 /** A node that was silent for longer may be down. */
 const MAX_SILENCE_MS = 10_000;
 
@@ -62,7 +62,7 @@ export class Migrator {
     });
   }
 
-  get progress(): MoveProgress {
+  get progress(): MigrationProgress {
     const { moved, bytes, remaining, isDone, problem } = this;
     return {
       moved,
@@ -73,7 +73,7 @@ export class Migrator {
     };
   }
 
-  /** Uploads whose move has not finished stay with this node; their copies on the other nodes are removed. */
+  /** Uploads whose migration has not finished stay with this node; their copies on the other nodes are removed. */
   async stop(): Promise<void> {
     this.stopping.abort(new Error('the process is stopping'));
     await this.running;
@@ -93,7 +93,7 @@ export class Migrator {
     this.options.log.info({ moved: this.moved, bytes: this.bytes }, 'this node has no uploads left');
   }
 
-  /** True when no upload was left and no problem was seen. */
+  /** Whether no upload was left and no problem was seen. */
   private async round(): Promise<boolean> {
     this.roundProblem = undefined;
     try {
@@ -120,14 +120,14 @@ export class Migrator {
         await this.moveOne(id, targets);
       }
     };
-    await Promise.all(Array.from({ length: CONCURRENT_MOVES }, worker));
+    await Promise.all(Array.from({ length: CONCURRENT_MIGRATIONS }, worker));
   }
 
   private async moveOne(id: string, targets: readonly NodeState[]): Promise<void> {
-    const move = this.migrations.get(id) ?? this.begin(id, targets);
+    const migration = this.migrations.get(id) ?? this.begin(id, targets);
     const { signal } = this.stopping;
     try {
-      await this.noteOutcome(id, move, await move.run(signal));
+      await this.noteOutcome(id, migration, await migration.run(signal));
     } catch (error) {
       signal.throwIfAborted();
       this.options.log.warn(
@@ -135,8 +135,8 @@ export class Migrator {
         'an upload could not be moved; it will be tried again',
       );
       if (error instanceof FileRefused) {
-        this.roundProblem = `node ${move.target.name}: ${error.message}`;
-        await this.undo(id, move, signal);
+        this.roundProblem = `node ${migration.target.name}: ${error.message}`;
+        await this.undo(id, migration, signal);
       } else if (error instanceof Fault) this.roundProblem = error.message;
       else throw error;
     }
@@ -145,25 +145,28 @@ export class Migrator {
   /** Targets take turns, so that no node gets all uploads. */
   private begin(id: string, targets: readonly NodeState[]): Migration {
     const target = targets[this.nextTarget++ % targets.length]!;
-    const move = new Migration(id, target, this.options);
-    this.migrations.set(id, move);
-    return move;
+    const migration = new Migration(id, target, this.options);
+    this.migrations.set(id, migration);
+    return migration;
   }
 
-  private async noteOutcome(id: string, move: Migration, outcome: MoveOutcome): Promise<void> {
+  private async noteOutcome(id: string, migration: Migration, outcome: MigrationOutcome): Promise<void> {
     if (outcome === 'later') return;
     this.remaining = Math.max(0, (this.remaining ?? 0) - 1);
-    if (outcome === 'ended' || outcome === 'lost') return this.undo(id, move, this.stopping.signal);
+    if (outcome === 'ended' || outcome === 'lost') return this.undo(id, migration, this.stopping.signal);
     this.migrations.delete(id);
     this.moved += 1;
-    this.bytes += move.bytes;
-    this.options.log.info({ upload: uploadTag(id), node: move.target.name, bytes: move.bytes }, 'an upload was moved');
+    this.bytes += migration.bytes;
+    this.options.log.info(
+      { upload: uploadTag(id), node: migration.target.name, bytes: migration.bytes },
+      'an upload was moved',
+    );
   }
 
   /** Best effort: files that cannot be removed from the other node stay there until the upload ends. */
-  private async undo(id: string, move: Migration, signal: AbortSignal): Promise<void> {
+  private async undo(id: string, migration: Migration, signal: AbortSignal): Promise<void> {
     try {
-      if (await move.undo(signal)) this.migrations.delete(id);
+      if (await migration.undo(signal)) this.migrations.delete(id);
     } catch (error) {
       // The next round may choose another node; this one keeps the files until the upload ends.
       this.migrations.delete(id);
@@ -189,8 +192,8 @@ export class Migrator {
 }
 
 /**
- * The uploads whose bytes this node must keep; `self` is undefined for the only node. The sweep removes cancelled and
- * invalid ones.
+ * The uploads whose bytes this node must keep; `self` is undefined for the only node. Cancelled and invalid ones are
+ * left to the cleanup.
  */
 export async function ownUploads(store: Pick<UploadStore, 'list'>, self: string | undefined): Promise<Upload[]> {
   const own: Upload[] = [];

@@ -32,12 +32,14 @@ const IDLE_MS = 30_000;
 /** Small enough to sync quickly: syncing all of a large file at its end would make the sender give up waiting. */
 const SYNC_BYTES = 16 * 1024 * 1024;
 
-/** Statuses between nodes. */
+/** The statuses with which nodes respond to each other. */
 const DONE = 204;
 const UNKNOWN = 404;
 const NO_SUCH_METHOD = 405;
 /** Something is in the way: an existing file, an upload that belongs to this node, or missing files. */
 const CONFLICT = 409;
+/** The body differs from what was sent. */
+const DAMAGED = 422;
 const NO_ROOM = 507;
 const NOT_NOW = 503;
 
@@ -48,18 +50,18 @@ const NOT_NOW = 503;
 export class PeerFiles {
   constructor(private readonly options: PeerFilesOptions) {}
 
-  /** Fulfilled when the exchange is over. Never fails. */
-  async answer(exchange: Exchange): Promise<void> {
+  /** Resolves when the exchange is over; never rejects. */
+  async respond(exchange: Exchange): Promise<void> {
     try {
-      const status = await this.statusOf(exchange);
+      const status = await this.dispatch(exchange);
       await respondEarly(exchange, { status, headers: [] });
     } catch (error) {
-      this.options.log.error({ err: error }, 'files of another node could not be taken');
+      this.options.log.error({ err: error }, 'a request for files from another node failed');
       destroyExchange(exchange);
     }
   }
 
-  private async statusOf(exchange: Exchange): Promise<number> {
+  private async dispatch(exchange: Exchange): Promise<number> {
     const { method = '', url = '' } = exchange.req;
     const path = readPeerPath(url);
     if (!path) return UNKNOWN;
@@ -70,8 +72,8 @@ export class PeerFiles {
       return await this.perform(method, path, exchange);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      this.options.log.warn({ upload: uploadTag(path.id), err: fault }, 'a file of another node was not taken');
-      return statusOf(fault);
+      this.options.log.warn({ upload: uploadTag(path.id), err: fault }, 'a file from another node was not accepted');
+      return faultStatus(fault);
     }
   }
 
@@ -127,7 +129,7 @@ export class PeerFiles {
     return DONE;
   }
 
-  /** The sender tries again: the bytes were right when it read them. */
+  /** The sender tries again, because the bytes were right when it read them. */
   private refuseDamaged(id: string): number {
     this.options.log.warn(
       { upload: uploadTag(id) },
@@ -137,7 +139,7 @@ export class PeerFiles {
   }
 }
 
-function statusOf({ code }: Fault): number {
+function faultStatus({ code }: Fault): number {
   if (code === 'STORAGE_FULL') return NO_ROOM;
   return code === 'CHUNK_EXISTS' ? CONFLICT : NOT_NOW;
 }
@@ -155,12 +157,9 @@ export interface FileList {
   readonly promised: number;
 }
 
-/** The status for a body that differs from what was sent. */
-const DAMAGED = 422;
-
 const PATH = /^\/\.peer\/([A-Za-z0-9_-]{20,64})(?:\/([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))?$/;
 
-/** Undefined when the target is not a path of peer files. */
+/** Undefined if the target is not a path of peer files. */
 function readPeerPath(target: string): PeerPath | undefined {
   const [, id, name] = PATH.exec(target) ?? [];
   return id === undefined ? undefined : { id, ...(name === undefined ? {} : { name }) };
@@ -179,7 +178,7 @@ function digestOf(body: Uint8Array): string {
 export interface PeerFilesClientOptions {
   readonly signature: PeerSignature;
   readonly tls?: OriginTls;
-  /** A node that accepts nothing for this long is given up. */
+  /** A node that accepts no bytes for this long is given up. */
   readonly idleMs?: number;
   readonly connectTimeoutMs?: number;
 }
@@ -206,14 +205,14 @@ export class PeerFilesClient {
   }
 
   /**
-   * Sends one file; `body` contains its checksums, and `size` counts them too. Fulfilled when the other node has all of it,
-   * durably. Fails with `FileRefused`, or with the error of `body`.
+   * Sends one file; `body` contains its checksums, and `size` includes them. Resolves when the other node has stored
+   * all of it durably; rejects with `FileRefused`, or with the error of `body`.
    */
   put(node: NodeState, path: PeerPath, size: number, body: Readable, signal: AbortSignal): Promise<void> {
     return this.send(node, { method: 'PUT', path, size, body }, signal);
   }
 
-  /** Fulfilled when the other node has verified that it has these files. */
+  /** Resolves when the other node has verified that it has these files. */
   confirm(node: NodeState, id: string, files: FileList, signal: AbortSignal): Promise<void> {
     const body = Buffer.from(JSON.stringify(files));
     const content = { size: body.length, body: Readable.from([body]), digest: digestOf(body) };
@@ -225,7 +224,6 @@ export class PeerFilesClient {
     return this.send(node, { method: 'DELETE', path: { id }, size: 0, body: Readable.from([]) }, signal);
   }
 
-  /** Closes all connections. */
   close(): void {
     this.requests.close();
   }
@@ -253,7 +251,7 @@ export class PeerFilesClient {
     if (signal.aborted) stop();
     try {
       const status = await sendBody(body, request);
-      if (status !== DONE) throw new FileRefused(messageOfStatus(status));
+      if (status !== DONE) throw new FileRefused(statusMessage(status));
     } catch (error) {
       signal.throwIfAborted();
       throw error;
@@ -263,36 +261,36 @@ export class PeerFilesClient {
   }
 }
 
-/** The status of the response. Fails with `FileRefused`, or with the `Fault` of the body. */
+/** Returns the status of the response. Rejects with `FileRefused`, or with the `Fault` of the body. */
 async function sendBody(body: Readable, request: ClientRequest): Promise<number> {
-  const answered = statusFor(request);
+  const pendingStatus = responseStatus(request);
   // An error of the body takes precedence, since it may come from our own disk. After a refusal the rest of the body is
   // useless, and Node no longer reports when the connection would take it.
-  answered.then(
+  pendingStatus.then(
     (status) => status === DONE || request.destroy(),
     () => undefined,
   );
   try {
     await pipeline(body, request);
-    return await answered;
+    return await pendingStatus;
   } catch (error) {
     if (error instanceof Fault) throw error;
     // A response may say why the connection has ended.
-    const status = await answered.catch(() => undefined);
-    throw new FileRefused(status === undefined ? messageOf(error) : messageOfStatus(status), { cause: error });
+    const status = await pendingStatus.catch(() => undefined);
+    throw new FileRefused(status === undefined ? errorMessage(error) : statusMessage(status), { cause: error });
   }
 }
 
-async function statusFor(request: ClientRequest): Promise<number> {
-  const answer = await responseTo(request);
-  answer.resume();
-  return answer.statusCode!;
+async function responseStatus(request: ClientRequest): Promise<number> {
+  const response = await responseTo(request);
+  response.resume();
+  return response.statusCode!;
 }
 
-function messageOfStatus(status: number): string {
+function statusMessage(status: number): string {
   return status === DAMAGED ? 'a byte changed on its way there' : `it answered ${status}`;
 }
 
-function messageOf(error: unknown): string {
+function errorMessage(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }

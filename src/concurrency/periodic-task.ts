@@ -23,7 +23,7 @@ export class PeriodicTask {
     clearInterval(this.timer);
   }
 
-  /** Starts no further run; fulfilled when a run in progress has ended. */
+  /** Starts no further run; resolves when a run in progress has ended. */
   async stop(): Promise<void> {
     this.cancel();
     await this.running;

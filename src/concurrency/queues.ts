@@ -1,4 +1,6 @@
-/** Runs at most `permits` tasks at once, the others in their order; bounds open files and queued disk work. */
+/**
+ * Runs at most `permits` tasks at the same time and queues the others in order; bounds open files and queued disk work.
+ */
 export class Semaphore {
   private running = 0;
   private readonly waiting: (() => void)[] = [];
@@ -31,7 +33,7 @@ export class KeyedQueue {
     return result;
   }
 
-  /** Fulfilled when every step that is queued now has ended. */
+  /** Resolves when every step that is queued now has ended. */
   async idle(): Promise<void> {
     await Promise.all(this.lastSteps.values());
   }

@@ -7,7 +7,7 @@ export class Notifier {
     this.waiters.clear();
   }
 
-  /** Fulfilled at the next `notifyAll`. Rejects with the signal's reason. */
+  /** Resolves at the next `notifyAll`. Rejects with the signal's reason. */
   next(signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const wake = (): void => {
@@ -25,7 +25,7 @@ export class Notifier {
   }
 }
 
-/** Rejects when the promise takes longer; its later result is ignored. */
+/** Rejects if the promise has not settled after `timeoutMs`; its later result is ignored. */
 export async function withTimeout<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {

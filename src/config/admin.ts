@@ -4,10 +4,10 @@ import type { SettingIssue } from './errors.js';
 import { exposedSecretWarnings, pathOrNull, resolveSecret, MIN_SECRET_LENGTH, secretFileErrors } from './secrets.js';
 import { type Address, addressOrOff, boolean, fileMode, formatAddress, oneOf, text } from './values.js';
 
-/** Where operators connect by default. */
+/** Address to which operators connect by default. */
 const DEFAULT_ADMIN = '127.0.0.1:9090';
 
-/** The groups of paths that need no token where `admin.open` names them. `health`: `/healthz` and `/readyz`. */
+/** The groups of paths that `admin.open` can exempt from the token. `health`: `/healthz` and `/readyz`. */
 const OPEN_PAGES = ['health', 'metrics'] as const;
 
 export interface AdminConfig {
@@ -37,11 +37,11 @@ const group = z.strictObject({
     .array(oneOf(OPEN_PAGES))
     .prefault(['health'])
     .describe(
-      'What is served without the token. `health`: `/healthz` and `/readyz`, for probes, which can rarely send one. ' +
+      'Pages served without the token. `health`: `/healthz` and `/readyz`, for probes, which can rarely send one. ' +
         '`metrics`: `/metrics`.',
     ),
   hosts: z
-    .array(text({ form: /^[A-Za-z0-9._-]{1,253}$/, allowed: 'a host name without a port', unit: 'host name' }))
+    .array(text({ pattern: /^[A-Za-z0-9._-]{1,253}$/, allowed: 'a host name without a port', unit: 'host name' }))
     .prefault([])
     .describe(
       '`Host` names accepted in requests without the token, besides `localhost` and IP addresses. Others are refused, because ' +
@@ -57,7 +57,6 @@ const group = z.strictObject({
     .describe('Permissions of a Unix socket, as for `chmod`. Default `0600`: only its user may connect.'),
 });
 
-/** `admin`. */
 export const admin = z
   .union([addressOrOff(), group])
   .prefault(DEFAULT_ADMIN)
@@ -68,7 +67,7 @@ export const admin = z
 
 type AdminSettings = z.output<typeof admin>;
 
-/** Undefined if it is not configured. */
+/** The configuration of the admin listener; undefined if it is disabled. */
 export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
   const group = toGroup(settings);
   if (group.address === false) return undefined;

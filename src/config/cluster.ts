@@ -4,7 +4,7 @@ import type { Settings } from './schema.js';
 import { resolveSecret, MIN_SECRET_LENGTH, secretFileErrors, tlsFileErrors } from './secrets.js';
 import type { Address } from './values.js';
 
-/** How nodes with separate disks reach each other. */
+/** The connection between nodes with separate disks. */
 export interface ClusterConfig {
   readonly listen: Address;
   /** URL at which the other nodes reach this one: `http://HOST:PORT`, without a trailing slash. */
@@ -16,7 +16,7 @@ export interface ClusterConfig {
   readonly ownerTimeoutMs: number;
 }
 
-/** Undefined if it is not configured. */
+/** The configuration of the cluster; undefined if it is not set. */
 export function toCluster(cluster: Settings['cluster']): ClusterConfig | undefined {
   if (cluster === null) return undefined;
   return {
@@ -51,8 +51,8 @@ export function clusterCrossChecks({ store, spool, cluster, workers }: Settings)
 }
 
 const SYNC_NONE_ON_SHARED_SPOOL =
-  'cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, and not where the ' +
-  'others look; write group or always';
+  'cannot be none while spool.shared is true: acknowledged bytes would be only in the cache of one machine, where the ' +
+  'other nodes cannot read them; use group or always';
 const CLUSTER_WITH_SHARED_SPOOL =
   'is not needed while spool.shared is true, since every node has the bytes itself; leave out one of them';
 

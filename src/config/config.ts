@@ -29,7 +29,7 @@ export interface Config {
   readonly spool: SpoolConfig;
   /** Undefined: the spool is shared, or this is the only node. */
   readonly cluster?: ClusterConfig;
-  /** How many processes share the listeners. */
+  /** Number of processes that share the listeners. */
   readonly workers: number;
   readonly uploads: UploadsConfig;
   readonly interimResponses: 'auto' | 'always' | 'never';
@@ -116,14 +116,6 @@ interface LogConfig {
   readonly format: 'auto' | 'json' | 'pretty';
 }
 
-type ListenSetting = Extract<Settings['listen'], readonly unknown[]>[number];
-
-function toListener(setting: ListenSetting): ListenerConfig {
-  if ('kind' in setting) return { address: setting, http2: true };
-  const { keep_alive: keepAliveMs, ...listener } = setting;
-  return { ...listener, ...withoutNulls({ keepAliveMs }) };
-}
-
 /** Converts validated settings to the configuration that the rest of the program uses. */
 export function toConfig(settings: Settings): Config {
   const { uploads, cors, http2 } = settings;
@@ -170,8 +162,16 @@ export function toConfig(settings: Settings): Config {
     stop: { graceMs: settings.stop.grace },
     log: settings.log,
     defaultRoute: withReserved(fallback),
-    routes: routes.map((one) => ({ ...one, route: withReserved(one.route) })),
+    routes: routes.map((route) => ({ ...route, route: withReserved(route.route) })),
   };
+}
+
+type ListenSetting = Extract<Settings['listen'], readonly unknown[]>[number];
+
+function toListener(setting: ListenSetting): ListenerConfig {
+  if ('kind' in setting) return { address: setting, http2: true };
+  const { keep_alive: keepAliveMs, ...listener } = setting;
+  return { ...listener, ...withoutNulls({ keepAliveMs }) };
 }
 
 function toMinRate({ request, response, window }: Settings['limits']['min_rate']): MinRateConfig {
@@ -275,7 +275,7 @@ function loopingUrls(config: Config): SettingIssue[] {
     outgoingUrls(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
   );
   // An inherited URL is reported once, at its own setting.
-  const urls = [...common, ...routeUrls.filter(({ url }) => !common.some((one) => one.url === url))];
+  const urls = [...common, ...routeUrls.filter(({ url }) => !common.some((inherited) => inherited.url === url))];
   return urls.flatMap(({ path, url }) => {
     const listener = listeners.find(({ address }) => reachesListener(new URL(url), address));
     if (!listener) return [];
@@ -302,7 +302,9 @@ function reachesListener({ hostname, port, protocol }: URL, address: Address): b
   const listenHost = normalizedHost(address.host);
   if (address.port !== Number(port || (protocol === 'https:' ? 443 : 80))) return false;
   const isWildcard = listenHost === '0.0.0.0' || listenHost === '::';
-  return isWildcard ? isThisMachine(host) : addressesOf(host).some((one) => addressesOf(listenHost).includes(one));
+  return isWildcard
+    ? isThisMachine(host)
+    : addressesOf(host).some((address) => addressesOf(listenHost).includes(address));
 }
 
 /** A host without brackets and trailing dot, spelled as the URL parser does; an IPv4-mapped IPv6 address becomes IPv4. */
@@ -330,7 +332,7 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host.endsWith('.localhost') || isLoopbackAddress(host);
 }
 
-/** Whether a host is this machine. As a target, 0.0.0.0 and :: are. */
+/** Whether a host is this machine; as targets, 0.0.0.0 and :: count too. */
 function isThisMachine(host: string): boolean {
   const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
   const isOwnName = host === systemHostname().toLowerCase();

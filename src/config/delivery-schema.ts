@@ -40,7 +40,7 @@ function targetTemplate() {
 }
 
 const FIELD_NAME = {
-  form: /^[^"\r\n\0]{1,200}$/,
+  pattern: /^[^"\r\n\0]{1,200}$/,
   allowed: 'a field name of up to 200 characters without quotes or line breaks',
 };
 
@@ -51,7 +51,7 @@ const multipart = z.strictObject({
   field: text(FIELD_NAME)
     .prefault('file')
     .describe('Name of the field that holds the file. Its filename and type are those of the creation.'),
-  fields: textMap({ name: FIELD_NAME, value: { form: /^[^\0]*$/, allowed: 'a text' } })
+  fields: textMap({ name: FIELD_NAME, value: { pattern: /^[^\0]*$/, allowed: 'a text' } })
     .prefault({})
     .describe('More fields with fixed values, before the file: `name: value`.'),
   fields_from_headers: textMap({ name: FIELD_NAME, value: headerName })
@@ -77,7 +77,7 @@ const gateGroup = z
           '`X-Upload-Verdict: quarantine` keeps it for the operator. Set either this or `command`.',
       ),
     command: z
-      .array(text({ form: /^[^\0]+$/, allowed: 'a program or argument' }))
+      .array(text({ pattern: /^[^\0]+$/, allowed: 'a program or argument' }))
       .min(1, 'a list of the program and its arguments')
       .optional()
       .describe(
@@ -291,7 +291,7 @@ const NOT_COPIED =
   /^(?:connection|content-length|date|expect|forwarded|host|idempotency-key|keep-alive|proxy-connection|te|trailer|transfer-encoding|tus-.*|upgrade|upload-.*|via|x-forwarded-(?:for|host|proto))$/i;
 
 const copiedHeader = text({
-  form: new RegExp(`^(?!${NOT_COPIED.source.slice(1)})${headerName.form.source.slice(1)}`, 'i'),
+  pattern: new RegExp(`^(?!${NOT_COPIED.source.slice(1)})${headerName.pattern.source.slice(1)}`, 'i'),
   allowed:
     'the name of a header such as Remote-User that does not belong to the connection, frame the body or come from the proxy itself',
 });
@@ -357,7 +357,7 @@ export const access = {
       withDefaults(authorizeSettings, { forward_auth: null, scope: 'all', preflight: false, recheck: false }),
     )
     .prefault({})
-    .describe('Who decides whether a request is admitted.'),
+    .describe('The checks that admit or refuse a request.'),
   bind_to: bindTo.prefault([]),
 };
 

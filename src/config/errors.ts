@@ -88,9 +88,9 @@ function describeUnknownKey(key: string, known: readonly string[]): string {
 }
 
 /** Levenshtein distance; case, and `-` for `_`, cost nothing. */
-export function editDistance(one: string, other: string): number {
-  const [a, b] = [one, other].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
-  let row = Array.from({ length: b.length + 1 }, (_, at) => at);
+export function editDistance(first: string, second: string): number {
+  const [a, b] = [first, second].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
@@ -118,13 +118,13 @@ export type SettingPath = readonly (string | number)[];
 
 /** The path as text, such as `routes[1].limits.max_size`. */
 export function settingName(path: SettingPath): string {
-  return path.map((step, at) => (typeof step === 'number' ? `[${step}]` : at === 0 ? step : `.${step}`)).join('');
+  return path.map((step, index) => (typeof step === 'number' ? `[${step}]` : index === 0 ? step : `.${step}`)).join('');
 }
 
 /** The error as one line: place, setting, problem. */
 export function describeError({ setting, source, line, column, problem }: ConfigError): string {
-  const place = [source, line, column].filter((part) => part !== undefined).join(':');
-  return [place, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
+  const position = [source, line, column].filter((part) => part !== undefined).join(':');
+  return [position, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
 }
 
 /** The value, shortened to fit one line, without passwords. */
@@ -148,7 +148,6 @@ function withoutCredentials(text: string): string {
   return text.replace(/(:\/\/).*@/s, '$1***@').replace(/(:\/\/[^/@[]*:)(?!\d+(?:[/?#]|$)).*/s, '$1***');
 }
 
-/** The value at a path of the settings. */
 export function valueAt(settings: unknown, path: SettingPath): unknown {
   return path.reduce<unknown>(
     (value, step) =>

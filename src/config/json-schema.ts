@@ -44,12 +44,12 @@ export function alternatives(form: JsonSchema): readonly JsonSchema[] {
 export function withoutEmpty(settings: unknown, form: JsonSchema = jsonSchema()): unknown {
   const forms = alternatives(form);
   if (Array.isArray(settings)) {
-    const items = { anyOf: forms.flatMap((one) => (one.items ? [one.items] : [])) };
+    const items = { anyOf: forms.flatMap((each) => (each.items ? [each.items] : [])) };
     return settings.map((item) => withoutEmpty(item, items));
   }
   if (typeof settings !== 'object' || settings === null) return settings;
   const kept = Object.entries(settings).flatMap(([key, value]: [string, unknown]) => {
-    const inner = { anyOf: forms.flatMap((one) => one.properties?.[key] ?? []) };
+    const inner = { anyOf: forms.flatMap((each) => each.properties?.[key] ?? []) };
     const isLeftOut = value === null && inner.anyOf.length > 0 && !allowsNull(inner);
     return isLeftOut ? [] : [[key, withoutEmpty(value, inner)] as const];
   });

@@ -27,29 +27,30 @@ export interface ConfigSources {
 }
 
 /**
- * Loads the configuration with its warnings, or returns all errors at once. Flags win over variables, variables over the
- * file.
+ * Loads the configuration with its warnings, or returns all errors together. Flags win over variables, variables over
+ * the file.
  */
 export function loadConfig(
   sources: ConfigSources,
 ): { config: Config; warnings?: ConfigError[] } | { configErrors: ConfigError[]; warnings?: ConfigError[] } {
-  const { source: source, overrides: overrides } = readSettings(sources);
+  const { source, overrides } = readSettings(sources);
   const unknownVariables = findUnknownVariables(sources.env, source.text);
   if (source.settings === undefined) return { configErrors: source.configErrors };
-  const { config, errors: found, warnings } = checkSettings(source.settings);
+  const { config, errors, warnings } = checkSettings(source.settings);
   const configErrors = [...source.configErrors];
-  for (const one of found) {
-    const located = locate(one, overrides, source);
-    // A variable that is not set leaves its name behind, which is no proper value either: one error, not two.
+  for (const error of errors) {
+    const located = locate(error, overrides, source);
+    // An unset variable stays in the text and usually makes the value invalid too; only the first of both errors is
+    // reported.
     if (!source.configErrors.some((known) => known.line === located.line && known.column === located.column))
       configErrors.push(located);
   }
   if (!config || configErrors.length > 0)
     return {
-      configErrors: sortByPlace(configErrors),
+      configErrors: sortByPosition(configErrors),
       ...(unknownVariables.length > 0 ? { warnings: unknownVariables } : {}),
     };
-  const all = [...unknownVariables, ...sortByPlace(warnings.map((one) => locate(one, overrides, source)))];
+  const all = [...unknownVariables, ...sortByPosition(warnings.map((warning) => locate(warning, overrides, source)))];
   return { config, ...(all.length > 0 ? { warnings: all } : {}) };
 }
 
@@ -62,22 +63,22 @@ export interface ValidPart {
 
 /** The configuration that results from the valid settings; undefined if it cannot be determined. */
 export function loadValidPart(sources: ConfigSources): ValidPart | undefined {
-  const { source: source } = readSettings(sources);
+  const { source } = readSettings(sources);
   if (source.settings === undefined) return undefined;
-  const { config, errors: found, validPart: right = config } = checkSettings(source.settings);
-  return right && { config: right, hasErrors: (section) => found.some(({ path }) => path[0] === section) };
+  const { config, errors, validPart = config } = checkSettings(source.settings);
+  return validPart && { config: validPart, hasErrors: (section) => errors.some(({ path }) => path[0] === section) };
 }
 
 /** Adds an error in order, unless another one is already reported at the same place. */
 export function withError(configErrors: readonly ConfigError[], added: ConfigError): ConfigError[] {
-  const isAtSamePlace = ({ source, line, column }: ConfigError): boolean =>
+  const isAtSamePosition = ({ source, line, column }: ConfigError): boolean =>
     line !== undefined && source === added.source && line === added.line && column === added.column;
-  return configErrors.some(isAtSamePlace) ? [...configErrors] : sortByPlace([...configErrors, added]);
+  return configErrors.some(isAtSamePosition) ? [...configErrors] : sortByPosition([...configErrors, added]);
 }
 
 /** An error of a setting that only its use revealed, with the place of the setting. */
 export function settingError(sources: ConfigSources, path: SettingPath, problem: string): ConfigError {
-  const { source: source, overrides: overrides } = readSettings(sources);
+  const { source, overrides } = readSettings(sources);
   return locate({ path, isKeyError: false, configError: { setting: settingName(path), problem } }, overrides, source);
 }
 
@@ -86,13 +87,13 @@ export function settingError(sources: ConfigSources, path: SettingPath, problem:
  * nor do files that the current user cannot read.
  */
 export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { configErrors: ConfigError[] } {
-  const { source: source, overrides: overrides } = readSettings(sources);
+  const { source, overrides } = readSettings(sources);
   if (source.settings === undefined) return { configErrors: source.configErrors };
   const parsed = adminSchema.safeParse(source.settings);
   if (parsed.success) return { admin: toAdmin(parsed.data.admin) };
   return {
-    configErrors: formatIssues(parsed.error.issues, source.settings, knownKeys).map((one) =>
-      locate(one, overrides, source),
+    configErrors: formatIssues(parsed.error.issues, source.settings, knownKeys).map((error) =>
+      locate(error, overrides, source),
     ),
   };
 }
@@ -135,12 +136,12 @@ function readFile(file: string, env: ConfigSources['env']): SettingsSource {
 
 /** Adds the place of a setting to its error: the flag or variable that set it, otherwise the position in the file. */
 function locate(
-  { path, isKeyError: isKeyError, configError }: UnlocatedError,
+  { path, isKeyError, configError }: UnlocatedError,
   overrides: readonly GivenSetting[],
   { file, yaml }: SettingsSource,
 ): ConfigError {
   const names = path.map((step) => (typeof step === 'number' ? '*' : step));
-  const override = overrides.find(({ setting }) => setting.every((step, at) => step === names[at]));
+  const override = overrides.find(({ setting }) => setting.every((step, index) => step === names[index]));
   if (override) return { ...configError, source: override.source };
   if (file === undefined) return { ...configError, problem: configError.problem + flagHint(names) };
   return { ...configError, source: file, ...yaml?.locate(path, isKeyError) };
@@ -153,7 +154,7 @@ function flagHint(names: SettingPath): string {
 }
 
 /** Errors of the command line first, then those of the file from top to bottom. */
-function sortByPlace(configErrors: ConfigError[]): ConfigError[] {
+function sortByPosition(configErrors: ConfigError[]): ConfigError[] {
   return configErrors.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
 }
 
@@ -162,11 +163,11 @@ export function checkSettings(settings: unknown): CheckResult {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
     const config = toConfig(parsed.data);
-    const errors = crossChecks(config, parsed.data).map((one) => toUnlocated(one, settings));
+    const errors = crossChecks(config, parsed.data).map((issue) => toUnlocated(issue, settings));
     return {
       config,
       errors,
-      warnings: findWarnings(config, parsed.data).map((one) => toUnlocated(one, settings)),
+      warnings: findWarnings(config, parsed.data).map((issue) => toUnlocated(issue, settings)),
     };
   }
   const invalid = formatIssues(parsed.error.issues, settings, knownKeys);
@@ -194,8 +195,8 @@ interface PartialCheck {
 }
 
 /**
- * Cross-checks the valid settings, after the invalid ones are removed, so that all errors are reported
- * at once. Sections with an invalid setting are skipped.
+ * Cross-checks the valid settings, after the invalid ones are removed, so that all errors are reported together.
+ * Sections with an invalid setting are skipped.
  */
 function crossCheckValidPart({ errors, settings, validSettings, validPart }: PartialCheck): UnlocatedError[] {
   const sections = new Set(errors.flatMap(({ path }) => path.slice(0, Math.max(1, path.length - 1))));

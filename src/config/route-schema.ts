@@ -71,7 +71,7 @@ const match = z.strictObject({
 
 /** One entry of `routes`. */
 export const routeSettings = z.strictObject({
-  name: text({ form: /^[\x21-\x7e]{1,100}$/, allowed: 'a name of up to 100 visible ASCII characters' })
+  name: text({ pattern: /^[\x21-\x7e]{1,100}$/, allowed: 'a name of up to 100 visible ASCII characters' })
     .optional()
     .describe(
       'Identifies the route in logs, metrics and stored uploads. Default: the path patterns, separated by commas.',
@@ -117,5 +117,5 @@ function pathPattern() {
 }
 
 function method() {
-  return text({ form: /^[A-Z][A-Z-]*$/, allowed: 'an uppercase method, such as POST', unit: 'method' });
+  return text({ pattern: /^[A-Z][A-Z-]*$/, allowed: 'an uppercase method, such as POST', unit: 'method' });
 }

@@ -64,12 +64,13 @@ function matcher(paths: readonly string[], nocase: boolean, route: Route): (path
 
 /** The first route that matches this path and makes a method resumable that no earlier route handles. */
 function firstResumable(routes: readonly CompiledRoute[], path: string): Route | undefined {
-  const taken = new Set<string>(NEVER_RESUMABLE);
+  const handledMethods = new Set<string>(NEVER_RESUMABLE);
   for (const { matchesPath, methods, resumable } of routes) {
     if (!matchesPath(path)) continue;
-    if (resumable.resumable && (!methods || [...methods].some((method) => !taken.has(method)))) return resumable;
+    if (resumable.resumable && (!methods || [...methods].some((method) => !handledMethods.has(method))))
+      return resumable;
     if (!methods) return undefined;
-    methods.forEach((method) => taken.add(method));
+    methods.forEach((method) => handledMethods.add(method));
   }
   return undefined;
 }

@@ -71,7 +71,7 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
 function headerRules({ underscores, original_url: otherTargets }: Settings['headers']) {
   return {
     ...(underscores === 'pass' && { passesUnderscores: true }),
-    ...(otherTargets === 'trust' && { trustsOtherTargets: true }),
+    ...(otherTargets === 'trust' && { trustsTargetOverrides: true }),
   };
 }
 
@@ -238,8 +238,7 @@ function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIss
   const rechecked = {
     path,
     relatedPath: ['authorize', 'recheck'],
-    problem:
-      'cannot be eager when authorize.recheck is true: the recheck comes before delivery, which has long begun by then',
+    problem: 'cannot be eager when authorize.recheck is true: an eager delivery begins before the recheck',
   };
   const gated = {
     path,
@@ -257,12 +256,12 @@ function unusableBindings(route: Route): SettingIssue[] {
   const { bindTo } = route;
   if (bindTo === 'principal') return [];
   return bindTo.flatMap((name, index) => {
-    const problem = whyNotBindable(name, route);
+    const problem = bindingProblem(name, route);
     return problem === undefined ? [] : [{ path: ['bind_to', index], problem }];
   });
 }
 
-function whyNotBindable(name: string, route: Route): string | undefined {
+function bindingProblem(name: string, route: Route): string | undefined {
   if (PER_REQUEST_FIELD.test(name)) return `cannot name ${name}, which differs from request to request`;
   if (clientFields([[name, '']], route).length > 0) return undefined;
   const isSetByAuthService = clientFields([[name, '']], { ...route, passesUnderscores: true }).length === 0;
@@ -278,7 +277,7 @@ function unusableCredentials(route: Route): SettingIssue[] {
     if (PER_REQUEST_FIELD.test(name) || /^host$/i.test(name))
       return [{ path, problem: `cannot name ${name}, which describes a request, not its sender` }];
     if (clientFields([[name, '']], route).length > 0) return [];
-    return [{ path, problem: `cannot name ${name}: ${whyNotReceived(name, route)}` }];
+    return [{ path, problem: `cannot name ${name}: ${notReceivedReason(name, route)}` }];
   });
 }
 
@@ -290,11 +289,11 @@ function unusableFormFields(route: Route): SettingIssue[] {
   return framing.fieldsFromHeaders.flatMap(([field, name]) => {
     if (copied.includes(name.toLowerCase()) || clientFields([[name, '']], route).length > 0) return [];
     const path = ['delivery', 'framing', 'fields_from_headers', field];
-    return [{ path, problem: `cannot be taken from ${name}: ${whyNotReceived(name, route)}` }];
+    return [{ path, problem: `cannot be taken from ${name}: ${notReceivedReason(name, route)}` }];
   });
 }
 
-function whyNotReceived(name: string, route: Route): string {
+function notReceivedReason(name: string, route: Route): string {
   if (clientFields([[name, '']], { ...route, passesUnderscores: true }).length > 0)
     return 'fields with "_" in their names are dropped unless `headers.underscores` is pass';
   if (isTargetOverrideField(fieldKey(name)))
@@ -305,7 +304,7 @@ function whyNotReceived(name: string, route: Route): string {
 function missingForwardAuth({ authorize, bindTo }: Route): SettingIssue[] {
   if (authorize.forwardAuth) return [];
   const relatedPath = ['authorize', 'forward_auth'];
-  const missing = 'needs a `forward_auth` to ask, which is not set';
+  const missing = 'requires `authorize.forward_auth`, which is not set';
   return [
     ...(authorize.recheck ? [{ path: ['authorize', 'recheck'], problem: missing }] : []),
     ...(bindTo === 'principal'

@@ -75,7 +75,6 @@ const cluster = z
       'upload. A group as below. `null`: this is the only node, or the spool is shared.',
   );
 
-/** `workers`. */
 const workers = valueType({
   read: (found): number | 'auto' | undefined => {
     const count = typeof found === 'string' && /^\d+$/.test(found) ? Number(found) : found;
@@ -147,7 +146,7 @@ const clientLimits = {
     ),
 };
 
-/** Where clients connect by default. */
+/** Address to which clients connect by default. */
 export const DEFAULT_LISTEN = '0.0.0.0:8080';
 
 const tls = z.strictObject({
@@ -191,11 +190,11 @@ const trustedProxy = z.strictObject({
 
 /** RFC 7838 §3, as it is sent; `null` for none. */
 function altSvc() {
-  const form = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
+  const pattern = /^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/;
   return valueType({
-    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && pattern.test(found) ? found : undefined),
     allowed: 'a value of Alt-Svc such as h3=":443"; ma=86400, or null',
-    json: { type: ['string', 'null'], pattern: form.source },
+    json: { type: ['string', 'null'], pattern: pattern.source },
     unit: 'text',
   });
 }
@@ -246,7 +245,7 @@ export const schema = z.strictObject({
   uploads: z
     .strictObject({
       path: text({
-        form: /^\/(?:[A-Za-z0-9._~-]+\/)+$/,
+        pattern: /^\/(?:[A-Za-z0-9._~-]+\/)+$/,
         allowed: 'a path that begins and ends with / and is longer than /, such as /.uploads/',
         unit: 'path of a URL',
       })
@@ -309,7 +308,10 @@ export const schema = z.strictObject({
     .strictObject({
       allow_origins: z
         .array(
-          text({ form: /^(\*|https?:\/\/[^/\s]+|null)$/, allowed: 'an origin such as https://app.example.com, or *' }),
+          text({
+            pattern: /^(\*|https?:\/\/[^/\s]+|null)$/,
+            allowed: 'an origin such as https://app.example.com, or *',
+          }),
         )
         .prefault([])
         .describe(

@@ -4,14 +4,14 @@ import { resolve } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { withoutTrailing } from '../model/uri.js';
 import type { SettingIssue, SettingPath } from './errors.js';
-import { isNull, valueType, type TextForm } from './values.js';
+import { isNull, valueType, type TextPattern } from './values.js';
 
 /** Text that matches a pattern, or `null`. */
-export function textOrNull({ form, allowed }: TextForm) {
+export function textOrNull({ pattern, allowed }: TextPattern) {
   return valueType({
-    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && pattern.test(found) ? found : undefined),
     allowed: `${allowed}, or null`,
-    json: { type: ['string', 'null'], pattern: form.source },
+    json: { type: ['string', 'null'], pattern: pattern.source },
     unit: 'text',
   });
 }
@@ -100,13 +100,17 @@ function keyPairErrors(path: SettingPath, { cert, key }: TlsFiles): SettingIssue
   if (cert === undefined && key === undefined) return [];
   if (cert === undefined) return [{ path: [...path, 'key'], problem: 'also needs a certificate: set `cert`' }];
   if (key === undefined) return [{ path: [...path, 'cert'], problem: 'also needs a private key: set `key`' }];
-  const why = errorMessageOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
-  return why === undefined ? [] : [{ path, problem: `the certificate and the key do not work together: ${why}` }];
+  const problem = errorMessageOf(() => createSecureContext({ cert: readFileSync(cert), key: readFileSync(key) }));
+  return problem === undefined
+    ? []
+    : [{ path, problem: `the certificate and the key do not work together: ${problem}` }];
 }
 
 function authorityErrors(path: SettingPath, { ca }: TlsFiles): SettingIssue[] {
-  const why = ca === undefined ? undefined : errorMessageOf(() => new X509Certificate(readFileSync(ca)));
-  return why === undefined ? [] : [{ path: [...path, 'ca'], problem: `does not contain a certificate: ${why}` }];
+  const problem = ca === undefined ? undefined : errorMessageOf(() => new X509Certificate(readFileSync(ca)));
+  return problem === undefined
+    ? []
+    : [{ path: [...path, 'ca'], problem: `does not contain a certificate: ${problem}` }];
 }
 
 function unreadableFile(file: string): string | undefined {

@@ -18,7 +18,6 @@ const REDIS_URL_ALLOWED =
   'unix:///run/redis.sock?db=0; special characters in a password must be percent-encoded';
 const REDIS_URL_JSON = { type: 'string', pattern: '^(rediss?|redis\\+unix|unix)://.+$' };
 
-/** The URL of a server. */
 function redisUrl() {
   return valueType({ read: readRedisUrl, allowed: REDIS_URL_ALLOWED, json: REDIS_URL_JSON, unit: 'URL' });
 }
@@ -40,15 +39,15 @@ function readRedisUrl(found: unknown): RedisUrl | undefined {
   switch (url.protocol) {
     case 'redis:':
     case 'rediss:':
-      return overTcp(url);
+      return tcpUrl(url);
     case 'redis+unix:':
     case 'unix:':
-      return onSocket(url);
+      return socketUrl(url);
   }
   return undefined;
 }
 
-function overTcp(url: URL): RedisUrl | undefined {
+function tcpUrl(url: URL): RedisUrl | undefined {
   const database = databaseOf(url.pathname.replace(/^\//, ''));
   const [username, password] = [decoded(url.username), decoded(url.password)];
   const port = url.port === '' ? undefined : Number(url.port);
@@ -63,8 +62,10 @@ function overTcp(url: URL): RedisUrl | undefined {
   };
 }
 
-/** The URL of a socket. A host means two slashes instead of three, so the first directory would be lost. */
-function onSocket(url: URL): RedisUrl | undefined {
+/**
+ * Parses the URL of a socket. With two slashes instead of three, the first directory would be read as a host and lost.
+ */
+function socketUrl(url: URL): RedisUrl | undefined {
   const path = decoded(url.pathname);
   const database = databaseOf(url.searchParams.get('db') ?? '');
   const others = [...url.searchParams.keys()].filter((name) => name !== 'db');
@@ -86,7 +87,7 @@ function decoded(text: string): string | undefined {
   }
 }
 
-const ANY_NAME = { form: /^[^\s\0]+$/, allowed: 'a name without spaces' };
+const ANY_NAME = { pattern: /^[^\s\0]+$/, allowed: 'a name without spaces' };
 
 const sentinel = z.strictObject({
   master: text(ANY_NAME).describe('Name of the master, as the Sentinels know it.'),
@@ -137,7 +138,7 @@ export const store = z
       .prefault(null)
       .describe('TLS to Redis and to Sentinels: a group as below. `null`: only if the URL begins with `rediss:`.'),
     prefix: text({
-      form: /^[A-Za-z0-9._-]{1,64}$/,
+      pattern: /^[A-Za-z0-9._-]{1,64}$/,
       allowed: 'a name of up to 64 letters, digits, dots, dashes and underscores',
     })
       .prefault('rufh')

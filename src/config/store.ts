@@ -6,10 +6,10 @@ import { listOf } from './values.js';
 
 type StoreSettings = Settings['store'];
 
-/** Where the state of uploads is kept. */
+/** The configuration of the store, which keeps the state of uploads. */
 export type StoreConfig = { readonly type: 'embedded' } | RedisConfig;
 
-/** How Redis is reached and used. */
+/** The configuration of a store in Redis. */
 export interface RedisConfig {
   readonly type: 'redis';
   /** Type of `nodes`: the server, Sentinels, or some nodes of a Cluster. */
@@ -28,7 +28,7 @@ export interface RedisConfig {
   readonly prefix: string;
   /** Number of replicas that must confirm a durable change. */
   readonly replicas: number;
-  /** How long startup waits for Redis; 0: not at all. */
+  /** Longest time that startup waits for Redis; 0: not at all. */
   readonly waitMs: number;
 }
 
@@ -66,10 +66,12 @@ function urlsOf({ url }: StoreSettings): readonly RedisUrl[] {
 }
 
 function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
-  const usual = sentinel ? SENTINEL_PORT : REDIS_PORT;
+  const defaultPort = sentinel ? SENTINEL_PORT : REDIS_PORT;
   return {
     kind: sentinel ? ('sentinel' as const) : cluster ? ('cluster' as const) : ('single' as const),
-    nodes: urls.flatMap(({ address: at }) => (at.kind === 'tcp' ? [{ host: at.host, port: at.port ?? usual }] : [])),
+    nodes: urls.flatMap(({ address }) =>
+      address.kind === 'tcp' ? [{ host: address.host, port: address.port ?? defaultPort }] : [],
+    ),
     ...(sentinel ? { masterName: sentinel.master } : {}),
   };
 }
@@ -96,7 +98,6 @@ function withoutUndefined<T extends Record<string, string | undefined>>(entries:
   };
 }
 
-/** Cross-checks `store`. */
 export function storeCrossChecks({ store }: Settings): SettingIssue[] {
   const found = store.type === 'embedded' ? redisSettingsWithEmbedded(store) : redisErrors(store);
   return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
@@ -134,14 +135,14 @@ const NO_PASSWORD = 'also needs a password: set `password_file` or `password`';
 /** Checks that the number and type of the URLs match `cluster` and `sentinel`. */
 function serverErrors({ url, cluster, sentinel, tls }: StoreSettings): SettingIssue[] {
   const count = Array.isArray(url) ? url.length : url === null ? 0 : 1;
-  const isOne = !cluster && sentinel === null;
-  const onSocket = [url].flat().some((one) => one?.address.kind === 'unix');
-  const several = `has ${count} servers; set "cluster: true" or "sentinel" to say what they are, or keep one`;
+  const isSingleServer = !cluster && sentinel === null;
+  const hasSocket = [url].flat().some((each) => each?.address.kind === 'unix');
+  const tooManyServers = `has ${count} servers; set "cluster: true" or "sentinel" to say what they are, or keep one`;
   const rules: [SettingPath, boolean, string][] = [
     [['url'], count === 0, 'is missing; set it to the address of Redis, such as redis://127.0.0.1:6379'],
-    [['url'], count > 1 && isOne, several],
-    [['url'], onSocket && !isOne, 'contains a socket, which reaches one server only; use hosts and ports'],
-    [['tls'], onSocket && tls !== null, 'cannot be used with a socket; remove it'],
+    [['url'], count > 1 && isSingleServer, tooManyServers],
+    [['url'], hasSocket && !isSingleServer, 'contains a socket, which reaches one server only; use hosts and ports'],
+    [['tls'], hasSocket && tls !== null, 'cannot be used with a socket; remove it'],
     [
       ['sentinel'],
       cluster && sentinel !== null,
@@ -156,10 +157,15 @@ function urlErrors(store: StoreSettings): SettingIssue[] {
   const all = urlsOf(store);
   return all.flatMap((url, index) => {
     const path = Array.isArray(store.url) ? ['url', index] : ['url'];
-    const unlike = (['username', 'password', 'database'] as const).filter((what) => contradictsEarlier(all, url, what));
+    const conflicting = (['username', 'password', 'database'] as const).filter((what) =>
+      contradictsEarlier(all, url, what),
+    );
     const inCluster = store.cluster && (url.database ?? 0) > 0;
     return [
-      ...unlike.map((what) => ({ path, problem: `has a different ${what} from an earlier URL; specify it only once` })),
+      ...conflicting.map((what) => ({
+        path,
+        problem: `has a different ${what} from an earlier URL; specify it only once`,
+      })),
       ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED_SCHEMES }]),
       ...(inCluster
         ? [{ path, problem: `selects database ${url.database!}, but a Redis Cluster has only database 0` }]
@@ -175,7 +181,7 @@ function contradictsEarlier(
   url: RedisUrl,
   what: 'username' | 'password' | 'database',
 ): boolean {
-  const first = all.find((one) => one[what] !== undefined)?.[what];
+  const first = all.find((each) => each[what] !== undefined)?.[what];
   return url[what] !== undefined && url[what] !== first;
 }
 

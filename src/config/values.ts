@@ -175,11 +175,11 @@ export function oneOf<const W extends string>(words: readonly W[], allowed = `on
 }
 
 /** Text that matches a pattern. */
-export function text({ form, allowed, unit = 'text' }: { form: RegExp; allowed: string; unit?: string }) {
+export function text({ pattern, allowed, unit = 'text' }: { pattern: RegExp; allowed: string; unit?: string }) {
   return valueType({
-    read: (found) => (typeof found === 'string' && form.test(found) ? found : undefined),
+    read: (found) => (typeof found === 'string' && pattern.test(found) ? found : undefined),
     allowed,
-    json: { type: 'string', pattern: form.source },
+    json: { type: 'string', pattern: pattern.source },
     unit,
   });
 }
@@ -310,25 +310,25 @@ export function listOf<T>(oneOrMore: T | readonly T[]): readonly T[] {
 }
 
 /** A pattern, and the error message for text that does not match it. */
-export interface TextForm {
-  readonly form: RegExp;
+export interface TextPattern {
+  readonly pattern: RegExp;
   /** Completes the sentence "expected …". */
   readonly allowed: string;
 }
 
 /** RFC 9110 §5.1. */
-export const headerName: TextForm = {
-  form: /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/,
+export const headerName: TextPattern = {
+  pattern: /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/,
   allowed: 'the name of a header such as X-Request-Id',
 };
 
 /** A method whose request carries a body, or `null`. */
 export function methodOrNull() {
-  const form = /^(?!(?:GET|HEAD|DELETE|OPTIONS|TRACE|CONNECT)$)[A-Z][A-Z-]*$/;
+  const pattern = /^(?!(?:GET|HEAD|DELETE|OPTIONS|TRACE|CONNECT)$)[A-Z][A-Z-]*$/;
   return valueType({
-    read: (found) => (isNull(found) ? null : typeof found === 'string' && form.test(found) ? found : undefined),
+    read: (found) => (isNull(found) ? null : typeof found === 'string' && pattern.test(found) ? found : undefined),
     allowed: 'an uppercase method that carries a body, such as PUT, or null',
-    json: { type: ['string', 'null'], pattern: form.source },
+    json: { type: ['string', 'null'], pattern: pattern.source },
     unit: 'method',
   });
 }
@@ -348,7 +348,7 @@ export function endpoint() {
 }
 
 /** A group of names and text values, in the order of the file; numbers and booleans are converted to text. */
-export function textMap({ name, value }: { readonly name: TextForm; readonly value: TextForm }) {
+export function textMap({ name, value }: { readonly name: TextPattern; readonly value: TextPattern }) {
   return z
     .unknown()
     .transform((found, context): [name: string, value: string][] => {
@@ -358,10 +358,10 @@ export function textMap({ name, value }: { readonly name: TextForm; readonly val
         issue('a group of names and text values (name: value)');
         return z.NEVER;
       }
-      const entries = Object.entries(found).map(([key, one]): [string, string] => [key, asText(one)]);
-      for (const [key, one] of entries) {
-        if (!name.form.test(key)) issue(`${name.allowed} before each colon`);
-        else if (!value.form.test(one)) issue(value.allowed, [key]);
+      const entries = Object.entries(found).map(([key, entry]): [string, string] => [key, asText(entry)]);
+      for (const [key, entry] of entries) {
+        if (!name.pattern.test(key)) issue(`${name.allowed} before each colon`);
+        else if (!value.pattern.test(entry)) issue(value.allowed, [key]);
       }
       return entries;
     })

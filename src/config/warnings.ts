@@ -1,5 +1,6 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { DEFAULT_CREDENTIALS } from '../model/client-fields.js';
 import { dependsOnPath, maxEagerDeliveries, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
@@ -27,7 +28,7 @@ export function findWarnings(config: Config, settings: Settings): SettingIssue[]
   ];
 }
 
-/** Every client could then forge its address and the host it requested. */
+/** Warns if every address is trusted: any client could then forge its address and the host it requested. */
 function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
   return trustedProxies.flatMap(({ cidr }, index) => {
     if (!cidr.endsWith('/0')) return [];
@@ -56,8 +57,8 @@ function onceIfInherited(
 function neverEager(path: SettingPath, { delivery }: Route): SettingIssue[] {
   if (delivery.mode !== 'eager' || maxEagerDeliveries(delivery) > 0) return [];
   const problem =
-    'is eager, but no delivery ever is: eager deliveries get half of `concurrency`, rounded down, which is none of ' +
-    `${delivery.concurrency}. Set \`concurrency\` to 2 or more, or use spool`;
+    `is eager, which has no effect: eager deliveries get half of \`concurrency\`, rounded down, and half of ${delivery.concurrency} is 0. ` +
+    'Set `concurrency` to 2 or more, or use spool';
   return [{ path: [...path, 'delivery', 'mode'], relatedPath: [...path, 'delivery', 'concurrency'], problem }];
 }
 
@@ -77,7 +78,10 @@ function boundToRenewedCredential(path: SettingPath, { bindTo }: Route): Setting
   });
 }
 
-/** Uploads would wait for such a gate. It is only a warning, because the program may exist where the proxy runs. */
+/**
+ * Warns if the gate's program cannot be run, since all uploads would wait. It is not an error, because the program may
+ * exist where the proxy runs.
+ */
 function gateNotExecutable(path: SettingPath, { delivery: { gate } }: Route): SettingIssue[] {
   if (gate?.kind !== 'command') return [];
   const [program = ''] = gate.command;
@@ -100,9 +104,10 @@ function isExecutable(file: string): boolean {
   }
 }
 
-const DEFAULT_CREDENTIALS = ['authorization', 'cookie'];
-
-/** The origin would see one client in `Authorization` and another in such a field. */
+/**
+ * Warns if a binding field is not one of the credentials: the origin would see one client in that field and another in
+ * `Authorization`.
+ */
 function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }: Route): SettingIssue[] {
   if (!authorize.recheck || bindTo === 'principal') return [];
   const credentials = delivery.credentials ?? DEFAULT_CREDENTIALS;
@@ -113,7 +118,7 @@ function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }:
   });
 }
 
-/** RFC 9110 §9.2.2. */
+/** Idempotent methods (RFC 9110 §9.2.2). */
 const IDEMPOTENT = new Set(['PUT', 'DELETE']);
 
 /** Warns if `retry_on` repeats requests that the guarantee would not repeat. */
@@ -150,9 +155,9 @@ function routeWarnings(config: Config, settings: Settings): SettingIssue[] {
 /** A route with access checks refuses ambiguous paths (`docs/access.md`), even those of its own patterns. */
 function alwaysRefused({ routes }: Config): SettingIssue[] {
   return routes.flatMap(({ paths, route }, index) => {
-    const odd = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
-    if (odd.length === 0 || !dependsOnPath(route)) return [];
-    const problem = `has ${odd.join(' and ')}, which a route with access checks refuses with 400: servers interpret // and escaped slashes, backslashes and control characters differently`;
+    const ambiguous = paths.filter((pattern) => /\/\/|%(?:2F|5C|[01][0-9A-F]|7F)/.test(pattern));
+    if (ambiguous.length === 0 || !dependsOnPath(route)) return [];
+    const problem = `has ${ambiguous.join(' and ')}, which a route with access checks refuses with 400: servers interpret // and escaped slashes, backslashes and control characters differently`;
     return [{ path: ['routes', index, 'match'], problem }];
   });
 }
@@ -207,7 +212,7 @@ function expandBraces(pattern: string): string[] {
 
 function fillWildcards(pattern: string): string[] {
   const deep = ['q7z', 'q7z/z7q/q7z.q7z'].map((names) => pattern.replaceAll('**', names).replaceAll('*', 'q7z'));
-  // `/a/**` is `/a` too.
+  // `/a/**` also matches `/a`.
   return pattern.endsWith('/**') && pattern.length > 3 ? [...deep, deep[0]!.slice(0, -'/q7z'.length)] : deep;
 }
 
@@ -216,7 +221,7 @@ function partlyUnprotected(
   { authorize: { forwardAuth }, plainBodies, limits }: Route,
 ): SettingIssue[] {
   if (forwardAuth?.scope !== 'uploads') return [];
-  const open = [
+  const unchecked = [
     'requests without a body (GET, DELETE and others)',
     ...(plainBodies === 'pass' ? ['ordinary request bodies (`plain_bodies: pass`)'] : []),
     ...(plainBodies === 'pass' && limits.minSize > 0
@@ -224,6 +229,6 @@ function partlyUnprotected(
       : []),
     'upgrades to other protocols',
   ];
-  const problem = `leaves some requests unchecked: ${open.join(', ')} reach the origin without forward_auth; use all, unless the origin checks them itself`;
+  const problem = `leaves some requests unchecked: ${unchecked.join(', ')} reach the origin without forward_auth; use all, unless the origin checks them itself`;
   return [{ path: [...path, 'authorize', 'scope'], problem }];
 }

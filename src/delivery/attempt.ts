@@ -31,7 +31,7 @@ export interface AttemptCall {
   readonly attempt: Attempt;
   /** Aborts the attempt. */
   readonly signal: AbortSignal;
-  /** Where the body of a challenge is kept; by default in the spool, with the parked upload. */
+  /** The place of a challenge's body; by default the spool, with the parked upload. */
   readonly keepChallengeIn?: () => 'memory' | 'spool';
   /** Called when an answer begins that ends the delivery if it is complete, and with undefined if it breaks off. */
   readonly onAnswer: (buffered: ResponseBuffer | undefined) => void;
@@ -53,7 +53,7 @@ export interface AttemptAnswer {
 export interface AttemptResult {
   readonly attempt: Attempt;
   readonly answered?: AttemptAnswer;
-  /** The spool has lost bytes of the upload, so that no attempt can succeed. */
+  /** The spool has lost bytes of the upload, so no attempt can succeed. */
   readonly bytesLost?: true;
 }
 

@@ -28,7 +28,7 @@ export class DeliveryClaim {
   constructor(
     private readonly id: string,
     private readonly deps: ClaimDeps,
-    /** When the claim was requested, by the monotonic clock: the earliest time at which it can have started. */
+    /** The time of the request for the claim, by the monotonic clock: the claim cannot have started earlier. */
     private confirmedAt: number,
   ) {
     this.renewalTimer = setInterval(() => this.renewInBackground(), deps.claimMs / 3);
@@ -41,7 +41,7 @@ export class DeliveryClaim {
     return this.controller.signal;
   }
 
-  /** The claim may have expired, so that another worker may hold it. */
+  /** The claim may have expired, so another worker may hold it. */
   get mayHaveExpired(): boolean {
     return this.ageMs >= this.deps.claimMs;
   }
@@ -72,8 +72,8 @@ export class DeliveryClaim {
   }
 
   /**
-   * Lets any worker take over the delivery at once, after one of its steps has failed. Never rejects: if the store fails as
-   * well, the claim expires.
+   * Lets any worker take over the delivery immediately, after one of its steps has failed. Never rejects: if the store
+   * fails as well, the claim expires.
    */
   async giveBack(): Promise<void> {
     await this.release();

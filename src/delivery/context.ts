@@ -17,7 +17,7 @@ export interface DeliveryContext {
   readonly worker: string;
   /** This proxy's name in `Via`, by which it detects loops. */
   readonly via?: string;
-  /** The node whose bytes this process can read; missing where every node can read all. */
+  /** The node whose bytes this process can read; missing if every node can read all. */
   readonly node?: string;
   /** Wall clock in milliseconds, which may be set: for recorded times, which are read after a restart or by other nodes. */
   readonly clock: () => number;

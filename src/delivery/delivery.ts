@@ -15,7 +15,7 @@ import { RetryingStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
 import { type InterimListener, type Pending, type RunResult, InformedClients } from './waiters.js';
 
-/** How a `Delivery` is built: its context without the parts that it makes itself, plus its timings. */
+/** The options of a `Delivery`: its context without the parts that it makes itself, plus its timings. */
 export interface DeliveryOptions extends Omit<
   DeliveryContext,
   'store' | 'monotonic' | 'claimMs' | 'returnGraceMs' | 'originQueues' | 'draining' | 'halted'
@@ -51,7 +51,7 @@ export interface ResultRequest {
   readonly addedHeaders?: Headers;
   /** Ends the waiting. */
   readonly signal: AbortSignal;
-  /** Aborted when no answer can reach the client any more; ends the check of a kept answer. `signal` when missing. */
+  /** Aborted when no answer can reach the client any more; ends the check of a kept answer. `signal` by default. */
   readonly disconnected?: AbortSignal;
   /** Longest wait for the answer; the route's `waitMs` is both the default and the maximum. */
   readonly waitMs?: number;
@@ -129,7 +129,7 @@ export class Delivery {
   }
 
   /**
-   * Records that a client was told that the outcome of this attempt is unknown, so that its next request may send the
+   * Records that a client was informed that the outcome of this attempt is unknown, so that its next request may send the
    * upload again. Must be called after the complete response was sent. Never rejects.
    */
   recordClientInformed(outcome: UnknownOutcome): Promise<void> {
@@ -140,7 +140,7 @@ export class Delivery {
 
   /**
    * Records that a client asks for the state of its complete upload or repeats the creation, which means that it may have
-   * lost the response. After an unknown outcome it is told once more before the upload is sent again. Rejects with a `Fault`.
+   * lost the response. After an unknown outcome it is informed once more before the upload is sent again. Rejects with a `Fault`.
    */
   async recordClientAsked(snapshot: Upload): Promise<Upload> {
     if (newestUnknownOutcome(snapshot) === undefined) return snapshot;
@@ -199,7 +199,7 @@ export class Delivery {
     return 'begun';
   }
 
-  /** The kept answer of an answered upload; undefined when it is lost. Rejects with the signal's reason. */
+  /** The kept answer of an answered upload; undefined if it is lost. Rejects with the signal's reason. */
   keptAnswer(upload: Upload, signal: AbortSignal): Promise<RelayedAnswer | undefined> {
     return keptAnswer(upload, { ...this.deps, reportedLosses: this.reportedLosses }, signal);
   }
@@ -221,12 +221,12 @@ export class Delivery {
     await this.deps.origin.close();
   }
 
-  /** Trying has ended, and a client's request does not start it again. */
+  /** Whether delivery was given up, and a client's request does not restart it. */
   private isFinal(upload: Upload, credentials: Headers): boolean {
-    const { id, phase, undelivered: why } = upload;
-    if (phase !== 'undelivered' || !why || this.runs.has(id)) return false;
+    const { id, phase, undelivered: failure } = upload;
+    if (phase !== 'undelivered' || !failure || this.runs.has(id)) return false;
     const requester = { by: 'client', hasCredentials: credentials.length > 0 } as const;
-    return !mayRetry(why, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
+    return !mayRetry(failure, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
   }
 
   /** Waits until this process has recorded that the client was informed. Rejects with the signal's reason. */
@@ -321,7 +321,7 @@ export class Delivery {
       case 'answer':
         return { kind: 'answered', upload: result.upload, answer: result.buffered.relay() };
       case 'undelivered':
-        return this.undelivered(result.upload, result.why, disconnected);
+        return this.undelivered(result.upload, result.failure, disconnected);
       case 'pending':
         return this.pending(id, result, disconnected);
       case 'failed':
@@ -344,15 +344,15 @@ export class Delivery {
     return { kind: 'gone', upload };
   }
 
-  private async undelivered(upload: Upload, why: Undelivered, signal: AbortSignal): Promise<DeliveryResult> {
-    const answer = why.answer && (await this.keptAnswer(upload, signal));
+  private async undelivered(upload: Upload, failure: Undelivered, signal: AbortSignal): Promise<DeliveryResult> {
+    const answer = failure.answer && (await this.keptAnswer(upload, signal));
     if (answer) return { kind: 'parked', upload, answer };
     const { retry } = routeOf(upload, this.deps.routes).delivery;
     const seconds = retryAfterSeconds(upload.attempts.at(-1), retry, this.deps.clock());
-    return { kind: 'undelivered', upload, why, retryAfterSeconds: seconds };
+    return { kind: 'undelivered', upload, failure, retryAfterSeconds: seconds };
   }
 
-  private async pending(id: string, { why, dueAt }: Pending, signal: AbortSignal): Promise<DeliveryResult> {
+  private async pending(id: string, { failure, dueAt }: Pending, signal: AbortSignal): Promise<DeliveryResult> {
     const upload = await this.deps.store.direct.get(id);
     if (!upload || upload.phase === 'answered') return this.settledResult(upload, signal);
     const now = this.deps.monotonic();
@@ -360,7 +360,7 @@ export class Delivery {
     return {
       kind: 'pending',
       upload,
-      why,
+      failure,
       retryAfterSeconds: secondsUntil(dueAt ?? now + retry.longestDelayMs, now),
     };
   }

@@ -16,7 +16,8 @@ import type { ResponseBuffer } from './response-buffer.js';
 import type { InterimListener } from './waiters.js';
 
 /**
- * An origin's answer before the upload is complete. `parked`: it wants other credentials, with which the upload can continue.
+ * An origin's answer before the upload is complete. `parked`: the origin wants other credentials, with which the upload
+ * can continue.
  */
 export interface EarlyAnswer {
   readonly kind: 'answered' | 'parked';
@@ -26,7 +27,7 @@ export interface EarlyAnswer {
 
 /** An eager attempt as the receiver of the upload sees it. */
 export interface EagerFeed {
-  /** Aborted when there is an early answer, so that the rest of the upload is not needed. */
+  /** Aborted when there is an early answer, so the rest of the upload is not needed. */
   readonly answeredEarly: AbortSignal;
   /** More bytes of the upload are committed. */
   onCommitted(upload: Upload): void;
@@ -54,8 +55,8 @@ export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Ro
 }
 
 /**
- * An attempt that begins while its upload is still received. It cannot send the end of the body before the complete upload is
- * claimed, so a new attempt from the spool may follow whatever ends this one.
+ * An attempt that begins while its upload is still received. It cannot send the end of the body before the complete
+ * upload is claimed, so if it ends early, a new attempt can be made from the spool.
  */
 export class EagerAttempt implements EagerFeed {
   /** The recorded attempt, once it has begun; undefined if it did not begin. Never rejects. */
@@ -106,8 +107,8 @@ export class EagerAttempt implements EagerFeed {
   }
 
   /** Aborts the attempt, unless a run has taken it over with `finish`. */
-  abort(why: string): undefined {
-    if (!this.onFinalAnswer) this.abortController.abort(new Error(why));
+  abort(reason: string): undefined {
+    if (!this.onFinalAnswer) this.abortController.abort(new Error(reason));
   }
 
   /** Resolves when the attempt has ended and, unless a run has taken it over, is recorded. Never rejects. */
@@ -116,7 +117,7 @@ export class EagerAttempt implements EagerFeed {
       const result = await this.result;
       if (result && !this.onFinalAnswer) await this.settle(result);
     } catch (error) {
-      // The record still says that the attempt was in part, so the complete upload can be sent again.
+      // The record still marks the attempt as partial, so the complete upload can be sent again.
       this.deps.log.error({ upload: uploadTag(this.upload.id), err: error }, 'an eager delivery failed');
     }
     this.stopListening();
@@ -139,7 +140,7 @@ export class EagerAttempt implements EagerFeed {
     const result = await this.result;
     signal.removeEventListener('abort', stop);
     if (!result) throw new Error('a claimed attempt has not begun');
-    const ended = { ...this.withReach(result).attempt, ...budgetFields(claimed) };
+    const ended = { ...this.markSentInPart(result).attempt, ...budgetFields(claimed) };
     Reflect.deleteProperty(ended, 'inPart');
     reportAttempt(this.upload, ended, this.deps);
     return this.isChallengedEarly(result) ? { attempt: ended } : { ...result, attempt: ended };
@@ -220,7 +221,7 @@ export class EagerAttempt implements EagerFeed {
   }
 
   private async settle(result: AttemptResult): Promise<void> {
-    const answer = await settleEarly(this.upload.id, this.withReach(result), this.route, this.deps);
+    const answer = await settleEarly(this.upload.id, this.markSentInPart(result), this.route, this.deps);
     if (answer && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(answer);
   }
 
@@ -228,7 +229,7 @@ export class EagerAttempt implements EagerFeed {
    * Marks the attempt as `sent-in-part` if the end of its body was not handed out: the origin cannot have the complete
    * upload.
    */
-  private withReach(result: AttemptResult): AttemptResult {
+  private markSentInPart(result: AttemptResult): AttemptResult {
     const { attempt, answered } = result;
     const isAnswer = answered && !answered.isChallenge;
     if (this.body.endWasSent || isAnswer || attempt.reached === 'never-sent') return result;
@@ -237,7 +238,10 @@ export class EagerAttempt implements EagerFeed {
     return { ...result, attempt: { ...attempt, reached: 'sent-in-part', problem } };
   }
 
-  /** The origin wanted other credentials before it had the complete upload, which is then sent with the newest credentials. */
+  /**
+   * Whether the origin asked for other credentials before it had the complete upload, which is then sent again with the
+   * newest ones.
+   */
   private isChallengedEarly({ answered }: AttemptResult): boolean {
     return answered?.answer.body.in === 'record' && answered.isChallenge;
   }
@@ -263,8 +267,9 @@ export interface EagerBodyDeps {
 const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
- * The body of an origin's request while its upload grows. It sends only committed bytes, because a newer request may replace
- * the others, and holds back its end until `releaseEnd`, so that the origin cannot have the complete body before.
+ * The body of an origin's request while its upload grows. It sends only committed bytes, because a newer request may
+ * replace uncommitted ones, and holds back its end until `releaseEnd`, so that the origin cannot have the complete body
+ * earlier.
  */
 export class EagerBody {
   readonly framed: OriginBody;
@@ -345,7 +350,7 @@ export class EagerBody {
     }
   }
 
-  /** With a known length the last byte is held back, without one only the end of the chunked body. */
+  /** If the length is known, the last byte is held back; otherwise only the end of the chunked body is. */
   private get limit(): number {
     const { length = Infinity } = this.upload;
     return this.mayEnd ? this.committed : Math.min(this.committed, length - 1);
@@ -387,7 +392,7 @@ async function recordEarlyAnswer(
     return store.recordEarlyAnswer(id, attempt, { answer, body, expiresAt });
   };
   const upload = await retryUntilRecorded(id, record, deps);
-  if (upload === 'stale') return handleStaleAnswer(id, buffered, deps);
+  if (upload === 'stale') return endStaleAnswer(id, buffered, deps);
   reportAttempt(upload, attempt, deps);
   const durationMs = (attempt.endedAt ?? attempt.startedAt) - attempt.startedAt;
   reportEnd(upload, 'answered', monotonic() - durationMs, deps);
@@ -397,10 +402,10 @@ async function recordEarlyAnswer(
 }
 
 /**
- * Ends an early answer that could not be recorded, because its client may already read it. A cancelled upload's answer is
- * completed, any other is cut; one of a complete upload is left to the run that may take this attempt over.
+ * Ends an early answer that could not be recorded but that its client may already be reading. The answer of a cancelled
+ * upload is completed, that of a complete one is left to the run that may take this attempt over, and any other is cut.
  */
-async function handleStaleAnswer(
+async function endStaleAnswer(
   id: string,
   buffered: AttemptAnswer['buffered'],
   { store }: DeliveryContext,

@@ -60,19 +60,19 @@ export class RunFinish {
   }
 
   /** Records that trying has ended without an answer. */
-  async giveUp(why: Undelivered): Promise<NextStep> {
+  async giveUp(failure: Undelivered): Promise<NextStep> {
     const { store, worker } = this.deps;
     await this.claim?.release();
-    const upload = await this.recordStep(() => store.giveUp(this.id, worker, why));
+    const upload = await this.recordStep(() => store.giveUp(this.id, worker, failure));
     if (upload === 'stale') return this.finishElsewhere();
     reportEnd(upload, 'undelivered', this.startedAt, this.deps);
-    return this.finish({ kind: 'undelivered', upload, why });
+    return this.finish({ kind: 'undelivered', upload, failure });
   }
 
   /** Ends the run because the proxy is stopping; the next process to start continues the delivery. */
   finishStopped(upload: Upload): 'over' {
     reportEnd(upload, 'postponed', this.startedAt, this.deps);
-    return this.finish({ kind: 'undelivered', upload, why: STOPPING });
+    return this.finish({ kind: 'undelivered', upload, failure: STOPPING });
   }
 
   /** Ends the run because the delivery is settled or belongs to another worker. */
@@ -102,7 +102,7 @@ export class RunFinish {
     };
     const { keepAnswerMs } = route.delivery;
     const recorded = await recordAnswer({ id: this.id, attempt, answered, keepAnswerMs, onFailure }, this.deps);
-    if (recorded === 'stale') return this.handleStaleAnswer(upload, buffered);
+    if (recorded === 'stale') return this.endStaleAnswer(upload, buffered);
     buffered.release();
     reportEnd(recorded, 'answered', this.startedAt, this.deps);
     this.finish({ kind: 'answer', upload: recorded, buffered });
@@ -122,7 +122,7 @@ export class RunFinish {
    * The answer could not be recorded. A cancelled upload has no record, so the waiting clients get the answer directly; if
    * another worker has taken over the delivery, only the answer that it records counts.
    */
-  private async handleStaleAnswer(upload: Upload, buffered: ResponseBuffer): Promise<NextStep> {
+  private async endStaleAnswer(upload: Upload, buffered: ResponseBuffer): Promise<NextStep> {
     const current = await this.deps.store.get(this.id);
     if (current && current.phase !== 'cancelled') {
       // The cleanup of uploads removes a leftover file.
@@ -148,14 +148,14 @@ export class RunFinish {
     const endedAt = monotonic();
     const ended = await this.endAttempt(attempt);
     if (ended === 'stale') return this.finishElsewhere();
-    if (bytesLost) return this.lose(ended, attempt.problem);
+    if (bytesLost) return this.endLost(ended, attempt.problem);
     this.waiters.attemptFailed();
     const verdict = afterAttempt(attempt, policyOf(begun, route), random);
-    if (verdict.kind === 'give-up') return this.giveUp(verdict.why);
+    if (verdict.kind === 'give-up') return this.giveUp(verdict.failure);
     // Times of the attempt are by the wall clock; the pause is measured from its end by the monotonic one.
     const toMonotonic = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
     const notBefore = attempt.notBefore === undefined ? undefined : toMonotonic(attempt.notBefore);
-    return this.postpone({ until: toMonotonic(verdict.dueAt), notBefore, why: verdict.why });
+    return this.postpone({ until: toMonotonic(verdict.dueAt), notBefore, failure: verdict.failure });
   }
 
   /** Records the end of this worker's attempt. If another worker has taken the claim meanwhile, it is taken back first. */
@@ -170,8 +170,8 @@ export class RunFinish {
   }
 
   /**
-   * Repeats a recording step until it succeeds, because a request that was certainly not sent would otherwise count as one with
-   * an unknown outcome. Waiting clients get the failure at once.
+   * Repeats a recording step until it succeeds, because a request that was certainly not sent would otherwise count as
+   * one with an unknown outcome. Waiting clients get the failure immediately.
    */
   private async recordStep<T>(step: () => Promise<T>): Promise<T> {
     const onFailure = (error: unknown): void => this.waiters.show({ kind: 'failed', error });
@@ -182,7 +182,7 @@ export class RunFinish {
   }
 
   /** Ends an upload whose bytes or steps are lost: its client has to start again. */
-  async lose(upload: Upload, problem: string | undefined): Promise<NextStep> {
+  async endLost(upload: Upload, problem: string | undefined): Promise<NextStep> {
     const lost = await this.deps.store.markLost(this.id);
     if (lost !== 'gone') reportLoss(upload, problem, this.deps);
     return this.finishElsewhere();
@@ -273,7 +273,7 @@ export async function retryUntilRecorded<T>(
   }
 }
 
-/** A stop of the proxy ends the pause, so that the next try comes at once. */
+/** A stop of the proxy ends the pause, so that the next try comes immediately. */
 async function pauseBeforeRetry(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
   const longestMs = Math.min(FIRST_RETRY_MS * 2 ** (attempt - 1), LONGEST_RETRY_MS);
   const signal = draining.aborted ? undefined : draining;

@@ -18,9 +18,9 @@ export type GateOutcome =
   /** The gate refused the upload, and its refusal is recorded as the answer. */
   | { readonly kind: 'answered'; readonly upload: Upload }
   /** The gate quarantined the upload. */
-  | { readonly kind: 'shut'; readonly why: Undelivered }
+  | { readonly kind: 'quarantined'; readonly failure: Undelivered }
   /** The gate gave no verdict, so the upload does not pass; ask again at `until` (monotonic). */
-  | { readonly kind: 'failed'; readonly why: Undelivered; readonly until: number }
+  | { readonly kind: 'failed'; readonly failure: Undelivered; readonly until: number }
   /** Bytes of the upload are damaged or missing. */
   | { readonly kind: 'lost'; readonly problem: string }
   /** The upload was cancelled or taken over by another worker. */
@@ -55,8 +55,8 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
       { ...uploadFields(identifiersOf(upload)), err: error },
       'the gate gave no verdict: the upload is not delivered',
     );
-    const why: Undelivered = { reason: 'unreachable', problem: error.message };
-    return { kind: 'failed', why, until: monotonic() + delivery.retry.longestDelayMs };
+    const failure: Undelivered = { reason: 'unreachable', problem: error.message };
+    return { kind: 'failed', failure, until: monotonic() + delivery.retry.longestDelayMs };
   }
 }
 
@@ -74,7 +74,7 @@ async function outcomeOf(
     case 'allowed':
       return { kind: 'open' };
     case 'quarantined':
-      return { kind: 'shut', why: { reason: 'quarantined', problem: verdict.problem } };
+      return { kind: 'quarantined', failure: { reason: 'quarantined', problem: verdict.problem } };
     case 'refused':
       return refuse(upload, verdict.answer, keepAnswerMs, deps);
   }

@@ -10,7 +10,7 @@ import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { reportLostAnswer } from './report.js';
 
-/** Where kept answers are read, and losses reported. */
+/** The dependencies for reading kept answers and reporting lost ones. */
 export interface KeptAnswerDeps {
   readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
@@ -21,8 +21,9 @@ export interface KeptAnswerDeps {
 }
 
 /**
- * The kept answer of an upload, or the challenge that it was parked with. The complete body is checked first, so that a lost
- * answer can still get an error status; undefined then, and the loss is logged and counted. Rejects with the signal's reason.
+ * Returns the kept answer of an upload, or the challenge that it was parked with. The complete body is read first; if
+ * it is lost, the result is undefined, so that the client can get an error status, and the loss is logged and counted.
+ * Rejects with the signal's reason.
  */
 export async function keptAnswer(
   upload: Upload,
@@ -46,7 +47,7 @@ export async function keptAnswer(
   }
 }
 
-/** More reported losses than this are forgotten, the oldest first, and are reported again when a client asks. */
+/** The number of reported losses that are remembered; older ones are reported again when a client asks. */
 const MAX_REMEMBERED = 10_000;
 
 function remember(id: string, reportedLosses: Set<string>): void {
@@ -99,9 +100,9 @@ async function bodyOf(
 /** Reads a body to its end, which checks it. Rejects with the signal's reason. */
 async function verifyReadable(body: Readable, signal: AbortSignal): Promise<void> {
   try {
-    await finished(body.resume(), { signal: signal });
+    await finished(body.resume(), { signal });
   } catch (error) {
-    // A hanging disk is not waited for: the block that is being read is the last one.
+    // A hanging disk is not waited for: no further block is read after the current one.
     body.on('error', () => undefined).destroy();
     signal.throwIfAborted();
     throw error;

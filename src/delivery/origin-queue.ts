@@ -1,6 +1,6 @@
 import { maxEagerDeliveries } from '../model/route.js';
 
-/** How many requests an origin gets at a time, and when it gets none. */
+/** The limits of one origin: simultaneous requests, and failures before requests to it are paused. */
 export interface OriginLimits {
   /** Maximum number of simultaneous requests. */
   readonly concurrency: number;
@@ -24,7 +24,7 @@ export type Slot =
       /** Frees the slot. `isHealthy` tells whether the origin responded; undefined if the attempt does not show it. */
       readonly end: (isHealthy?: boolean) => void;
     }
-  /** The origin has failed repeatedly: no slot before `at` (monotonic). */
+  /** The origin has failed repeatedly: there is no slot before `at` (monotonic). */
   | { readonly kind: 'later'; readonly at: number }
   | { readonly kind: 'stopped' };
 
@@ -32,7 +32,7 @@ interface QueuedRequest extends SlotRequest {
   readonly settle: (slot: Slot) => void;
 }
 
-/** Every fourth slot goes to the oldest request, urgent or not, so that no request waits for ever. */
+/** Every fourth slot goes to the oldest request, urgent or not, so that no request waits forever. */
 const OLDEST_FIRST_EVERY = 4;
 
 /** Grants the slots of one origin: a limited number at a time, in order, and none while its breaker is open. */
@@ -52,7 +52,7 @@ export class OriginQueue {
     return this.waiting.size;
   }
 
-  /** Whether a slot requested now would be granted at once. */
+  /** Whether a slot requested now would be granted immediately. */
   hasFreeSlot({ concurrency }: OriginLimits): boolean {
     return this.active + this.waiting.size < concurrency && this.breaker.admission(this.monotonic()) === 'go';
   }

@@ -52,7 +52,7 @@ export interface OriginAnswer {
   readonly trailers: () => Headers;
 }
 
-/** The origin's answer exceeds a limit, so that a repetition would fail in the same way. */
+/** The origin's answer exceeds a limit, so a repetition would fail in the same way. */
 export class InvalidAnswer extends Error {
   constructor(problem: string, cause?: unknown) {
     super(problem, { cause });

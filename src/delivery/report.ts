@@ -62,8 +62,8 @@ export function reportClosed(
 }
 
 /**
- * Removes an upload, its bytes before its record, and reports its end if that is not reported yet. Several processes may remove
- * it at once; only the one whose removal the store confirms reports it.
+ * Removes an upload, its bytes before its record, and reports its end if that is not reported yet. Several processes
+ * may remove it at the same time; only the one whose removal the store confirms reports it.
  */
 export async function removeAndReport(
   upload: Upload | Pick<Upload, 'id'>,

@@ -8,7 +8,7 @@ import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import { withoutBody } from './kept-answer.js';
 import type { OriginAnswer } from './origin.js';
 
-/** Where a `ResponseBuffer` keeps a body that is too large for memory. */
+/** The dependencies of a `ResponseBuffer`, which keeps a body that is too large for memory in the spool. */
 export interface ResponseBufferDeps {
   readonly spool: Pick<Spool, 'create' | 'read' | 'removeChunk'>;
   readonly id: string;
@@ -28,7 +28,7 @@ const SHORT_MS = 500;
  * readers fail.
  */
 export class ResponseBuffer {
-  /** Why the body cannot be kept; only status and headers of the answer remain then. */
+  /** The reason why the body cannot be kept; only status and headers of the answer remain then. */
   storageFault: Fault | undefined;
   private readonly head: Pick<RelayedAnswer, 'status' | 'reason' | 'headers'>;
   /** From Content-Length: at this size a client regards the body as complete. */
@@ -42,7 +42,7 @@ export class ResponseBuffer {
   private writer: ChunkWriter | undefined;
   private trailers: readonly HeaderLine[] = [];
   private state: 'growing' | 'ended' | 'broken' = 'growing';
-  /** Why the answer is broken. */
+  /** The reason why the answer is broken. */
   private failure: Error | undefined;
   private longResponseListener: (() => void) | undefined;
   private storageFailureListener: (() => void) | undefined;
@@ -72,7 +72,7 @@ export class ResponseBuffer {
     const slow = setTimeout(() => this.announceLong(), SHORT_MS);
     try {
       for await (const piece of this.answer.body as AsyncIterable<Uint8Array>) await this.add(piece);
-      await this.store(async () => this.writer?.sync());
+      await this.runWrite(async () => this.writer?.sync());
     } finally {
       clearTimeout(slow);
       // The bytes are synced already, so a failing close loses nothing.
@@ -156,7 +156,7 @@ export class ResponseBuffer {
 
   private async add(piece: Uint8Array): Promise<void> {
     const fitsInMemory = !this.writer && !this.storageFault && this.size + piece.length <= this.deps.maxMemoryBytes;
-    if (!fitsInMemory) await this.store(() => this.write([...this.pieces, piece]));
+    if (!fitsInMemory) await this.runWrite(() => this.write([...this.pieces, piece]));
     if (fitsInMemory) this.pieces.push(piece);
     else this.pieces = [];
     this.size += piece.length;
@@ -176,7 +176,7 @@ export class ResponseBuffer {
    * Runs a write to the spool. If it fails, the rest of the body is read and discarded, so that status and headers of the
    * answer still count; readers of the body fail.
    */
-  private async store(write: () => Promise<void>): Promise<void> {
+  private async runWrite(write: () => Promise<void>): Promise<void> {
     if (this.storageFault) return;
     try {
       await write();

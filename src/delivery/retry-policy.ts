@@ -21,8 +21,8 @@ export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
 /** The consequence of a failed attempt. `dueAt` is by the clock of the attempt's own times. */
 export type Verdict =
-  | { readonly kind: 'again'; readonly dueAt: number; readonly why: Undelivered }
-  | { readonly kind: 'give-up'; readonly why: Undelivered };
+  | { readonly kind: 'again'; readonly dueAt: number; readonly failure: Undelivered }
+  | { readonly kind: 'give-up'; readonly failure: Undelivered };
 
 /** The decision before an attempt: send it with its number and budget, or give up. */
 export type Start =
@@ -33,7 +33,7 @@ export type Start =
       /** Missing if this attempt begins the budget. */
       readonly budgetSince?: number;
     }
-  | { readonly kind: 'give-up'; readonly why: Undelivered };
+  | { readonly kind: 'give-up'; readonly failure: Undelivered };
 
 /** The party that requests a retry of a delivery that was given up. */
 export type RetryRequester = { readonly by: 'operator' } | { readonly by: 'client'; readonly hasCredentials: boolean };
@@ -52,18 +52,19 @@ export function isRepeatable(
  */
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
   const { rules, repeatable } = policy;
-  const why = whyUndelivered(attempt, policy);
+  const failure = toUndelivered(attempt, policy);
   // An invalid answer would come again.
   const mayBeRepeated =
-    why.reason !== 'unauthorized' && (why.reason !== 'outcome-unknown' || (repeatable && !why.invalidAnswer));
-  if (!mayBeRepeated) return { kind: 'give-up', why };
+    failure.reason !== 'unauthorized' &&
+    (failure.reason !== 'outcome-unknown' || (repeatable && !failure.invalidAnswer));
+  if (!mayBeRepeated) return { kind: 'give-up', failure };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
-  // A failed eager attempt causes no delay: the complete upload is sent at once.
+  // A failed eager attempt causes no delay: the complete upload is sent immediately.
   const delay = isEarly(attempt) ? 0 : jittered(delayMs(failureCount(attempt), rules), random);
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
-  if (dueAt > lastAt) return { kind: 'give-up', why };
-  return { kind: 'again', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), why };
+  if (dueAt > lastAt) return { kind: 'give-up', failure };
+  return { kind: 'again', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), failure };
 }
 
 /**
@@ -80,19 +81,19 @@ export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boo
 }
 
 /**
- * Whether a request may restart a delivery that was given up. A client that was never told of an unknown outcome may not, since
+ * Whether a request may restart a delivery that was given up. A client that was never informed of an unknown outcome may not, since
  * it would unknowingly send its request twice; neither may one without other credentials. The operator always may.
  */
-export function mayRetry(why: Undelivered, requester: RetryRequester, policy: RetryPolicy): boolean {
+export function mayRetry(failure: Undelivered, requester: RetryRequester, policy: RetryPolicy): boolean {
   if (requester.by === 'operator') return true;
-  switch (why.reason) {
+  switch (failure.reason) {
     case 'unreachable':
     case 'refused':
       return true;
     case 'outcome-unknown':
-      return policy.repeatable || why.clientKnows === true;
+      return policy.repeatable || failure.clientKnows === true;
     case 'unauthorized':
-      return requester.hasCredentials || why.answer === undefined;
+      return requester.hasCredentials || failure.answer === undefined;
     case 'quarantined':
       return false;
   }
@@ -144,7 +145,7 @@ function isEarly(attempt: Attempt): boolean {
 export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
 
 /** An attempt that never ended, or whose answer was not recorded, has an unknown outcome: its process died. */
-function whyUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
+function toUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   const { reached, status, problem, notBefore } = attempt;
   if (reached === 'never-sent' || isPartiallySent(attempt))
     return { reason: 'unreachable', problem: problem ?? 'the origin could not be reached' };
@@ -204,8 +205,8 @@ export interface Budget {
 }
 
 /**
- * Measures the age of a retry budget by the monotonic clock. The record holds wall clock times, which a set clock makes
- * wrong, so each attempt's `budgetSince` is computed anew from the measured age.
+ * Measures the age of a retry budget by the monotonic clock. The record holds wall clock times, which are wrong once
+ * the clock is set, so each attempt's `budgetSince` is computed from the measured age.
  */
 export class RetryBudget {
   private from: number | undefined;

@@ -5,7 +5,7 @@ import { isStoreUnavailable, type KeptAnswer, retryWhileUnavailable, type Upload
 
 /** The store to retry, and what the retries need. */
 export interface RetryingStoreOptions {
-  /** A store whose steps reject at once when it is unavailable. */
+  /** A store whose steps reject immediately when it is unavailable. */
   readonly store: UploadStore;
   /** Ends all retries, after one last try each. */
   readonly halted: AbortSignal;
@@ -141,8 +141,8 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.postpone(id, worker, dueAt));
   }
 
-  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.giveUp(id, worker, why));
+  giveUp(id: string, worker: string, failure: Undelivered): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.giveUp(id, worker, failure));
   }
 
   answerBody(id: string): Promise<Uint8Array | undefined> {
@@ -164,12 +164,12 @@ export class RetryingStore implements DeliverySteps {
     this.options.metrics.storeUnavailable();
     if (this.isStoreUnavailable) return;
     this.isStoreUnavailable = true;
-    this.options.log.error({ reason: fault.message }, 'the store does not answer: deliveries wait for it');
+    this.options.log.error({ reason: fault.message }, 'the store is unavailable: deliveries wait for it');
   }
 
   private reportAvailable(): void {
     if (!this.isStoreUnavailable) return;
     this.isStoreUnavailable = false;
-    this.options.log.info('the store answers again: deliveries continue');
+    this.options.log.info('the store is available again: deliveries continue');
   }
 }

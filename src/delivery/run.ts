@@ -120,7 +120,10 @@ export class Run {
     }
   }
 
-  /** True if another worker settled the delivery meanwhile. `undelivered` does not count: this run may be meant to retry it. */
+  /**
+   * Whether another worker settled the delivery meanwhile. `undelivered` does not count: this run may be meant to retry
+   * it.
+   */
   private async pause({ until, notBefore }: Exclude<NextStep, 'over'>): Promise<boolean> {
     const waiting = new AbortController();
     const settledElsewhere = this.deps.store.waitUntilSettled(this.id, waiting.signal).then(
@@ -144,7 +147,7 @@ export class Run {
     if (!upload) return 'over';
     const slot = this.decideStart(upload).kind === 'send' ? await this.acquireSlot(upload) : NO_SLOT;
     if (slot.kind === 'stopped') return this.runFinish.finishStopped(upload);
-    if (slot.kind === 'later') return { until: slot.at, notBefore: slot.at, why: BREAKER_OPEN };
+    if (slot.kind === 'later') return { until: slot.at, notBefore: slot.at, failure: BREAKER_OPEN };
     try {
       return await this.claimAndDeliver(slot);
     } finally {
@@ -204,11 +207,11 @@ export class Run {
   /** Whether the request that started this run may reopen the undelivered upload, with a new budget. */
   private requestRetry(upload: Upload): boolean {
     const { by } = this.request;
-    const why = upload.undelivered;
-    if (!why || by === 'nobody') return true;
+    const failure = upload.undelivered;
+    if (!failure || by === 'nobody') return true;
     const requester =
       by === 'operator' ? { by } : { by, hasCredentials: this.completingRequest.credentials.length > 0 };
-    const isAllowed = mayRetry(why, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
+    const isAllowed = mayRetry(failure, requester, policyOf(upload, routeOf(upload, this.deps.routes)));
     this.retryRequestedAfter = isAllowed ? newestNumber(upload) : undefined;
     return isAllowed;
   }
@@ -240,7 +243,7 @@ export class Run {
     if (!upload) return this.runFinish.finishElsewhere();
     // The bytes have just been moved to another node, which delivers them.
     if (upload.node !== this.deps.node) {
-      await this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
+      await this.runFinish.postpone({ until: monotonic(), failure: BREAKER_OPEN });
       return this.runFinish.finishElsewhere();
     }
     const claim = new DeliveryClaim(this.id, this.deps, requestedAt);
@@ -268,9 +271,9 @@ export class Run {
     if (settled) return settled;
     await this.closeOpenAttempt(upload.attempts.at(-1));
     const start = this.decideStart(upload);
-    if (start.kind === 'give-up') return this.runFinish.giveUp(start.why);
+    if (start.kind === 'give-up') return this.runFinish.giveUp(start.failure);
     // The upload may be sent after all, which takes a slot.
-    if (slot === NO_SLOT) return this.runFinish.postpone({ until: monotonic(), why: BREAKER_OPEN });
+    if (slot === NO_SLOT) return this.runFinish.postpone({ until: monotonic(), failure: BREAKER_OPEN });
     this.retryRequestedAfter = undefined;
     const afterGate = await this.passGate(upload, route, signal);
     if (afterGate) return afterGate;
@@ -311,12 +314,12 @@ export class Run {
       case 'open':
         if (!isWaived()) this.gate = 'passed';
         return undefined;
-      case 'shut':
-        return this.runFinish.giveUp(gateOutcome.why);
+      case 'quarantined':
+        return this.runFinish.giveUp(gateOutcome.failure);
       case 'failed':
         return this.runFinish.postpone(gateOutcome);
       case 'lost':
-        return this.runFinish.lose(upload, gateOutcome.problem);
+        return this.runFinish.endLost(upload, gateOutcome.problem);
       case 'answered':
         reportRefusal(gateOutcome.upload, this.deps);
         return this.runFinish.finishElsewhere();

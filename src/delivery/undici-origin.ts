@@ -114,7 +114,7 @@ interface ExchangeEvents {
   /** An interim response has arrived that is not only about this connection. */
   readonly interim: (interim: OriginInterim) => void;
   /** There will be no final response. */
-  readonly unanswered: (why: Unanswered) => void;
+  readonly unanswered: (reason: Unanswered) => void;
   /** The response is complete. */
   readonly completed: () => void;
   /** The exchange broke off before the end of the response. */
@@ -212,8 +212,8 @@ class UndiciExchange implements Dispatcher.DispatchHandler {
   }
 
   /**
-   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length it announces. undici reports missing content; the answer
-   * is complete all the same, but content that the origin may still send makes the connection unusable.
+   * RFC 9112 §6.3: a 204 or 304 ends with its head, whatever length it announces. undici reports missing content,
+   * although the answer is complete; content that the origin may still send makes the connection unusable.
    */
   onResponseError(_controller: Controller | undefined, reported: Error): void {
     this.end();
@@ -308,7 +308,7 @@ export class OriginConnection {
     });
   }
 
-  /** Ends the connection at once, together with its exchange. */
+  /** Ends the connection immediately, together with its exchange. */
   async destroy(reason: Error): Promise<void> {
     this.connecting?.on('error', () => undefined).destroy();
     await this.client.destroy(reason);
@@ -346,7 +346,7 @@ export class OriginConnections {
     else void this.end(connection, new Error('the origin closed the connection'));
   }
 
-  /** Ends a connection at once. Never rejects. */
+  /** Ends a connection immediately. Never rejects. */
   async end(connection: OriginConnection, reason: Error): Promise<void> {
     this.idle.delete(connection);
     this.all.delete(connection);

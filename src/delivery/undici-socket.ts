@@ -16,7 +16,7 @@ export interface OriginSocket {
   beginExchange(trailers?: () => Headers): void;
   /** Bytes of the current exchange were handed to the operating system. */
   readonly hasWritten: boolean;
-  /** The reason phrase of the final response, one code unit an octet; undefined if it is not known. */
+  /** The reason phrase of the final response, one code unit per octet; undefined if it is not known. */
   reasonOf(status: number): string | undefined;
 }
 
@@ -100,7 +100,7 @@ function isWriteRefusal(error: NodeJS.ErrnoException): boolean {
   return error.code === 'EPIPE' || error.code === 'ECONNRESET';
 }
 
-/** Replaces status 100; has no meaning to anyone. */
+/** Replaces status 100; no software gives it a meaning. */
 export const IGNORED_INTERIM_STATUS = 199;
 
 const INTERIM = 'HTTP/1.1 1';
@@ -132,7 +132,10 @@ export class ResponseHeads {
     this.awaitingStatusLine = false;
   }
 
-  /** The reason phrase of the final response, one code unit an octet; undefined if its status line was not seen completely. */
+  /**
+   * The reason phrase of the final response, one code unit per octet; undefined if its status line was not seen
+   * completely.
+   */
   reasonOf(status: number): string | undefined {
     const [, code, reason = ''] = /^HTTP\/\d\.\d (\d{3})(?: ([^\r\n]*))?\r?\n/.exec(this.statusLine) ?? [];
     return Number(code) === status ? reason : undefined;

@@ -13,22 +13,22 @@ export type InterimListener = (interim: OriginInterim) => void;
 export type RunResult =
   /** The origin's answer, which may still be arriving. */
   | { readonly kind: 'answer'; readonly upload: Upload; readonly buffered: ResponseBuffer }
-  | { readonly kind: 'undelivered'; readonly upload: Upload; readonly why: Undelivered }
+  | { readonly kind: 'undelivered'; readonly upload: Upload; readonly failure: Undelivered }
   /** The delivery is settled already or belongs to another worker: the store knows the result. */
   | { readonly kind: 'elsewhere' }
   | { readonly kind: 'failed'; readonly error: unknown };
 
-/** The wait has ended without a result. `why` and `dueAt` (monotonic) are known between attempts, not during one. */
+/** The wait has ended without a result. `failure` and `dueAt` (monotonic) are known between attempts, not during one. */
 export interface Pending {
   readonly kind: 'pending';
-  readonly why?: Undelivered;
+  readonly failure?: Undelivered;
   readonly dueAt?: number;
 }
 
 /** A pause before the next attempt, until `until` (monotonic). */
 export interface Pause {
   readonly until: number;
-  readonly why: Undelivered;
+  readonly failure: Undelivered;
 }
 
 /** The limits of one client's wait. */
@@ -101,8 +101,8 @@ export class Waiters {
         if (this.result) return this.result;
         const { pause } = this;
         if (pause && this.shouldStopWaiting(pause, start, limits))
-          return { kind: 'pending', why: pause.why, dueAt: pause.until };
-        if (hasTimedOut) return { kind: 'pending', why: pause?.why, dueAt: pause?.until };
+          return { kind: 'pending', failure: pause.failure, dueAt: pause.until };
+        if (hasTimedOut) return { kind: 'pending', failure: pause?.failure, dueAt: pause?.until };
         await this.changed.next(signal);
       }
     } finally {
@@ -123,8 +123,8 @@ export class Waiters {
 }
 
 /**
- * Records which clients were told that the outcome of an attempt is unknown. Only that record lets their next request send the
- * upload again, so it is made after the response was sent; without it they are told once more, which does no harm.
+ * Records which clients were informed that the outcome of an attempt is unknown. Only that record lets their next request send the
+ * upload again, so it is made after the response was sent; without it they are informed once more, which does no harm.
  */
 export class InformedClients {
   private readonly pending = new Map<string, Promise<void>>();
@@ -157,20 +157,21 @@ export class InformedClients {
    * that ask before each request would otherwise never get to their next attempt.
    */
   async recordAsked(upload: Upload): Promise<Upload> {
-    const { undelivered: why } = upload;
+    const { undelivered: failure } = upload;
     const outcome = newestUnknownOutcome(upload);
-    if (!outcome || !why?.clientKnows || why.hasAskedAgain) return upload;
-    const updated = await this.deps.store.direct.recordClientAskedAgain(outcome.id, outcome.attempt, why);
+    if (!outcome || !failure?.clientKnows || failure.hasAskedAgain) return upload;
+    const updated = await this.deps.store.direct.recordClientAskedAgain(outcome.id, outcome.attempt, failure);
     return updated === 'stale' ? upload : updated;
   }
 
   private async record({ id, attempt }: UnknownOutcome): Promise<void> {
     const { direct } = this.deps.store;
     const upload = await direct.get(id);
-    const why = upload?.undelivered;
-    if (!upload || !why || why.clientKnows || newestUnknownOutcome(upload)?.attempt !== attempt) return;
-    await direct.recordClientInformed(id, attempt, why);
+    const failure = upload?.undelivered;
+    if (!upload || !failure || failure.clientKnows || newestUnknownOutcome(upload)?.attempt !== attempt) return;
+    await direct.recordClientInformed(id, attempt, failure);
   }
 }
 
-const NOT_RECORDED = 'it could not be recorded that a client was told of an unknown outcome: it will be told again';
+const NOT_RECORDED =
+  'a client was informed of an unknown outcome, which could not be recorded: it will be informed again';

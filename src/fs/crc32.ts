@@ -4,7 +4,7 @@ import { crc32 as slower } from 'node:zlib';
 /** CRC-32 as in IEEE 802.3, gzip and PNG. `before`: the checksum of the bytes before these. */
 export type Crc32 = (bytes: Uint8Array | string, before?: number) => number;
 
-/** Measured: 0.06 s per GiB, where Node 20's own takes 0.41. Undefined where the platform has no prebuilt package. */
+/** Measured: 0.06 s per GiB, where Node 20's own takes 0.41. Undefined if the platform has no prebuilt package. */
 const fastCrc32 = load();
 
 export const crc32: Crc32 = fastCrc32 ?? slower;

@@ -44,9 +44,8 @@ export class DirectorySync {
   }
 
   /**
-   * Fulfilled when every name made or removed in the directory before the call survives a power cut. `since`: the
-   * value of `failures` before the name was made; not needed when no other caller uses the directory at the same
-   * time.
+   * Resolves when every name made or removed in the directory before the call survives a power cut. `since`: the value
+   * of `failures` before the name was made; not needed when no other caller uses the directory at the same time.
    */
   sync(directory: string, since = Infinity): Promise<void> {
     if (!this.isDurable) return Promise.resolve();
@@ -77,15 +76,15 @@ export class DirectorySync {
     try {
       for (const created of made) await this.sync(dirname(created), since);
     } catch (error) {
-      // The next start would take the name of an existing directory for durable.
+      // The next start would consider the name of an existing directory durable.
       for (const created of made) await rmdir(created).catch(() => undefined);
       throw error;
     }
   }
 
   /**
-   * As `makeDirectory`, for a directory that only one process uses: an empty one is made anew, since the process that
-   * made it may have failed to sync its name.
+   * As `makeDirectory`, for a directory that only one process uses: an empty one is removed and made again, since the
+   * process that made it may have failed to sync its name.
    */
   async makeExclusiveDirectory(directory: string): Promise<void> {
     // A directory that is not empty or is a mount point stays.

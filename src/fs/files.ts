@@ -13,7 +13,7 @@ export interface DirectoryEntry {
 }
 
 /**
- * Every operation on files of the data directory, one method a system call. Tests replace it with a disk that fails
+ * Every operation on files of the data directory, one method per system call. Tests replace it with a disk that fails
  * on request and loses at a power cut what was never synced.
  */
 export interface FileSystem {
@@ -181,7 +181,7 @@ const READ_RETRY_DELAYS_MS = [20, 100, 400];
 
 /**
  * Runs a read up to four times, since a disk may fail once and a process may be out of descriptors for a moment. A
- * missing file rejects at once.
+ * missing file rejects immediately.
  */
 export async function withReadRetries<T>(task: () => Promise<T>): Promise<T> {
   for (const pauseMs of READ_RETRY_DELAYS_MS) {
@@ -226,7 +226,7 @@ export async function withDraft<T>(draft: string, make: () => Promise<T>): Promi
 export async function removeDrafts(
   directory: string,
   isDraft: RegExp,
-  { isShared: isShared = true }: { readonly isShared?: boolean } = {},
+  { isShared = true }: { readonly isShared?: boolean } = {},
 ): Promise<void> {
   try {
     for (const name of await readdir(directory)) {
@@ -245,12 +245,12 @@ const ID = /^[A-Za-z0-9_-]{20,64}$/;
 const GENERATED_ID = /^[A-Za-z0-9_-]{32}$/;
 const CHUNK_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$/;
 
-/** True for a text that may be the id of an upload: 20 to 64 characters of base64url. */
+/** Whether a text may be the id of an upload: 20 to 64 characters of base64url. */
 export function isUploadId(id: string): boolean {
   return ID.test(id);
 }
 
-/** True if this program generates such ids; any other name in its directories belongs to the operator. */
+/** Whether this program generates such ids; any other name in its directories belongs to the operator. */
 export function isGeneratedId(id: string): boolean {
   return GENERATED_ID.test(id);
 }
@@ -260,7 +260,7 @@ export function assertUploadId(id: string): void {
   if (!ID.test(id)) throw new Fault('CONTRACT_BROKEN', 'not an upload id', false);
 }
 
-/** True for a text that may be the name of a chunk file. */
+/** Whether a text may be the name of a chunk file. */
 export function isChunkName(name: string): boolean {
   return CHUNK_NAME.test(name);
 }
@@ -270,7 +270,7 @@ export function assertChunkName(name: string): void {
   if (!CHUNK_NAME.test(name)) throw new Fault('CONTRACT_BROKEN', 'not a chunk name', false);
 }
 
-/** A quota and a file size limit mean the same as a full disk: there is no room for the bytes. */
+/** A quota and a file size limit mean the same as a full disk: there is no space for the bytes. */
 const OUT_OF_SPACE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
 /** Node has no code for some error numbers of the system, such as EDQUOT and ESTALE: "Unknown system error -122". */
@@ -292,20 +292,20 @@ interface SystemError {
 export function storageFault(error: unknown, failure: string): Error {
   if (!isSystemError(error)) return error as Error;
   const code = errorCode(error);
-  const why = `${code}${error.syscall ? ` in ${error.syscall}` : ''}`;
+  const detail = `${code}${error.syscall ? ` in ${error.syscall}` : ''}`;
   // The system's message contains the path, and with it the upload's secret id.
   const cause = new Error(error.message.replaceAll(/'[^']*'/g, '(path)'));
   return OUT_OF_SPACE.has(code)
-    ? new Fault('STORAGE_FULL', `${failure}: no room left (${why})`, true, { cause })
-    : new Fault('STORAGE_UNAVAILABLE', `${failure} (${why})`, true, { cause });
+    ? new Fault('STORAGE_FULL', `${failure}: no room left (${detail})`, true, { cause })
+    : new Fault('STORAGE_UNAVAILABLE', `${failure} (${detail})`, true, { cause });
 }
 
-/** True if the system refused for lack of room. */
+/** Whether the system refused for lack of space. */
 export function isOutOfSpace(error: unknown): boolean {
   return hasCode(error, ...OUT_OF_SPACE);
 }
 
-/** The result of a call about a file, or undefined when it fails with one of these codes. */
+/** The result of a call about a file, or undefined if it fails with one of these codes. */
 export async function undefinedIfMissing<T>(
   reading: Promise<T>,
   codes: readonly string[] = ['ENOENT'],
@@ -318,7 +318,7 @@ export async function undefinedIfMissing<T>(
   }
 }
 
-/** True for an error of the operating system with one of these codes. */
+/** Whether an error of the operating system has one of these codes. */
 export function hasCode(error: unknown, ...codes: string[]): boolean {
   return isSystemError(error) && codes.includes(errorCode(error));
 }

@@ -1,15 +1,15 @@
 /** The owner of a lock, with all that is needed to tell whether its process still runs. */
 export interface LockOwner {
-  /** Random; tells this lock from every other one. */
+  /** Random; distinguishes this lock from every other one. */
   readonly nonce: string;
   readonly pid: number;
   readonly processStart?: string;
   readonly pidNamespace?: string;
   readonly boot?: string;
-  /** When its machine was started, by the wall clock at the time the lock was taken; missing in older locks. */
+  /** The start of its machine, by the wall clock at the time the lock was taken; missing in older locks. */
   readonly bootedAt?: number;
   readonly host: string;
-  /** When the lock was taken, as an ISO date for people. */
+  /** The time when the lock was taken, as an ISO date for humans. */
   readonly since: string;
 }
 
@@ -24,7 +24,7 @@ export function lockText(owner: LockOwner): string {
   return `${JSON.stringify(owner)}\n`;
 }
 
-/** The owner in a lock file; undefined when the file is not a lock of ours or is still being written. */
+/** The owner in a lock file; undefined if the file is not a lock of ours or is still being written. */
 export function parseOwner(text: string): LockOwner | undefined {
   try {
     const owner = JSON.parse(text) as Partial<LockOwner> | null;
@@ -36,7 +36,7 @@ export function parseOwner(text: string): LockOwner | undefined {
   }
 }
 
-/** True if a file without an owner may be a partly written lock of ours; an empty file may be. */
+/** Whether a file without an owner may be a partly written lock of ours; an empty file may be. */
 export function isPartialLock(text: string): boolean {
   return FIRST_BYTES.startsWith(text) || text.startsWith(FIRST_BYTES);
 }

@@ -42,7 +42,7 @@ export async function nodeName(directory: string): Promise<string> {
   }
 }
 
-/** The directory's existing name; undefined when there is none or it is not valid. */
+/** The directory's existing name; undefined if there is none or it is not valid. */
 export async function existingNodeName(directory: string): Promise<string | undefined> {
   const path = join(directory, 'node');
   try {

@@ -1,7 +1,7 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect } from 'node:net';
 
-/** Makes room for a socket at `path`: removes a socket that no process listens on, and rejects for anything else. */
+/** Clears `path` for a socket: removes a socket that no process listens on, and rejects for anything else. */
 export async function clearSocketPath(path: string): Promise<void> {
   const stats = await lstat(path).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
@@ -39,6 +39,6 @@ function isListening(path: string): Promise<boolean | 'unknown'> {
   });
 }
 
-function inUse(path: string, why: string): Error {
-  return Object.assign(new Error(`unix socket ${path} ${why}`), { code: 'EADDRINUSE', path });
+function inUse(path: string, problem: string): Error {
+  return Object.assign(new Error(`unix socket ${path} ${problem}`), { code: 'EADDRINUSE', path });
 }

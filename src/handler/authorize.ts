@@ -35,8 +35,8 @@ export type Admission =
 export type Owner = { readonly kind: 'anybody' | 'nobody' } | { readonly kind: 'client'; readonly digest: string };
 
 /**
- * Previews the request that the origin will get for a creation. `isForm`: the body is wrapped in a form, and so longer
- * than the upload.
+ * Previews the request that the origin will get for a creation. `isForm`: the body is wrapped in a form, which makes it
+ * longer than the upload.
  */
 type PreviewRequest = (
   head: Pick<RequestHead, 'method' | 'target' | 'headers'>,
@@ -45,11 +45,11 @@ type PreviewRequest = (
 
 type ForwardAuth = NonNullable<Authorize['forwardAuth']>;
 
-/** Fields about the body, which the service or the origin does not get with the question. */
+/** Fields about the body, which are left out of the request to the service or the origin. */
 const BODY_FIELDS = new Set(['content-length', 'expect', 'transfer-encoding', 'content-digest', 'trailer']);
 
 /**
- * How long the origin may take to decide by the head; one that waits for the body in spite of `Expect` counts as
+ * Time that the origin may take to decide by the head; an origin that waits for the body despite `Expect` counts as
  * admitting it.
  */
 const PREFLIGHT_TIMEOUT_MS = 2000;
@@ -59,8 +59,8 @@ export class Authorizer {
   private readonly agents = new ShortRequestAgents();
 
   /**
-   * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: how the
-   * route changes a creation for its origin; not at all when missing.
+   * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: the change
+   * that the route makes to a creation for its origin; none when missing.
    */
   constructor(
     private readonly log: Log,

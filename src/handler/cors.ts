@@ -2,7 +2,7 @@ import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../mod
 import type { RequestHead } from '../model/request-head.js';
 import type { Reply } from '../protocol/protocol.js';
 
-/** Which web pages may upload from a browser. */
+/** The web pages that may upload from a browser. */
 export interface CorsRules {
   /** Origins as browsers send them; `*` for all. When empty, replies never change. */
   readonly allowOrigins: readonly string[];
@@ -53,7 +53,7 @@ export class Cors {
     this.allowsAnyOrigin = rules.allowOrigins.includes('*');
   }
 
-  /** The reply to a preflight on a resource of ours; undefined when CORS is left to the origin. */
+  /** The reply to a preflight on a resource of ours; undefined if CORS is left to the origin. */
   preflight(head: RequestHead): Reply | undefined {
     if (this.rules.allowOrigins.length === 0) return undefined;
     const vary: HeaderLine = ['Vary', PREFLIGHT_VARY];
@@ -87,7 +87,7 @@ export class Cors {
     return { ...reply, headers: [...exposed, ...missing] };
   }
 
-  /** With `*` and without credentials the reply does not depend on Origin, so that it needs no Vary. */
+  /** With `*` and without credentials the reply does not depend on Origin, so it needs no Vary. */
   private get sameForAllOrigins(): boolean {
     return this.allowsAnyOrigin && !this.rules.allowCredentials;
   }
@@ -110,8 +110,8 @@ export class Cors {
   }
 
   /**
-   * The value of Access-Control-Allow-Origin; browsers refuse `*` together with credentials, so that the origin is
-   * named then.
+   * The value of Access-Control-Allow-Origin; browsers refuse `*` together with credentials, so the origin is named
+   * then.
    */
   private allowedOrigin(headers: Headers): string | undefined {
     const origin = fieldValue(headers, 'origin');
@@ -121,7 +121,7 @@ export class Cors {
   }
 }
 
-/** Pages add fields of their own (ids, tokens), so that an allowed page gets every field that it asks for. */
+/** Pages add fields of their own (ids, tokens), so an allowed page gets every field that it asks for. */
 function requestedFields(headers: Headers): string {
   const requested = fieldValue(headers, 'access-control-request-headers');
   const isList =

@@ -41,7 +41,7 @@ export interface DiscoveryRequest {
 export class Discovery {
   constructor(private readonly options: DiscoveryOptions) {}
 
-  /** Forwards the request and merges `ours` into the answer. Fulfilled when the exchange is over; never rejects. */
+  /** Forwards the request and merges `ours` into the answer. Resolves when the exchange is over; never rejects. */
   async answer({ exchange, head, route, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
     const { reverseProxy, cors } = this.options;
     const withCors = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });

@@ -35,7 +35,7 @@ export interface HandlerOptions {
   readonly uploadRequests: UploadRequestHandler;
   readonly discovery: Discovery;
   readonly reverseProxy: ReverseProxy;
-  /** Relays requests to the nodes that own other uploads; missing where there can be none. */
+  /** Relays requests to the nodes that own other uploads; missing if there can be none. */
   readonly relay?: Relay;
   readonly routes: Routes;
   readonly trust: TrustedProxies;
@@ -80,7 +80,7 @@ type Resumable = Extract<Detected, { kind: 'resumable' }>;
 /** The connection ends without a response. */
 interface ConnectionEnd {
   readonly kind: 'interrupted';
-  readonly why: string;
+  readonly reason: string;
 }
 
 /** There is no reply to send: the connection must end, or another node or the origin has answered the client. */
@@ -108,7 +108,7 @@ export class HttpHandler {
   }
 
   /**
-   * Handles one request; `client` is set for one relayed by another node. Fulfilled when the exchange is over; never
+   * Handles one request; `client` is set for one relayed by another node. Resolves when the exchange is over; never
    * rejects.
    */
   async handle(exchange: Exchange, client?: ClientFacts): Promise<void> {
@@ -273,8 +273,8 @@ export class HttpHandler {
     if (reply === 'relayed') {
       record.kind = 'relayed';
     } else if ('kind' in reply) {
-      record.interrupted = reply.why;
-      if (reply.why === 'taken-over') this.options.metrics.takeover();
+      record.interrupted = reply.reason;
+      if (reply.reason === 'taken-over') this.options.metrics.takeover();
       destroyExchange(exchange);
     } else await this.respond(received, this.options.cors.apply(reply, head));
   }
@@ -298,7 +298,7 @@ export class HttpHandler {
     const node = resolved.upload?.node;
     try {
       if (resolved.fault) throw resolved.fault;
-      const reason = this.whyUnavailable(request);
+      const reason = this.unavailableReason(request);
       if (reason) return this.refusalReply(uploadRequest, unavailable(reason));
       if (relay?.isRemote(node)) {
         // Two nodes that consider each other the owner must not relay a request back and forth.
@@ -325,8 +325,8 @@ export class HttpHandler {
   }
 
   /**
-   * The store and the authorization service log their own outages, so that the requests that fail during one need only
-   * debug lines.
+   * The store and the authorization service log their own outages, so the requests that fail during one need only debug
+   * lines.
    */
   private reportFault(fault: Fault, route: Route): void {
     const { log, metrics } = this.options;
@@ -338,8 +338,8 @@ export class HttpHandler {
     );
   }
 
-  /** Why this process no longer accepts such a request. */
-  private whyUnavailable(request: UploadRequest['request']): string | undefined {
+  /** The reason why this process no longer accepts such a request. */
+  private unavailableReason(request: UploadRequest['request']): string | undefined {
     if (isRefusal(request)) return undefined;
     if (this.isDraining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
     return this.refusesNewUploads && request.kind === 'create' ? NO_NEW_UPLOADS : undefined;
@@ -360,7 +360,7 @@ export class HttpHandler {
    */
   private refusalReply(uploadRequest: UploadRequest, refusal: Refusal): Reply | ConnectionEnd {
     if (refusal.reason === 'unavailable' && uploadRequest.protocol !== plain && isUrlSession(uploadRequest.head))
-      return { kind: 'interrupted', why: 'unavailable' };
+      return { kind: 'interrupted', reason: 'unavailable' };
     return this.options.uploadRequests.refusalReply(uploadRequest, refusal);
   }
 
@@ -402,7 +402,7 @@ function unavailable(detail: string): Refusal {
 
 const NOT_STORED = 'The upload cannot be stored right now. What was acknowledged is kept.';
 
-/** A store operation without a response may have been carried out, so that the client has to ask for the offset. */
+/** A store operation without a response may have been carried out, so the client has to ask for the offset. */
 const STORE_UNAVAILABLE =
   'The state of uploads cannot be reached right now. What was acknowledged is kept; ask for the offset first.';
 
@@ -412,11 +412,11 @@ function refusalOf({ code }: Fault): Refusal {
 }
 
 const DETAILS: Readonly<Partial<Record<Fault['code'], string>>> = {
-  STORE_UNAVAILABLE: STORE_UNAVAILABLE,
+  STORE_UNAVAILABLE,
   AUTHORIZATION_UNAVAILABLE: 'Nobody can say right now whose upload this is. What was acknowledged is kept.',
 };
 
-/** Whether the whole route needs authorization, not only its uploads. */
+/** Whether the entire route needs authorization, not only its uploads. */
 function needsAuthorization({ authorize: { forwardAuth } }: Route): boolean {
   return forwardAuth?.scope === 'all';
 }

@@ -12,11 +12,11 @@ export interface PlainRepliesOptions {
   readonly log: Log;
 }
 
-/** The origin certainly has not processed the request, so that its client may send it again. */
+/** The origin certainly has not processed the request, so its client may send it again. */
 const NOT_DELIVERED: ReadonlySet<Undelivered['reason']> = new Set(['unreachable', 'refused', 'unauthorized']);
 
 /**
- * Renders the outcome of an ordinary request that went through the spool. Its client cannot resume, so that an answered
+ * Renders the outcome of an ordinary request that went through the spool. Its client cannot resume, so an answered
  * upload is removed, and after an error the request is not delivered later, because the client may send it again.
  */
 export class PlainReplies {
@@ -30,7 +30,7 @@ export class PlainReplies {
       return plain.render({ ...outcome, answer: this.readOnce(outcome.upload, outcome.answer) }, context);
     const isFinal =
       (outcome.kind === 'pending' && outcome.upload.clientKey === undefined) ||
-      (outcome.kind === 'undelivered' && NOT_DELIVERED.has(outcome.why.reason));
+      (outcome.kind === 'undelivered' && NOT_DELIVERED.has(outcome.failure.reason));
     if (isFinal) await this.remove(outcome.upload);
     return plain.render(outcome, context);
   }
@@ -66,7 +66,7 @@ async function* withCleanup(body: AsyncIterable<Uint8Array>, cleanUp: () => Prom
 
 /** The reply to a client whose body was not received completely. */
 function interruptedReply(outcome: Interrupted, context: ReplyContext): Reply | Interrupted {
-  switch (outcome.why) {
+  switch (outcome.reason) {
     case 'client-left':
       return outcome;
     case 'idle':

@@ -56,7 +56,7 @@ export interface UploadRequestHandlerOptions {
   readonly log: Log;
   /** Milliseconds since the epoch. */
   readonly clock: () => number;
-  /** The clock by which uploads expire; `clock` when missing. */
+  /** The clock by which uploads expire; `clock` by default. */
   readonly expiryClock?: () => number;
   /** Ends a body that sends nothing for this long. */
   readonly idleMs: number;
@@ -81,7 +81,7 @@ export interface UploadRequest {
   readonly announced?: Route;
   /** The upload of the request as it was on arrival. */
   readonly upload?: Upload;
-  /** The decision of the route's authorization service; missing where it was not asked yet. */
+  /** The decision of the route's authorization service; missing if it was not asked yet. */
   readonly admission?: Admission;
   readonly interims: InterimResponses;
   /** Called with an upload that was created or found, and whenever its offset has moved. */
@@ -98,7 +98,7 @@ export class UploadRequestHandler {
     this.plainReplies = new PlainReplies(options);
   }
 
-  /** Carries out the request; gives its reply, or why there is none to send. Rejects with a `Fault`. */
+  /** Carries out the request; returns its reply, or the reason why there is none. Rejects with a `Fault`. */
   async replyTo(uploadRequest: UploadRequest): Promise<Reply | Interrupted | Elsewhere> {
     const result = await this.outcomeOf(uploadRequest);
     if (result.kind === 'elsewhere') return result;
@@ -188,8 +188,8 @@ export class UploadRequestHandler {
       clientGone.abort(clientLeft.signal.reason);
     };
     exchange.res.once('close', onClose);
-    // A client that has ended its side may have left, so that nothing may depend on its getting the response.
-    // Everything it has sent counts.
+    // A client that has ended its side may have left, so nothing may depend on its getting the response. Everything it
+    // has sent counts.
     const stopListening = onPeerEnded(exchange, onPeerEnd);
     try {
       return await run({
@@ -244,8 +244,8 @@ export class UploadRequestHandler {
   }
 
   /**
-   * Upload fields in an origin's interim response are not about this upload, so that they are removed; only the proxy
-   * sends 104.
+   * Upload fields in an origin's interim response are not about this upload, so they are removed; only the proxy sends
+   * 104.
    */
   private relayInterim({ interims }: UploadRequest, { status, reason, headers }: OriginInterim): void {
     const remaining = withoutUploadFields(withoutAltSvc(forwardableHeaders(headers, false)));
@@ -286,7 +286,7 @@ function storedRequestOf(head: RequestHead): StoredRequest {
   return { method, target, httpVersion, scheme, authority, headers, peerAddress, clientAddress, peerIsTrusted };
 }
 
-/** Whether the client gets a 202 instead of waiting; an ordinary client has no URL to look at, so that it always waits. */
+/** Whether the client gets a 202 instead of waiting; an ordinary client has no URL to ask again, so it always waits. */
 function doesNotWait({ protocol, route, head }: UploadRequest): boolean {
   return protocol !== plain && (route.delivery.respond === 'accepted' || prefersAsync(head.headers));
 }
@@ -297,7 +297,7 @@ function prefersAsync(headers: Headers): boolean {
   return preferences.some((preference) => /^\s*respond-async\s*(;|$)/i.test(preference));
 }
 
-/** Tells a client when to look again. */
+/** Tells a client when to ask again. */
 const RETRY_LATER: HeaderLine = ['Retry-After', '2'];
 
 const UNREADABLE = 'The stored answer cannot be read right now. Try again later.';

@@ -39,11 +39,11 @@ export interface ResolvedTarget {
    * §4.1.4).
    */
   readonly announced?: Route;
-  /** Also missing when the upload belongs to another client. */
+  /** Also missing if the upload belongs to another client. */
   readonly upload?: Upload;
   /** The page about the upload, where the request is not for the upload itself. */
   readonly page?: 'status' | 'answer';
-  /** Why it is unknown whether the upload exists. */
+  /** The reason why it is unknown whether the upload exists. */
   readonly fault?: Fault;
 }
 
@@ -62,7 +62,9 @@ const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 export class UploadLookup {
   constructor(private readonly options: UploadLookupOptions) {}
 
-  /** Resolves the target of a request; gives an `InvalidHead` for a path that could bypass the protection of a route. */
+  /**
+   * Resolves the target of a request; returns an `InvalidHead` for a path that could bypass the protection of a route.
+   */
   async find(received: RequestHead): Promise<ResolvedTarget | InvalidHead> {
     const { routes, uploadsPath } = this.options;
     const located = locate(received, routes, uploadsPath);
@@ -140,7 +142,7 @@ function targetOf({ method }: RequestHead, route: Route): RequestTarget {
   };
 }
 
-/** Where a request leads. `head` is the form that is matched, authorized, stored and sent from here on. */
+/** The destination of a request. `head` is the form that is matched, authorized, stored and sent from here on. */
 export type Located =
   | { readonly kind: 'upload'; readonly head: RequestHead }
   | { readonly kind: 'target'; readonly head: RequestHead; readonly route: Route }
@@ -178,7 +180,7 @@ export function locate(received: RequestHead, routes: RouteFinder, uploadsPath: 
   return problem === OTHER_METHOD ? { kind: 'refused', detail: OTHER_METHOD } : refusedFor(pathAmbiguity ?? problem);
 }
 
-/** The request in a form that stays below the path of its origin's URL, if it has one; undefined when there is none. */
+/** The request in a form that stays below the path of its origin's URL, if it has one; undefined if there is none. */
 function keptBelowOrigin(head: RequestHead, { origin }: Route): RequestHead | undefined {
   if (pathOf(origin).length <= 1 || !mayEscapeRoot(head)) return head;
   const canonical = { ...head, target: canonicalTarget(head) };
@@ -199,14 +201,14 @@ const MAX_METHODS = 4;
 
 /**
  * Methods that an application may use instead of the request's own, because fields or the query name them (for clients
- * that know only GET and POST). Applications parse such values differently, so that every word counts.
+ * that know only GET and POST). Applications parse such values differently, so every word counts.
  */
 function requestedMethods({ method, headers, target }: RequestHead): string[] {
   const query = target.includes('?') ? target.slice(target.indexOf('?') + 1) : '';
   const inQuery = [...new URLSearchParams(query)].filter(([name]) => METHOD_PARAMETER.test(name));
   const inFields = headers.filter(([name]) => isMethodOverrideField(fieldKey(name)));
   const words = [...inFields, ...inQuery].flatMap(([, value]) => value.toUpperCase().match(/[A-Z][A-Z-]*/g) ?? []);
-  // Single letters are quality values or the like.
+  // Single letters are quality values or similar.
   return [...new Set(words)].filter((word) => word.length > 1 && word !== method);
 }
 
@@ -247,7 +249,7 @@ type Readings = ReturnType<typeof otherReadings>;
 
 /**
  * The forms in which the target may be sent, the preferred one first. A literal dot segment has one meaning (RFC 3986
- * §5.2.4), so that resolving it leaves no other reading.
+ * §5.2.4), so resolving it leaves no other reading.
  */
 function sendableForms(head: RequestHead, route: Route): RequestHead[] {
   const canonical = { ...head, target: canonicalTarget(head) };
@@ -255,7 +257,7 @@ function sendableForms(head: RequestHead, route: Route): RequestHead[] {
   return head.pathAmbiguity === undefined && hasDotSegments(head.target) ? [head, canonical] : [head];
 }
 
-/** Why some server could find a route with another protection in this request; undefined when none can. */
+/** The reason why some server could find a route with another protection in this request; undefined if none can. */
 function protectedReading(
   head: RequestHead,
   readings: Readings,

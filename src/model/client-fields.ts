@@ -2,7 +2,9 @@ import type { HeaderLine, Headers } from './headers.js';
 import type { Authorize, Route } from './route.js';
 
 /** The rules of a route for the fields of its clients. */
-export interface FieldRules extends Partial<Pick<Route, 'passesUnderscores' | 'trustsOtherTargets' | 'reservedNames'>> {
+export interface FieldRules extends Partial<
+  Pick<Route, 'passesUnderscores' | 'trustsTargetOverrides' | 'reservedNames'>
+> {
   readonly authorize?: Pick<Authorize, 'forwardAuth'>;
   readonly delivery?: CredentialRules;
 }
@@ -73,9 +75,9 @@ export function originFields(headers: Headers, route: FieldRules): HeaderLine[] 
   return headers.filter(([name]) => mayPass(name, route) && !isReserved(fieldKey(name)));
 }
 
-function mayPass(name: string, { passesUnderscores, trustsOtherTargets }: FieldRules): boolean {
+function mayPass(name: string, { passesUnderscores, trustsTargetOverrides }: FieldRules): boolean {
   if (passesUnderscores !== true && name.includes('_')) return false;
-  return trustsOtherTargets === true || !isTargetOverrideField(fieldKey(name));
+  return trustsTargetOverrides === true || !isTargetOverrideField(fieldKey(name));
 }
 
 /** Names with which proxies report the target that a request had before they rewrote it. */
@@ -124,7 +126,7 @@ const CHALLENGES = new Set(['www-authenticate', 'proxy-authenticate']);
 
 /**
  * The fields belong to a login by NTLM or Negotiate. Contrary to RFC 9110 §11.1, servers apply such a login to the
- * whole connection, so that the next client's request on it would be served as that user's.
+ * entire connection, so the next client's request on it would be served as that user's.
  */
 export function authenticatesConnection(headers: Headers): boolean {
   return headers.some(([name, value]) => {

@@ -187,7 +187,7 @@ export function viaName(unique: string): string {
 }
 
 /**
- * RFC 9110 §7.6.3: the request already came through the proxy `via` and would loop for ever. The second word of each
+ * RFC 9110 §7.6.3: the request already came through the proxy `via` and would loop forever. The second word of each
  * element is the proxy's name; a comment may follow.
  */
 export function isForwardingLoop(headers: Headers, via: string): boolean {

@@ -20,7 +20,7 @@ const HOP_BY_HOP = new Set([
   'http2-settings',
 ]);
 
-/** All lines of one field joined with ", " (RFC 9110 §5.3); undefined when there is none. */
+/** All lines of one field joined with ", " (RFC 9110 §5.3); undefined if there is none. */
 export function fieldValue(headers: Headers, name: string): string | undefined {
   const wanted = name.toLowerCase();
   const values = headers.filter(([line]) => line.toLowerCase() === wanted).map(([, value]) => value);

@@ -52,7 +52,7 @@ interface DiscoverIntent {
 /** The meaning of a request that belongs to an upload protocol. */
 export type Intent = CreateIntent | AppendIntent | RetrieveIntent | CancelIntent | DiscoverIntent;
 
-/** Why a request was refused. The client can understand and act on every reason. */
+/** The reason why a request was refused. The client can understand and act on every reason. */
 export type Refusal =
   | { readonly reason: 'malformed'; readonly detail: string; readonly upload?: Upload }
   | { readonly reason: 'unknown-upload' }
@@ -122,15 +122,15 @@ export type Outcome =
   | {
       readonly kind: 'undelivered';
       readonly upload: Upload;
-      readonly why: Undelivered;
+      readonly failure: Undelivered;
       readonly retryAfterSeconds: number;
     }
   /** The upload is complete and its delivery continues, but there was no answer within `waitMs`. */
   | {
       readonly kind: 'pending';
       readonly upload: Upload;
-      /** Why the newest attempt failed; missing while the first is under way. */
-      readonly why?: Undelivered;
+      /** The failure of the newest attempt; missing while the first is under way. */
+      readonly failure?: Undelivered;
       readonly retryAfterSeconds: number;
     }
   /** The origin wants other credentials: this answer is relayed, and the upload is kept for a client that has them. */
@@ -151,7 +151,7 @@ export type Outcome =
  */
 export interface Interrupted {
   readonly kind: 'interrupted';
-  readonly why: 'client-left' | 'idle' | 'slow' | 'taken-over' | 'draining' | 'lost';
+  readonly reason: 'client-left' | 'idle' | 'slow' | 'taken-over' | 'draining' | 'lost';
 }
 
 /** The upload of a creation has its bytes on another node, to which the request must be relayed. */

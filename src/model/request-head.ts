@@ -7,7 +7,7 @@ export interface RequestHead {
   readonly target: string;
   /** The path of the target in the form of `normalizePath`, without dot segments; routes are matched against it. */
   readonly path: string;
-  /** Why servers could read the path in several ways; missing when they cannot. */
+  /** The reason why servers could read the path in several ways; missing if they cannot. */
   readonly pathAmbiguity?: string;
   readonly httpVersion: '1.0' | '1.1' | '2.0';
   /** The scheme that the client uses: from a trusted proxy's forwarded fields, else from the connection. */
@@ -17,9 +17,9 @@ export interface RequestHead {
   readonly base?: string;
   /** Every field as received, without pseudo-header fields. */
   readonly headers: Headers;
-  /** From Content-Length; undefined when the body is chunked, framed by HTTP/2 alone, or absent. */
+  /** From Content-Length; undefined if the body is chunked, framed by HTTP/2 alone, or absent. */
   readonly contentLength?: number;
-  /** False when the request certainly has no content (no length and no framing, or an ended HTTP/2 stream). */
+  /** False if the request certainly has no content (no length and no framing, or an ended HTTP/2 stream). */
   readonly hasBody: boolean;
   readonly expectsContinue: boolean;
   readonly connection: ConnectionFacts;
@@ -55,7 +55,7 @@ const CONDITIONS = ['if-match', 'if-none-match', 'if-unmodified-since', 'if'];
 
 /**
  * Whether repeating the request has no further effect (RFC 9110 §9.2.2). False for conditional requests: a repetition
- * would fail with 412 after a success, and the client would take the upload for refused.
+ * would fail with 412 after a success, and the client would consider the upload refused.
  */
 export function isIdempotent({ method, headers }: Pick<RequestHead, 'method' | 'headers'>): boolean {
   if (!IDEMPOTENT_METHODS.has(method)) return false;

@@ -8,7 +8,7 @@ export interface Limits {
   readonly maxAgeSeconds: number;
 }
 
-/** How failed deliveries are retried. */
+/** The rules for retrying failed deliveries. */
 export interface RetryRules {
   /** Maximum number of attempts while a client waits. */
   readonly maxAttempts: number;
@@ -51,14 +51,14 @@ export type Gate =
   | { readonly kind: 'http'; readonly url: string; readonly timeoutMs: number }
   | { readonly kind: 'command'; readonly command: readonly string[]; readonly timeoutMs: number };
 
-/** How a route's uploads are delivered to its origin. */
+/** The rules for delivering a route's uploads to its origin. */
 export interface DeliveryRules {
   /** `eager`: the origin's request begins with the upload and gets its bytes as they are committed. */
   readonly mode: 'spool' | 'eager';
   readonly eager: {
     /** A longer pause ends the eager request; the upload is delivered from the spool later. */
     readonly idleMs: number;
-    /** An upload of unknown length is sent in chunks at once, or delivered when it is complete. */
+    /** An upload of unknown length is sent in chunks immediately, or delivered when it is complete. */
     readonly unknownLength: 'chunked' | 'wait';
   };
   /** Undefined: `at_least_once` for idempotent methods (RFC 9110 §9.2.2), else `at_most_once`. */
@@ -71,9 +71,9 @@ export interface DeliveryRules {
   readonly maxAnswerSize?: number;
   /** Maximum time that a client's connection waits for the origin's answer. */
   readonly waitMs: number;
-  /** `accepted`: the response to a complete upload is 202 with a status URL, sent at once. */
+  /** `accepted`: the response to a complete upload is 202 with a status URL, sent immediately. */
   readonly respond: 'answer' | 'accepted';
-  /** How long an answer is kept for a client that did not get it. */
+  /** Time that an answer is kept for a client that did not get it. */
   readonly keepAnswerMs: number;
   /** Answer bodies up to this many bytes are kept in the record, larger ones in the spool. */
   readonly keepAnswerSize: number;
@@ -121,8 +121,8 @@ export interface Authorize {
 }
 
 /**
- * How request bodies that are no uploads are treated. `spool`: they are received into the spool, then gated, framed and
- * delivered like uploads that cannot be resumed. `refuse`: the client is asked to use an upload.
+ * The treatment of request bodies that are not uploads. `spool`: they are received into the spool, then gated, framed
+ * and delivered like uploads that cannot be resumed. `refuse`: the client is told to use an upload.
  */
 export type PlainBodies = 'pass' | 'refuse' | 'spool';
 
@@ -145,8 +145,8 @@ export interface Route {
   readonly reservedNames?: readonly string[];
   /** Client fields with `_` in their names reach the origin; otherwise they are dropped. */
   readonly passesUnderscores?: boolean;
-  /** Fields with which a trusted proxy names another target reach the origin; otherwise they are dropped. */
-  readonly trustsOtherTargets?: boolean;
+  /** Fields with which a trusted proxy overrides the target reach the origin; otherwise they are dropped. */
+  readonly trustsTargetOverrides?: boolean;
 }
 
 /** Maximum number of concurrent eager deliveries to an origin: half of its requests, none if it takes only one. */
@@ -174,7 +174,7 @@ export function routeFor(method: string, route: Route): Route {
   return { ...route, delivery: { ...route.delivery, framing, target: undefined, method: undefined } };
 }
 
-/** How ordinary bodies of this method are treated: without a gate, only methods that are reshaped need the spool. */
+/** The treatment of ordinary bodies of this method: without a gate, only methods that are reshaped need the spool. */
 export function plainBodiesFor(method: string, { plainBodies, delivery }: Route): PlainBodies {
   const passes = plainBodies === 'spool' && !RESHAPED_METHODS.has(method) && !delivery.gate;
   return passes ? 'pass' : plainBodies;

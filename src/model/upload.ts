@@ -48,7 +48,8 @@ export interface Digest {
 export type DigestAlgorithm = 'sha-256' | 'sha-512';
 
 /**
- * How far an attempt got, which decides whether it may be repeated. `sent-in-part`: the origin cannot have all bytes.
+ * The progress of an attempt, which decides whether it may be repeated. `sent-in-part`: the origin cannot have all
+ * bytes.
  */
 export type Reached = 'never-sent' | 'sent-in-part' | 'sent' | 'answered';
 
@@ -57,7 +58,7 @@ export interface Attempt {
   readonly number: number;
   /** Number of the first attempt of its retry budget; a client that asks again after giving up starts a new budget. */
   readonly budgetFrom?: number;
-  /** When that first attempt began; the time limit for retries counts from here. */
+  /** The start of that first attempt; the time limit for retries counts from here. */
   readonly budgetSince?: number;
   readonly origin: string;
   /**
@@ -68,7 +69,7 @@ export interface Attempt {
   readonly endedAt?: number;
   readonly reached?: Reached;
   readonly status?: number;
-  /** A description of the failure, for people. */
+  /** A description of the failure, for humans. */
   readonly problem?: string;
   /** The origin's answer could not be accepted: it was incomplete, too large or too slow. */
   readonly invalidAnswer?: true;
@@ -85,8 +86,8 @@ export interface Answer {
   readonly trailers: Headers;
   readonly bodySize: number;
   /**
-   * Where the body is: in the record itself, or in the spool under this chunk name. `nowhere`: there was no space for
-   * it. `crc` covers the whole body in a record, and is that of a `Chunk` in the spool; missing in records of older
+   * The place of the body: the record itself, or the spool under this chunk name. `nowhere`: there was no space for it.
+   * `crc` covers the entire body in a record, and is that of a `Chunk` in the spool; missing in records of older
    * versions.
    */
   readonly body:
@@ -102,7 +103,7 @@ export const PLAIN_DIALECT = 'plain';
 /** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
   readonly id: string;
-  /** The node whose disk has the bytes; missing where all nodes share a spool. */
+  /** The node whose disk has the bytes; missing if all nodes share a spool. */
   readonly node?: string;
   readonly route: string;
   /** The protocol it was created with: '3' … '10', 'final', or `PLAIN_DIALECT`. */
@@ -133,9 +134,9 @@ export interface Upload {
   readonly attempts: readonly Attempt[];
   readonly attemptCount: number;
   readonly answer?: Answer;
-  /** Why delivery was given up, in phase `undelivered`. */
+  /** The reason why delivery was given up, in phase `undelivered`. */
   readonly undelivered?: Undelivered;
-  /** When the next attempt is due, in phase `complete`. */
+  /** The time when the next attempt is due, in phase `complete`. */
   readonly dueAt?: number;
   readonly createdAt: number;
   readonly expiresAt: number;
@@ -166,7 +167,7 @@ export function identifiersOf(upload: Pick<Upload, 'id' | 'request' | 'deliveryK
   return { id: upload.id, target, idempotencyKey: idempotencyKeyOf(upload), client: clientAddress };
 }
 
-/** Why delivery was given up. */
+/** The reason why delivery was given up. */
 export interface Undelivered {
   /**
    * `unreachable`: never sent. `refused`: a status of `retry_on`. `outcome-unknown`: sent, but it is unknown whether
@@ -196,9 +197,7 @@ export function markClientKnows(undelivered: Undelivered): Undelivered {
   return { ...undelivered, clientKnows: true };
 }
 
-/**
- * Records that a client asked again, so that it must be informed once more before its request counts as a repetition.
- */
+/** Records that a client asked again, so it must be informed once more before its request counts as a repetition. */
 export function markAskedAgain(undelivered: Undelivered): Undelivered {
   const marked = { ...undelivered, hasAskedAgain: true } as const;
   delete (marked as { clientKnows?: true }).clientKnows;

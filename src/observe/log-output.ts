@@ -13,7 +13,7 @@ const MAX_EXIT_RETRIES = 50;
 
 /**
  * Writes lines to a file or pipe in order, without ever blocking the caller. If nobody reads them any more they are
- * dropped without an error. Replaces pino's sonic-boom (4.2), which at exit retries for ever if the reader has left or
+ * dropped without an error. Replaces pino's sonic-boom (4.2), which at exit retries forever if the reader has left or
  * stalls.
  */
 export class LogOutput {
@@ -22,7 +22,7 @@ export class LogOutput {
   /** A write is in progress, or waits for its retry. */
   private isBusy = false;
   private isClosed = false;
-  private readonly onEmpty: (() => void)[] = [];
+  private readonly emptyListeners: (() => void)[] = [];
   private readonly fd: number;
   private readonly isNonBlocking: boolean;
 
@@ -42,14 +42,14 @@ export class LogOutput {
   }
 
   /** Calls `listener` once, when all lines so far are written or dropped. */
-  whenEmpty(listener: () => void): void {
+  onEmpty(listener: () => void): void {
     if (this.lines.length === 0 && !this.isBusy) listener();
-    else this.onEmpty.push(listener);
+    else this.emptyListeners.push(listener);
   }
 
   private writeWaiting(): void {
     while (!this.isBusy && this.lines.length > 0) this.writeBatch(this.nextBatch());
-    if (!this.isBusy) for (const listener of this.onEmpty.splice(0)) listener();
+    if (!this.isBusy) for (const listener of this.emptyListeners.splice(0)) listener();
   }
 
   /** As many complete lines as fit into one batch, at least one. */

@@ -61,7 +61,7 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
     announce: (fields: object, message: string, onWritten?: () => void) => {
       useStandardOutput();
       logger.child({}, { level: 'info' }).info(fields, message);
-      if (onWritten) output?.whenEmpty(onWritten);
+      if (onWritten) output?.onEmpty(onWritten);
     },
     useStandardOutput,
   });
@@ -126,7 +126,7 @@ export interface RequestLine {
   readonly target: string;
   /** The target's path without dot segments. */
   readonly path: string;
-  /** Undefined when no final response was sent. */
+  /** Undefined if no final response was sent. */
   readonly status?: number;
   readonly seconds: number;
   readonly httpVersion?: string;
@@ -135,7 +135,7 @@ export interface RequestLine {
   readonly upload?: LoggedUpload;
   /** The upload's committed bytes before and after this request. */
   readonly offsets?: { readonly before: number; readonly after: number };
-  /** Why the request ended early. */
+  /** The reason why the request ended early. */
   readonly interrupted?: string;
 }
 

@@ -29,7 +29,7 @@ export type RequestKind =
 export interface EndedRequest {
   readonly kind: RequestKind;
   readonly method: string;
-  /** Undefined when no final response was sent. */
+  /** Undefined if no final response was sent. */
   readonly status?: number;
   readonly seconds: number;
 }

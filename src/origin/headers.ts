@@ -14,7 +14,7 @@ import { rebaseReference, pathOf, resolveReference } from '../model/uri.js';
 /** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
 const METHODS_WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
-/** How the body of an outgoing request is delimited. */
+/** The framing of an outgoing request's body. */
 export type Framing = 'none' | 'length' | 'chunked';
 
 /**
@@ -63,8 +63,8 @@ function withHopFields(head: RequestHead, lines: readonly HeaderLine[]): HeaderL
 }
 
 /**
- * How the body is delimited. Without explicit framing Node decides by the method and sends the body of a DELETE without any,
- * which the origin would take for the next request.
+ * The framing of the body. Without an explicit one Node decides by the method and sends the body of a DELETE without
+ * any, which the origin would take for the next request.
  */
 export function framingOf({ hasBody, contentLength }: RequestHead): Framing {
   if (!hasBody) return 'none';

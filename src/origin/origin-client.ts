@@ -174,7 +174,7 @@ function extend(target: object, source: object | null | undefined): object {
   return Object.assign(target, source);
 }
 
-/** How TLS origins are verified, if not by Node's defaults. */
+/** The settings for verifying TLS origins, if they differ from Node's defaults. */
 export interface OriginTls {
   /** CA certificates (PEM) that are trusted instead of Node's. */
   readonly ca?: string | Buffer | readonly (string | Buffer)[];
@@ -296,7 +296,9 @@ function count(sockets: NodeJS.ReadOnlyDict<Socket[]>): number {
 /** A dead machine does not refuse a connection but stays silent. */
 export const CONNECT_TIMEOUT_MS = 2_000;
 
-/** Destroys a socket that does not connect in time. Calls `onConnected` when it has connected, which may be at once. */
+/**
+ * Destroys a socket that does not connect in time. Calls `onConnected` when it has connected, which may be immediately.
+ */
 export function enforceConnectTimeout(
   socket: Socket,
   timeoutMs: number,

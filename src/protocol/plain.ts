@@ -44,10 +44,10 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
     case 'refused':
       return refused(outcome.refusal, context);
     case 'undelivered':
-      return undelivered(outcome.why, outcome.retryAfterSeconds);
+      return undelivered(outcome.failure, outcome.retryAfterSeconds);
     case 'pending':
-      return outcome.why
-        ? undelivered(outcome.why, outcome.retryAfterSeconds)
+      return outcome.failure
+        ? undelivered(outcome.failure, outcome.retryAfterSeconds)
         : problemReply({ status: 504, detail: 'The origin did not answer in time.' });
     case 'answer-lost':
       return problemReply(answerLostProblem(outcome.upload));

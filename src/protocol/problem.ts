@@ -12,7 +12,7 @@ export interface Problem {
   readonly status: number;
   /** Defaults to `about:blank`. */
   readonly type?: ProblemType;
-  /** The problem and how to solve it, for people. */
+  /** The problem and how to solve it, for humans. */
   readonly detail: string;
   /** Extension members (RFC 9457 §3.2). */
   readonly members?: Readonly<Record<string, number>>;

@@ -38,7 +38,7 @@ export interface Protocol {
   render(outcome: Outcome, context: ReplyContext): Reply;
 }
 
-/** Tells refusals from intents: only refusals have a reason. */
+/** Distinguishes refusals from intents: only refusals have a reason. */
 export function isRefusal(parsed: Intent | Refusal): parsed is Refusal {
   return 'reason' in parsed;
 }

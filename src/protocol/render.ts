@@ -37,10 +37,10 @@ export function renderOutcome(dialect: Dialect, outcome: Outcome, context: Reply
     case 'accepted':
       return accepted(dialect, outcome.upload, context);
     case 'undelivered':
-      if (outcome.why.reason === 'quarantined') return quarantined(dialect, outcome.upload);
+      if (outcome.failure.reason === 'quarantined') return quarantined(dialect, outcome.upload);
       // RFC 9110 §15.6.3: the origin's response was invalid.
-      if (outcome.why.invalidAnswer) return undelivered(dialect, outcome, 502, INVALID_ANSWER);
-      return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.why.reason]);
+      if (outcome.failure.invalidAnswer) return undelivered(dialect, outcome, 502, INVALID_ANSWER);
+      return undelivered(dialect, outcome, dialect.undeliveredStatus, UNDELIVERED[outcome.failure.reason]);
     case 'pending':
       return pending(dialect, outcome);
     case 'cancelled':
@@ -183,7 +183,7 @@ function answerLost(dialect: Dialect, upload: Upload): Reply {
 
 /** The first attempt takes too long (RFC 9110 §15.6.5), or an attempt failed and more follow. */
 function pending(dialect: Dialect, outcome: Extract<Outcome, { readonly kind: 'pending' }>): Reply {
-  if (!outcome.why) return undelivered(dialect, outcome, 504, UNANSWERED);
+  if (!outcome.failure) return undelivered(dialect, outcome, 504, UNANSWERED);
   return undelivered(dialect, outcome, dialect.undeliveredStatus, FAILING);
 }
 

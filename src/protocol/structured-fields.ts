@@ -36,7 +36,7 @@ export function readDictionary(headers: Headers, name: string): Read<ReadonlyMap
   return new Map([...dictionary].map(([key, [value]]) => [key, value]));
 }
 
-/** True if the field has a valid value; invalid fields count as absent (RFC 9651 §4.2). */
+/** Whether the field has a valid value; invalid fields count as absent (RFC 9651 §4.2). */
 export function isValue<T>(read: Read<T>): read is Exclude<T, 'absent' | 'invalid'> {
   return read !== 'absent' && read !== 'invalid';
 }

@@ -28,8 +28,8 @@ export type PeerClaim =
   | { readonly kind: 'files'; readonly to: string };
 
 /**
- * Why a claim is rejected: missing, from a node of another version, signed without the secret or for another request,
- * too old, used before, meant for another node, or one too many to remember.
+ * The reason why a claim is rejected: missing, from a node of another version, signed without the secret or for another
+ * request, too old, used before, meant for another node, or one too many to remember.
  */
 export type ClaimFailure = 'unsigned' | 'version' | 'forged' | 'old' | 'replayed' | 'misdirected' | 'busy';
 
@@ -81,7 +81,7 @@ export class PeerSignature {
     return `${signed}.${this.digest(signed, request).toString('base64url')}`;
   }
 
-  /** Returns the claim of a valid signature, or why it is rejected; a signature is accepted once. */
+  /** Returns the claim of a valid signature, or the reason why it is rejected; a signature is accepted once. */
   verify(value: string | undefined, request: SignedRequest): PeerClaim | ClaimFailure {
     if (value === undefined) return 'unsigned';
     if (/^\d+\./.test(value) && !value.startsWith(`${VERSION}.`)) return 'version';

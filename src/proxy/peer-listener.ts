@@ -21,7 +21,7 @@ export interface PeerHandlers {
   onFiles(exchange: Exchange): void;
 }
 
-/** How much of the body of a rejected request is still read. */
+/** Limits for reading the body of a rejected request. */
 const REJECTED_BODY_LIMITS = { bytes: 64 * 1024, ms: 1000 };
 
 /**

@@ -34,9 +34,7 @@ export interface RelayTask {
 export interface Relay {
   /** Whether uploads of this node are served elsewhere; false for uploads without a node. */
   isRemote(node: string | undefined): node is string;
-  /**
-   * Fulfilled when the exchange is over, whatever its outcome. Rejects with a `Fault` only before anything was sent.
-   */
+  /** Resolves when the exchange is over, whatever its outcome. Rejects with a `Fault` only before anything was sent. */
   relay(task: RelayTask): Promise<void>;
   /** Ends relayed requests that still send a body, so that their clients resume at another node. */
   drain(): void;
@@ -45,7 +43,7 @@ export interface Relay {
 /** Finds the nodes that own uploads. */
 export interface OwnerDirectory {
   /**
-   * The node's internal URL, and how long it has been silent; undefined when no such node is known. Rejects with a
+   * The node's internal URL, and how long it has been silent; undefined if no such node is known. Rejects with a
    * `Fault`.
    */
   find(node: string): Promise<{ readonly url: string; readonly silentMs: number } | undefined>;
@@ -63,7 +61,7 @@ export interface PeerRelayOptions {
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly connectTimeoutMs?: number;
-  /** How often an owner that does not answer is checked for signs of life. */
+  /** Interval at which an owner that does not respond is checked for heartbeats. */
   readonly checkIntervalMs?: number;
   readonly log: Log;
 }
@@ -209,7 +207,7 @@ export class PeerRelay implements Relay {
 
 const OWNER_SILENT: ExchangeFailure = { status: 504, code: 'OWNER_SILENT', detail: UNREACHABLE };
 
-/** How long an owner has been silent. */
+/** Measures the silence of an owner. */
 class OwnerSilence {
   private silentChecks = 0;
 
@@ -261,7 +259,7 @@ class PeerConnection {
 }
 
 export interface MissingRelayOptions {
-  /** The name of this node; missing where all nodes are configured to share one spool. */
+  /** The name of this node; missing if all nodes are configured to share one spool. */
   readonly node?: string;
   readonly log: Log;
   /** Milliseconds of a monotonic clock. */

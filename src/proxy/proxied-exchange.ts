@@ -22,14 +22,14 @@ import { type AwaitedSide, StallDetector, type StallLimits } from './stall.js';
 /** Stands for a connection that closed without an error event. */
 const CONNECTION_CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
 
-/** How much of a replaced answer is still read to keep the connection to the origin. */
+/** Limits for reading the rest of a replaced answer, which keeps the connection to the origin. */
 const REPLACED_ANSWER_LIMITS: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
 
 /** Limits of the interim responses in one exchange, against an origin that never stops sending them. */
 const MAX_INTERIMS = 1000;
 const MAX_INTERIM_BYTES = 256 * 1024;
 
-/** Node's limit; a longer timer would fire at once. */
+/** Node's limit; a longer timer would fire immediately. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** The head of a final response. */
@@ -42,7 +42,7 @@ export interface AnswerHead {
 /** The origin's answer with another head, or a reply that replaces it. */
 export type RewrittenAnswer = AnswerHead | { readonly replacement: Reply };
 
-/** Why an exchange failed, and what its client is told (RFC 9110 §15.5.9, §15.6). */
+/** The reason why an exchange failed, and the response to its client (RFC 9110 §15.5.9, §15.6). */
 export interface ExchangeFailure {
   readonly status: 408 | 413 | 501 | 502 | 504;
   /** For people; contains no addresses of the internal network. */
@@ -80,7 +80,7 @@ export interface ExchangeOptions {
    * gets a problem document.
    */
   readonly failureReply?: (failure: ExchangeFailure) => Reply | 'cut';
-  /** Gives the failure that replaces an answer which the client must not get. */
+  /** Returns the failure that replaces an answer which the client must not get. */
   readonly checkAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
   /** Called when the origin has accepted a protocol switch: both connections no longer speak HTTP. */
   readonly onSwitched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
@@ -97,7 +97,7 @@ export class ProxiedExchange {
   private interimBytes = 0;
   private stopWatching: (() => void) | undefined;
   private answer: IncomingMessage | undefined;
-  /** The origin has sent a response, interim or final, and so has seen the request. */
+  /** The origin has sent a response, interim or final, and so must have seen the request. */
   private hasOriginResponded = false;
   private isFinished = false;
 
@@ -106,7 +106,7 @@ export class ProxiedExchange {
     this.framing = framingOf(options.head);
   }
 
-  /** Runs the exchange. Fulfilled when nothing more is sent in either direction; never rejects. */
+  /** Runs the exchange. Resolves when nothing more is sent in either direction; never rejects. */
   async run(): Promise<void> {
     const { client } = this;
     client.onLeft(() => this.stop());
@@ -450,7 +450,7 @@ function bodyStopped(limitMs: number): ExchangeFailure {
   return { status: 408, code: 'BODY_STOPPED', detail };
 }
 
-/** The body arrives so slowly that it could keep a connection for ever. */
+/** The body arrives so slowly that it could keep a connection forever. */
 function bodyTooSlow(): ExchangeFailure {
   return { status: 408, code: 'BODY_TOO_SLOW', detail: "The request's body came too slowly." };
 }

@@ -23,7 +23,7 @@ export interface ProxyRoute extends FieldRules {
     readonly preserveHost: boolean;
     readonly rewriteLocation?: boolean;
     readonly credentials?: readonly string[];
-    /** How long the origin may be silent, before and within its answer. */
+    /** Maximum silence of the origin, before and within its answer. */
     readonly timeoutMs: number;
     /** Limits the time to the head of its answer; without it only silence is limited. */
     readonly answerTimeoutMs?: number;
@@ -38,7 +38,7 @@ export interface ReverseProxyOptions {
   readonly idleTimeoutMs?: number;
   /** Ends requests whose body arrives too slowly; without it there is no limit. */
   readonly requestRates?: RequestRates;
-  /** How much of a body is still read after its response. */
+  /** Limits for reading the rest of a body after its response. */
   readonly discardLimits?: DiscardLimits;
   readonly tls?: OriginTls;
   /** The base URL that clients see instead of the request's scheme and authority; no trailing slash. */
@@ -75,7 +75,7 @@ export class ReverseProxy {
     return this.requests.openConnections + this.upgrades.size;
   }
 
-  /** Forwards one request. Fulfilled when the exchange is over, whatever its outcome; never rejects. */
+  /** Forwards one request. Resolves when the exchange is over, whatever its outcome; never rejects. */
   async forward(exchange: Exchange, request: ProxyRequest, changes?: AnswerChanges): Promise<void> {
     await new ProxiedExchange({
       ...changes,

@@ -3,15 +3,15 @@ import type { ClientRequest } from 'node:http';
 /** The side whose next bytes the proxy waits for. */
 export type AwaitedSide = 'origin' | 'client';
 
-/** How long each side may be silent while the proxy waits for it, in milliseconds; undefined means without limit. */
+/** Maximum silence of each side while the proxy waits for it, in milliseconds; undefined: no limit. */
 export type StallLimits = Readonly<Record<AwaitedSide, number | undefined>>;
 
-/** How many checks fall into the shorter limit. */
+/** Number of checks within the shorter limit. */
 const CHECKS_PER_LIMIT = 4;
 
 /**
  * Detects that no bytes move on the connection to the origin, and reports the side that caused it. No time counts while
- * `awaited` gives undefined, for example with a client that reads slowly.
+ * `awaited` returns undefined, for example with a client that reads slowly.
  */
 export class StallDetector {
   private readonly timer: NodeJS.Timeout;
@@ -54,5 +54,5 @@ export class StallDetector {
   }
 }
 
-/** Node's limit; a longer timer would fire at once. */
+/** Node's limit; a longer timer would fire immediately. */
 const MAX_TIMER_MS = 2 ** 31 - 1;

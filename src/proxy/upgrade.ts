@@ -16,11 +16,11 @@ export interface UpgradeRequest {
 }
 
 interface UpgradeOptions extends Omit<ExchangeOptions, 'client' | 'open' | 'onSwitched'>, UpgradeRequest {
-  /** How much of a refused request's body is still read. */
+  /** Limits for reading the rest of a refused request's body. */
   readonly limits: DiscardLimits;
 }
 
-/** How much a client may send before its request to switch is answered. */
+/** Maximum number of bytes that a client may send before its request to switch is answered. */
 const MAX_EARLY_BYTES = 64 * 1024;
 
 /** Handles protocol switches (RFC 9110 §7.8): the origin accepts or refuses, and its answer goes to the client. */
@@ -112,7 +112,7 @@ class EarlyBytes {
   };
 }
 
-/** Upgrade and its connection option are hop-by-hop, so that they are written again for the next hop. */
+/** Upgrade and its connection option are hop-by-hop, so they are written again for the next hop. */
 function switchHeaders(headers: ExchangeOptions['head']['headers']): HeaderLine[] {
   return [
     ['Connection', 'Upgrade'],
@@ -131,7 +131,7 @@ function switchingHead(
   return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
 }
 
-/** Forwards bytes both ways between two sockets, together with ends and errors. Fulfilled when both have closed. */
+/** Forwards bytes both ways between two sockets, together with ends and errors. Resolves when both have closed. */
 function joinSockets(one: Socket, other: Socket): Promise<void> {
   const closed = [forward(one, other), forward(other, one)];
   return Promise.all(closed).then(() => undefined);

@@ -19,7 +19,7 @@ import {
 } from './exchange.js';
 import { awaitsContinue, sendContinue, sendInterim } from './interim-responses.js';
 
-/** How much of a request body is still read after its response, by default. */
+/** Default limits for reading the rest of a request body after its response. */
 export const DISCARD_LIMITS: DiscardLimits = { bytes: 32 * 2 ** 20, ms: 10_000 };
 
 /** The client of an exchange, for HTTP/1.1 or HTTP/2. */

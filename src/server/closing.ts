@@ -21,7 +21,7 @@ export function lingerBeforeClosing(req: IncomingMessage): void {
 
 /**
  * Ends a connection visibly improperly: with a reset, or over TLS without the close alert. Unix sockets have no reset,
- * and asking for one throws, so that they are only closed.
+ * and asking for one throws, so they are only closed.
  */
 export function resetConnection(socket: Socket): void {
   const canBeReset = !(socket instanceof TLSSocket) && socket.remoteAddress !== undefined;
@@ -29,7 +29,7 @@ export function resetConnection(socket: Socket): void {
   else socket.destroy();
 }
 
-/** How much of an unwanted body is still read, so that the client has time to read its response. */
+/** Limits for reading an unwanted body, so that the client has time to read its response. */
 export interface DiscardLimits {
   readonly bytes: number;
   readonly ms: number;
@@ -50,7 +50,7 @@ export interface ClientSide {
   readonly hasLeft: boolean;
   /** Calls `listener` at most once, when the client leaves in the middle of its body or its response. */
   onLeft(listener: () => void): void;
-  /** Fulfilled when nothing more is sent or received in this exchange. */
+  /** Resolves when nothing more is sent or received in this exchange. */
   readonly closed: Promise<void>;
   /** Complete when `body` has ended. */
   trailers(): Headers;

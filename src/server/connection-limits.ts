@@ -39,7 +39,7 @@ export interface ClientLimitsOptions {
   readonly endIdle: () => void;
   readonly log: Log;
   readonly monotonic: () => number;
-  /** File descriptors of each process; the limit of this process when missing. */
+  /** File descriptors of each process; the limit of this process by default. */
   readonly openFiles?: number;
 }
 
@@ -131,7 +131,7 @@ class RefusalCounter {
   private sinceLastLog = 0;
   private loggedAt = -Infinity;
 
-  /** Counts one more; gives the number since the last log line, or undefined while the next line is not due. */
+  /** Counts one more; returns the number since the last log line, or undefined while the next line is not due. */
   count(now: number): number | undefined {
     this.sinceLastLog++;
     if (now - this.loggedAt < LOG_INTERVAL_MS) return undefined;
@@ -168,7 +168,7 @@ export class NumberedConnections implements ConnectionGate {
     };
   }
 
-  /** Calls `listener` for each connection that ends, and at once for those that have ended already. */
+  /** Calls `listener` for each connection that ends, and immediately for those that have ended already. */
   onEnded(listener: (number: number) => void): void {
     this.listener = listener;
     for (let number = 1; number <= this.lastNumber; number++) if (!this.open.has(number)) listener(number);

@@ -36,7 +36,7 @@ export interface Peer {
   /** Empty for a Unix socket. */
   readonly address: string;
   readonly encrypted: boolean;
-  /** The connection has ended already, so that the other members are placeholders. */
+  /** The connection has ended already, so the other members are placeholders. */
   readonly isDisconnected: boolean;
   /** The local address and port, for requests that name no host. */
   readonly localAuthority: string;
@@ -63,7 +63,7 @@ function socketOf(req: HttpRequest): (Socket & { readonly encrypted?: boolean })
   return session && !session.destroyed ? session.socket : undefined;
 }
 
-/** The connection of the request; undefined when an HTTP/2 session has ended. */
+/** The connection of the request; undefined if an HTTP/2 session has ended. */
 export function connectionOf(req: HttpRequest): Socket | Http2Session | undefined {
   return req instanceof Http2ServerRequest ? req.stream.session : req.socket;
 }

@@ -29,7 +29,7 @@ export interface Http1Options {
    * none.
    */
   readonly halfClosedMs?: number;
-  /** Largest request head in bytes; Node's own limit when missing. */
+  /** Largest request head in bytes; Node's own limit by default. */
   readonly maxHeadBytes?: number;
 }
 
@@ -159,7 +159,7 @@ export class Http1Server {
     if (isIgnored(socket)) return;
     this.unused.delete(socket);
     if (isUpgrade(req)) {
-      // Responses are still due on this connection, so that it cannot switch protocols yet.
+      // Responses are still due on this connection, so it cannot switch protocols yet.
       if (this.newestOf(socket)) return this.refuseAfterPending(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
       // Until the new owner adds a listener, a connection reset must not end the process.
       socket.on('error', () => undefined);

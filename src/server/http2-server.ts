@@ -34,7 +34,7 @@ export interface Http2Options {
 /** More fields than fit into the 64 KiB of a request head. */
 const MAX_FIELDS = 4096;
 
-/** How long a session may take to close by itself. */
+/** Time that a session may take to close by itself. */
 const CLOSE_GRACE_MS = 500;
 
 /** Serves HTTP/2 on the sockets that the listener passes in; it does not listen itself. */
@@ -104,7 +104,7 @@ export class Http2Sessions {
     session.once('close', () => this.sessions.delete(session));
     this.closeWhenIdle(session);
     endSlowHeads(session, this.options.headersTimeoutMs);
-    // Shared peers still have Node's own limit: 1000 at once, and 33 a second.
+    // Shared peers still have Node's own limit: 1000 at the same time, and 33 a second.
     if (!this.options.isSharedPeer?.(session.socket.remoteAddress ?? '')) endOnManyResets(session);
     const { accepting } = this;
     if (accepting) {
@@ -120,8 +120,8 @@ export class Http2Sessions {
 
   /**
    * Closes idle sessions, which Node never does. Idle means without streams, because a PING must not keep a connection
-   * alive. A header section that never ends is not a stream yet and blocks its connection (RFC 9113 §6.10), so that it
-   * gets no more time than an idle connection.
+   * alive. A header section that never ends is not a stream yet and blocks its connection (RFC 9113 §6.10), so it gets
+   * no more time than an idle connection.
    */
   private closeWhenIdle(session: ServerHttp2Session): void {
     const { headersTimeoutMs, keepAliveTimeoutMs } = this.options;
@@ -158,7 +158,7 @@ const HEAD_CHECK_MS = 500;
 /**
  * Ends a session whose next header section takes longer than this, because nothing else can arrive on it meanwhile (RFC
  * 9113 §4.3). Node reports only complete header sections: the stream number shows that one has begun, and a PING, which
- * the client cannot answer before the section ends, shows that it goes on.
+ * the client cannot answer before the section ends, shows that it continues.
  */
 function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): void {
   const intervalMs = Math.max(5, Math.min(HEAD_CHECK_MS, headersTimeoutMs / 4));
@@ -181,7 +181,7 @@ function endSlowHeads(session: ServerHttp2Session, headersTimeoutMs: number): vo
   session.once('close', () => clearInterval(timer));
 }
 
-/** Resets allowed at once: a page that the user leaves resets everything it is still loading. */
+/** Resets allowed at the same time: a page that the user leaves resets everything it is still loading. */
 const RESET_BURST = 256;
 const RESETS_PER_SECOND = 32;
 const MANY_RESETS = 'the client keeps resetting its requests';
@@ -210,19 +210,19 @@ function wasResetByClient({ aborted, errored }: ServerHttp2Stream): boolean {
   return aborted && (error === null || error.code === 'ERR_HTTP2_STREAM_ERROR');
 }
 
-/** How long a peer may be silent before it gets a PING, which it has as long again to answer. */
+/** Time that a peer may be silent before it gets a PING, which it must answer within the same time. */
 const PING_AFTER_MS = 20_000;
 
-/** How often a session is checked. */
+/** Interval at which a session is checked. */
 const LIVENESS_CHECK_MS = 500;
 
-/** How long a peer has to close the connection of an ended session before it is destroyed. */
+/** Time that a peer has to close the connection of an ended session before it is destroyed. */
 const SOCKET_GRACE_MS = 1500;
 
 /**
- * Ends a session whose peer has vanished, because TCP takes many minutes to notice (RFC 9113 §6.7). It also ends, within
- * about two seconds, a dead session: Node has ended it for a protocol violation without closing it, and it would keep its
- * streams for ever. Not needed for dead sessions once Node closes them itself.
+ * Ends a session whose peer has vanished, because TCP takes many minutes to notice (RFC 9113 §6.7). It also ends,
+ * within about two seconds, a dead session: Node has ended it for a protocol violation without closing it, and it would
+ * keep its streams forever. Not needed for dead sessions once Node closes them itself.
  */
 export function endWhenUnresponsive(session: ServerHttp2Session, socket: Socket, pingAfterMs: number): void {
   const intervalMs = Math.min(LIVENESS_CHECK_MS, pingAfterMs);

@@ -6,7 +6,8 @@ import { reasonPhrase } from '../streams/node-http.js';
 import { type Exchange, fitsClientLimits, type Http2Exchange, isHttp2, toHttp2Fields } from './exchange.js';
 
 /**
- * How much may wait for a client that does not read before interim responses are left out: they have no backpressure.
+ * Maximum number of bytes that may wait for a client that does not read; beyond it interim responses are left out,
+ * because they have no backpressure.
  */
 const MAX_WAITING_BYTES = 16 * 1024;
 const MAX_WAITING_FRAMES = 64;
@@ -30,7 +31,7 @@ STATUS_CODES[104] ??= 'Upload Resumption Supported';
 const continued = new WeakSet<object>();
 
 /**
- * Sends a 1xx response other than 100. False when it was left out: the final response has begun, the client has left or
+ * Sends a 1xx response other than 100. False if it was left out: the final response has begun, the client has left or
  * does not read, or an earlier response on the connection is not finished.
  */
 export function sendInterim(exchange: Exchange, reply: Reply): boolean {
@@ -49,7 +50,8 @@ export function sendInterim(exchange: Exchange, reply: Reply): boolean {
 }
 
 /**
- * Sends 100 once to a client that waits for it, also after a 104, which need not make the client go on (RUFH §4.2.1).
+ * Sends 100 once to a client that waits for it, also after a 104, which need not make the client continue (RUFH
+ * §4.2.1).
  */
 export function sendContinue(exchange: Exchange): boolean {
   if (!expectsContinue(exchange) || continued.has(exchange.req) || !canSendInterim(exchange)) return false;
@@ -120,7 +122,7 @@ export class InterimResponses {
   }
 
   private get hasQuota(): boolean {
-    // One is reserved for the 100: without it some clients wait for ever.
+    // One is reserved for the 100: without it some clients wait forever.
     return this.isAllowed && this.sentCount + (this.owesContinue ? 1 : 0) < MAX_INTERIMS;
   }
 

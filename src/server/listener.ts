@@ -50,13 +50,13 @@ export interface Listener {
   readonly url: string;
   /** Open connections, whatever protocol they use. */
   readonly connections: number;
-  /** Fulfilled when the address is closed and no connection is left. */
+  /** Resolves when the address is closed and no connection is left. */
   readonly closed: Promise<void>;
   /** Stops accepting connections: idle ones end now, the others with their response. May be called more than once. */
   stopAccepting(): void;
   /** Ends the connections that are waiting for their next request. */
   endIdle(): void;
-  /** Ends every connection at once, requests in progress included. */
+  /** Ends every connection immediately, requests in progress included. */
   destroyAll(): void;
 }
 

@@ -62,7 +62,7 @@ export class PipelinedRequests {
     return this.newestExchange;
   }
 
-  /** Calls `start` when it is this request's turn: usually at once, and never when the connection ends first. */
+  /** Calls `start` when it is this request's turn: usually immediately, and never when the connection ends first. */
   add(exchange: Http1Exchange, start: () => void): void {
     this.newestExchange = exchange;
     if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run({ exchange, start });
@@ -82,7 +82,7 @@ export class PipelinedRequests {
   private mayRun({ req }: Http1Exchange): boolean {
     if (this.running.size === 0) return true;
     if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method)) return false;
-    // Running requests are either all safe or a single unsafe one, so that the first decides.
+    // Running requests are either all safe or a single unsafe one, so the first decides.
     const [first] = this.running;
     return isSafe(first!.req.method);
   }
@@ -107,7 +107,7 @@ export class PipelinedRequests {
     return this.waiting.shift()!;
   }
 
-  /** Drops the waiting requests at once, because 'close' comes only after the whole read is parsed. */
+  /** Drops the waiting requests immediately, because 'close' comes only after the whole read is parsed. */
   private abort(): void {
     this.socket.destroy();
     this.dropWaiting();

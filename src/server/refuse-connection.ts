@@ -2,7 +2,7 @@ import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import { type Problem, problemReply } from '../protocol/problem.js';
 
-/** How long a refused client has to read the response. */
+/** Time that a refused client has to read the response. */
 const LINGER_MS = 2000;
 
 /** Connections whose further input is ignored. */
@@ -33,7 +33,7 @@ export function refuseConnection(socket: Socket, problem: Problem): void {
   socket.resume();
 }
 
-/** The problem behind a parser error; undefined when there is no client to tell. */
+/** The problem behind a parser error; undefined if there is no client to tell. */
 export function parseProblem(error: NodeJS.ErrnoException): Problem | undefined {
   const { code = '' } = error;
   if (code === 'HPE_HEADER_OVERFLOW') return { status: 431, detail: 'The header section is longer than 16 KiB.' };

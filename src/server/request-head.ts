@@ -58,7 +58,7 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
 const DEFAULT_PORT = { http: '80', https: '443' } as const;
 
 /**
- * The base URL that clients use; undefined where scheme and authority are enough. A port in the authority wins over a
+ * The base URL that clients use; undefined if scheme and authority are enough. A port in the authority wins over a
  * forwarded one.
  */
 function baseOf(scheme: 'http' | 'https', authority: string, { port, prefix = '' }: Provenance): string | undefined {
@@ -94,7 +94,7 @@ function http2Headers(req: Http2ServerRequest): HeaderLine[] {
   });
 }
 
-/** Why the Host is refused: HTTP/1.1 requires exactly one valid Host (RFC 9112 §3.2). */
+/** The reason why the Host is refused: HTTP/1.1 requires exactly one valid Host (RFC 9112 §3.2). */
 function hostError(headers: Headers, httpVersion: string): string | undefined {
   const hosts = headers.filter(([name]) => name.toLowerCase() === 'host').map(([, value]) => value.trim());
   if (hosts.length > 1) return 'The request names more than one host.';
@@ -104,8 +104,8 @@ function hostError(headers: Headers, httpVersion: string): string | undefined {
 }
 
 /**
- * Why the Content-Length is refused. The parsers refuse malformed and contradictory lengths already; this guards
- * against a more lenient one.
+ * The reason why the Content-Length is refused. The parsers already refuse malformed and contradictory lengths; this
+ * guards against a more lenient one.
  */
 function lengthError(headers: Headers): string | undefined {
   const length = fieldValue(headers, 'content-length');
@@ -130,13 +130,13 @@ export interface Target {
   readonly target: string;
   /** For matching routes: dot segments resolved, unnecessary escapes decoded. */
   readonly path: string;
-  /** Why servers could read the path in several ways; missing when they cannot. */
+  /** The reason why servers could read the path in several ways; missing if they cannot. */
   readonly pathAmbiguity?: string;
   /** The authority of an absolute target. */
   readonly authority?: string;
 }
 
-/** The request target (RFC 9112 §3.2) in origin-form; undefined when it is malformed. */
+/** The request target (RFC 9112 §3.2) in origin-form; undefined if it is malformed. */
 export function readTarget(method: string, received: string): Target | undefined {
   // A target has no fragment: routes would be matched without it, while the origin would get it.
   if (received.includes('#')) return undefined;
@@ -233,8 +233,9 @@ const STEPS: readonly ReadingStep[] = [
 ];
 
 /**
- * Every other path, in normal form, that a server may read the target as; undefined when there are too many. `STEPS` lists
- * what servers do to a path; each step is linear and takes at most `MAX_READINGS` paths of `MAX_UNUSUAL_PATH_LENGTH`.
+ * Every other path, in normal form, that a server may read the target as; undefined if there are too many. `STEPS`
+ * lists what servers do to a path; each step is linear and takes at most `MAX_READINGS` paths of
+ * `MAX_UNUSUAL_PATH_LENGTH`.
  */
 export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>): readonly string[] | undefined {
   const normalized = normalizePath(pathOf(target));
@@ -260,7 +261,8 @@ export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): b
 }
 
 /**
- * Whether some reading of the target could climb above the root, and so leave the path of an origin URL that has one.
+ * Whether some reading of the target could climb above the root, and thereby leave the path of an origin URL that has
+ * one.
  */
 export function mayEscapeRoot({ target }: Pick<Target, 'target'>): boolean {
   const unescaped = fullyUnescaped(pathOf(target));

@@ -21,7 +21,7 @@ import {
 } from './exchange.js';
 import { awaitsContinue } from './interim-responses.js';
 
-/** How sending a response ended: only a `complete` one was passed to the connection completely. */
+/** The result of sending a response: only a `complete` one was passed to the connection completely. */
 export type SendResult = 'complete' | 'client-left' | 'cut';
 
 /**
@@ -55,7 +55,7 @@ const LARGE_HEAD = 'The header fields of the answer are larger than this client 
 const NO_CONTENT =
   'The answer broke off before any of its content was here. What was asked for may have been done all the same.';
 
-/** How much of an unwanted body is still read, so that the client has time to read the response. */
+/** Limits for reading an unwanted body, so that the client has time to read the response. */
 const UNWANTED_BODY_LIMITS: DiscardLimits = { bytes: 16 * 1024 * 1024, ms: 5000 };
 
 /**
@@ -87,7 +87,7 @@ async function respondEarlyOverHttp2(
   const close = closerAfterResponse(stream);
   const sent = await sending;
   if (stream.destroyed || stream.readableEnded) return sent;
-  // Unread bytes would keep the stream, and with it the session, for ever (seen on Node 20).
+  // Unread bytes would keep the stream, and with it the session, forever (seen on Node 20).
   req.resume();
   if (sent === 'complete') await close();
   return sent;
@@ -226,7 +226,7 @@ class ResponseWatcher {
     });
   }
 
-  /** Fulfilled when the response was passed to the connection completely, or the client has left. */
+  /** Resolves when the response was passed to the connection completely, or the client has left. */
   finished(): Promise<'complete' | 'client-left'> {
     return new Promise((resolve) => {
       if (this.outcome) return resolve(this.outcome);

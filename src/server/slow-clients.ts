@@ -9,7 +9,7 @@ export interface MinRate {
   readonly windowMs: number;
 }
 
-/** How many samples are taken within a window. */
+/** Number of samples taken within a window. */
 const SAMPLES_PER_WINDOW = 8;
 
 function sampleIntervalMs({ windowMs }: MinRate): number {

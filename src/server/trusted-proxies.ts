@@ -15,8 +15,8 @@ export interface TrustedProxy {
 }
 
 /**
- * Where a request comes from, as far as it can be trusted. `scheme` and `authority` are missing where no trusted proxy
- * adds to what the connection shows.
+ * The source of a request, as far as it can be trusted. `scheme` and `authority` are missing if no trusted proxy adds
+ * to what the connection shows.
  */
 export interface Provenance {
   readonly scheme?: 'http' | 'https';

@@ -65,7 +65,7 @@ export class RunningSums {
     return crc32(this.newestPiece.subarray(0, -1), this.sumBeforeNewest);
   }
 
-  /** Takes the next bytes of content and gives the bytes to write, with a checksum after each finished block. */
+  /** Takes the next bytes of content and returns the bytes to write, with a checksum after each finished block. */
   take(buffers: readonly Uint8Array[]): Uint8Array[] {
     const pieces: Uint8Array[] = [];
     for (const buffer of buffers)
@@ -113,12 +113,12 @@ export class ArrivingBlocks {
     this.computedSum = seedOf(file, 0);
   }
 
-  /** True when all bytes have arrived, and the last block with its checksum. */
+  /** Whether all bytes have arrived, and the last block with its checksum. */
   get isComplete(): boolean {
     return this.remainingBytes === 0 && this.blockBytes === 0 && this.receivedSum.length === 0;
   }
 
-  /** Takes the next bytes and gives the content in them; `damaged` when a checksum differs. */
+  /** Takes the next bytes and returns the content in them; `damaged` when a checksum differs. */
   take(buffers: readonly Uint8Array[]): Uint8Array[] | 'damaged' {
     const pieces: Uint8Array[] = [];
     for (const buffer of buffers)

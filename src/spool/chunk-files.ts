@@ -30,9 +30,12 @@ const READ_SIZE = 2 * BLOCK_BYTES;
 interface ReadOptions {
   readonly start?: number;
   readonly end?: number;
-  /** Called before a chunk is declared lost, so that the next look is a fresh one. Fails when the spool is not mounted. */
+  /**
+   * Called before a chunk is declared lost, so that the next check sees the current files. Rejects when the spool is
+   * not mounted.
+   */
   readonly refresh?: () => Promise<void>;
-  /** Each block, also the last one, is followed by its checksum. Only for whole files. */
+  /** Each block, also the last one, is followed by its checksum. Only for complete files. */
   readonly withSums?: boolean;
 }
 
@@ -120,7 +123,7 @@ async function openedSize(path: string): Promise<number> {
 
 async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerator<Buffer> {
   const { path, committed, start, end } = section;
-  // Only whole blocks can be verified, except for the last committed one.
+  // Only complete blocks can be verified, except for the last committed one.
   const first = start - (start % BLOCK_BYTES);
   const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
   const fd = await withReadRetries(() => open(path, 'r'));
@@ -136,7 +139,7 @@ async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerato
   }
 }
 
-/** Gives the stored checksums rather than new ones, so that a byte that changes from here on is noticed. */
+/** Returns the stored checksums rather than new ones, so that a byte that changes from here on is noticed. */
 function* bytesAndSums({ bytes, sums }: Blocks, { file }: Section, at: number): Generator<Buffer> {
   for (let block = 0; block * BLOCK_BYTES < bytes.length; block++) {
     const piece = blockOf(bytes, block);
@@ -157,7 +160,7 @@ async function rereadVerified(section: Section, at: number, size: number): Promi
   }
 }
 
-/** Reads and verifies bytes from the start of a block on; undefined when a checksum differs. */
+/** Reads and verifies bytes from the start of a block on; undefined if a checksum differs. */
 async function readVerified(fd: number, section: Section, at: number, size: number): Promise<Blocks | undefined> {
   const { file, hasSums, crc } = section;
   const bytes = Buffer.allocUnsafeSlow(size);
@@ -320,7 +323,7 @@ export class FileChunkWriter implements ChunkWriter {
       await Promise.all(directories.map((directory) => directorySync.sync(directory, failuresBefore)));
   }
 
-  /** Fails when the file was removed: it still accepts bytes, but they vanish when it is closed. */
+  /** Rejects when the file was removed: it still accepts bytes, but they vanish when it is closed. */
   private async assertStillThere(): Promise<void> {
     if ((await fstat(this.fd)).nlink > 0) return;
     try {
@@ -339,7 +342,7 @@ function sizeOf(buffers: readonly Uint8Array[]): number {
 
 /**
  * Looks again after `refresh` when a file is missing, because an NFS client may remember for a while that it did not
- * exist; undefined when it is missing then too.
+ * exist; undefined if it is missing then too.
  */
 export async function retryIfMissing<T>(read: () => Promise<T>, refresh: () => Promise<void>): Promise<T | undefined> {
   const first = await unlessMissing(read);

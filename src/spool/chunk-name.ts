@@ -21,7 +21,7 @@ export function answerName(attempt: number): string {
   return `answer-${attempt}-0`;
 }
 
-/** Parses the name of a chunk or answer; undefined when it has no meaning. */
+/** Parses the name of a chunk or answer; undefined if it has no meaning. */
 export function parseChunkName(name: string): ParsedChunkName | undefined {
   const [, kind, number, start] = NAME.exec(name) ?? [];
   return kind === undefined
@@ -32,7 +32,7 @@ export function parseChunkName(name: string): ParsedChunkName | undefined {
 /** Includes the names of earlier versions. */
 const GIVEN_NAME = /^((chunk|answer)-\d{1,16}(-\d{1,16})?|whole-\d{1,16})$/;
 
-/** Whether this program gives such names; files with other names in the spool belong to somebody else. */
+/** Whether this program gives such names; files with other names in the spool belong to other programs. */
 export function isGivenName(name: string): boolean {
   return GIVEN_NAME.test(name);
 }

@@ -27,8 +27,8 @@ import {
   type Contents,
   STORE_MARK_DRAFT,
   isRecord,
-  type Likeness,
-  likenessOf,
+  type Evidence,
+  evidenceOf,
   MARK_DRAFT,
   parseMark,
   type Part,
@@ -49,7 +49,7 @@ export interface DirectoryUse {
   readonly isShared: boolean;
 }
 
-/** Fails with reason and remedy when a start with this store must not use the directory. Changes nothing. */
+/** Rejects with reason and remedy when a start with this store must not use the directory. Changes nothing. */
 export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
   const state = await inspectDirectory(use);
   const reason = refusalOf(state, use.store);
@@ -58,8 +58,8 @@ export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
 }
 
 /**
- * Gives the id of the embedded store to which the directory belongs, and marks a directory that is new or of an earlier
- * version. The process must hold the lock.
+ * Returns the id of the embedded store to which the directory belongs, and marks a directory that is new or of an
+ * earlier version. The process must hold the lock.
  */
 export async function claimForEmbedded(directory: string): Promise<string> {
   const use = { directory, store: 'embedded', isShared: false } as const;
@@ -89,7 +89,7 @@ export async function removeMarkDrafts({ directory, store, isShared }: Directory
   for (const part of ['uploads', 'spool']) await removeDrafts(join(directory, part), STORE_MARK_DRAFT, options);
 }
 
-/** Marks a directory without a mark, as incomplete. Fails when another kind of store marks it at the same time. */
+/** Marks a directory without a mark, as incomplete. Rejects when another kind of store marks it at the same time. */
 export async function beginMark(use: DirectoryUse, id: string): Promise<void> {
   const { directory, store } = use;
   const path = join(directory, MARK);
@@ -149,8 +149,8 @@ function onLinkError(otherwise: () => Promise<void>): (error: unknown) => Promis
 }
 
 /**
- * Reads the state of a directory. Fails where it contains links, or can be changed by other users. A missing one counts
- * as empty.
+ * Reads the state of a directory. Rejects where it contains links, or can be changed by other users. A missing one
+ * counts as empty.
  */
 async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<DirectoryState> {
   const path = resolve(directory);
@@ -159,7 +159,7 @@ async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<
     const entries = own === undefined ? [] : await entriesOf(path);
     if (own) await assertPermissions(path, own, { names: entries.map(({ name }) => name), isShared });
     const findings: Findings = {
-      likeness: new Map(),
+      evidence: new Map(),
       foreign: [],
       misshapen: [],
       likeRecords: [],
@@ -167,13 +167,13 @@ async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<
       hasRecord: false,
     };
     for (const entry of entries) await recordEntry('beside', path, entry, findings);
-    const mark = findings.likeness.has(MARK) ? parseMark((await readSmallFile(join(path, MARK))) ?? '') : undefined;
+    const mark = findings.evidence.has(MARK) ? parseMark((await readSmallFile(join(path, MARK))) ?? '') : undefined;
     const hasMark = mark !== undefined;
     const recordsMark = await recordMark(path, 'uploads', findings);
     const spoolMark = await recordMark(path, 'spool', findings);
     const records = await scanContents(path, 'uploads', { findings, hasMark, readsAll: !isShared });
     const spool = await scanContents(path, 'spool', { findings, hasMark, readsAll: !isShared });
-    const { likeness, foreign, misshapen, likeRecords, hasRecord } = findings;
+    const { evidence, foreign, misshapen, likeRecords, hasRecord } = findings;
     return {
       path,
       isShared,
@@ -183,12 +183,12 @@ async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<
       records,
       hasRecord,
       spool,
-      isRecordsMarkOurs: likeness.get(join('uploads', STORE_MARK)) === 'ours',
-      isSpoolMarkOurs: likeness.get(join('spool', STORE_MARK)) === 'ours',
-      wasStarted: likeness.get('last-start.json') === 'ours',
-      hasLock: likeness.get('lock') === 'ours',
-      node: likeness.get('node'),
-      nodeName: likeness.get('node') === 'ours' ? ((await readSmallFile(join(path, 'node'))) ?? '').trim() : undefined,
+      isRecordsMarkOurs: evidence.get(join('uploads', STORE_MARK)) === 'ours',
+      isSpoolMarkOurs: evidence.get(join('spool', STORE_MARK)) === 'ours',
+      wasStarted: evidence.get('last-start.json') === 'ours',
+      hasLock: evidence.get('lock') === 'ours',
+      node: evidence.get('node'),
+      nodeName: evidence.get('node') === 'ours' ? ((await readSmallFile(join(path, 'node'))) ?? '').trim() : undefined,
       misshapen,
       foreign: [...foreign, ...(hasRecord ? [] : likeRecords)].slice(0, MAX_NAMED),
     };
@@ -198,7 +198,7 @@ async function inspectDirectory({ directory, isShared }: DirectoryUse): Promise<
 /** The entries found so far. */
 interface Findings {
   /** By their path within the directory. */
-  readonly likeness: Map<string, Likeness>;
+  readonly evidence: Map<string, Evidence>;
   /** Names that this program does not give, or whose content it did not write. */
   readonly foreign: string[];
   /** Names of this program with the wrong kind of entry, such as a directory in place of a file. */
@@ -215,20 +215,20 @@ async function recordEntry(
   directory: string,
   entry: DirectoryEntry,
   findings: Findings,
-): Promise<Likeness> {
-  const likeness = await likenessOf(part, directory, entry);
+): Promise<Evidence> {
+  const evidence = await evidenceOf(part, directory, entry);
   const isMark = part !== 'beside' && entry.name === STORE_MARK;
-  if (likeness === 'misshapen' || part !== 'beside') assertNoLink(directory, entry);
+  if (evidence === 'misshapen' || part !== 'beside') assertNoLink(directory, entry);
   const name = part === 'beside' ? entry.name : join(part, entry.name);
   if (part === 'beside' || isMark) {
-    findings.likeness.set(name, likeness);
-    if (likeness === 'misshapen') findings.misshapen.push(name);
+    findings.evidence.set(name, evidence);
+    if (evidence === 'misshapen') findings.misshapen.push(name);
   }
-  if (NOT_OURS.has(likeness) && findings.foreign.length < MAX_NAMED) findings.foreign.push(name);
-  return likeness;
+  if (NOT_OURS.has(evidence) && findings.foreign.length < MAX_NAMED) findings.foreign.push(name);
+  return evidence;
 }
 
-/** Finds the mark by its name, since a shared spool is too large to be listed to its end, and gives its text. */
+/** Finds the mark by its name, since a shared spool is too large to be listed to its end, and returns its text. */
 async function recordMark(path: string, part: 'uploads' | 'spool', findings: Findings): Promise<string | undefined> {
   const partPath = join(path, part);
   const stats = await undefinedIfMissing(lstat(join(partPath, STORE_MARK)), NOT_FOUND_CODES);
@@ -243,7 +243,7 @@ async function recordMark(path: string, part: 'uploads' | 'spool', findings: Fin
   return (await readSmallFile(join(partPath, STORE_MARK)))?.trim() || undefined;
 }
 
-const NOT_OURS: ReadonlySet<Likeness> = new Set(['foreign', 'unlike', 'misshapen']);
+const NOT_OURS: ReadonlySet<Evidence> = new Set(['foreign', 'unlike', 'misshapen']);
 
 interface ContentScan {
   readonly findings: Findings;
@@ -263,7 +263,7 @@ async function scanContents(
   { findings, hasMark, readsAll }: ContentScan,
 ): Promise<Contents> {
   const partPath = join(path, part);
-  const isThere = findings.likeness.has(part) && !findings.misshapen.includes(part);
+  const isThere = findings.evidence.has(part) && !findings.misshapen.includes(part);
   const entries = isThere
     ? await undefinedIfMissing(
         withReadRetries(() => opendir(partPath)),
@@ -274,8 +274,8 @@ async function scanContents(
   let isFilled = false;
   for await (const entry of entries) {
     if (entry.name === STORE_MARK) continue;
-    const likeness = await recordEntry(part, partPath, entry, findings);
-    if (likeness === 'maybe' && isUploadFile(entry.name)) {
+    const evidence = await recordEntry(part, partPath, entry, findings);
+    if (evidence === 'maybe' && isUploadFile(entry.name)) {
       isFilled = true;
       if (part === 'uploads' && !hasMark) await checkRecord(partPath, entry.name, findings);
     }
@@ -315,7 +315,10 @@ async function entriesOf(directory: string): Promise<DirectoryEntry[]> {
   return entries;
 }
 
-/** Fails for a link, which would lead reads, writes and removals out of the directory. The directory itself may be one. */
+/**
+ * Rejects for a link, which would lead reads, writes and removals out of the directory. The directory itself may be
+ * one.
+ */
 function assertNoLink(directory: string, entry: DirectoryEntry, where = join(directory, entry.name)): void {
   if (!entry.isSymbolicLink()) return;
   const what = isGeneratedId(entry.name.split('.')[0]!) ? `a file of an upload in ${directory}` : where;
@@ -325,7 +328,7 @@ function assertNoLink(directory: string, entry: DirectoryEntry, where = join(dir
   );
 }
 
-/** Fails when other users can write there: they could make this program deliver, or remove, any file. */
+/** Rejects when other users can write there: they could make this program deliver, or remove, any file. */
 async function assertPermissions(
   path: string,
   own: Stats,

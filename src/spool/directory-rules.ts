@@ -44,8 +44,11 @@ export interface DirectoryState {
   readonly wasStarted: boolean;
   /** There is a lock of this program; only its content shows whether its process is still running. */
   readonly hasLock: boolean;
-  /** How far the file `node`, with the name of a node with Redis, is one of this program; undefined when there is none. */
-  readonly node: Likeness | undefined;
+  /**
+   * The evidence that the file `node`, with the name of a node with Redis, is one of this program; undefined if there
+   * is no such file.
+   */
+  readonly node: Evidence | undefined;
   /** The valid name in that file. */
   readonly nodeName: string | undefined;
   /** Some of the names of this program with the wrong kind of entry, such as a directory in place of a file. */
@@ -54,7 +57,7 @@ export interface DirectoryState {
   readonly foreign: readonly string[];
 }
 
-/** Parses a mark; fails when it is invalid, or of a newer format. */
+/** Parses a mark; throws when it is invalid, or of a newer format. */
 export function parseMark(text: string): DirectoryMark {
   const { format, store, id, complete, node } = parsed(text);
   if (typeof format === 'number' && format > FORMAT)
@@ -90,7 +93,7 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
   }
 }
 
-/** The reason why a start with this kind of store must not use the directory; undefined when it may. */
+/** The reason why a start with this kind of store must not use the directory; undefined if it may. */
 export function refusalOf(state: DirectoryState, store: StoreKind): string | undefined {
   const owner = storeKindOf(state);
   const besideForeign = owner === undefined ? undefined : refuseBesideForeign(state);
@@ -128,7 +131,7 @@ function refuseMisshapen({ path, misshapen: names }: DirectoryState, store: Stor
     : `${path}/${name} is not the kind of file that this program puts there: move it out of ${path}`;
 }
 
-/** Refuses a start that would give the node another name: all its uploads would belong to another node, and so be lost. */
+/** Refuses a start that would give the node another name: all its uploads would belong to another node, and be lost. */
 function refuseWrongNode({ path, isShared, mark, node, nodeName }: DirectoryState): string | undefined {
   const markedName = mark?.node;
   if (isShared) return undefined;
@@ -157,7 +160,10 @@ function refuseUnowned({ path, spool, hasLock, foreign }: DirectoryState): strin
   );
 }
 
-/** Refuses a directory with other files unless it has a mark or a record: our small files could belong to somebody else. */
+/**
+ * Refuses a directory with other files unless it has a mark or a record: our small files could belong to another
+ * program.
+ */
 function refuseBesideForeign({ path, mark, hasRecord, foreign }: DirectoryState): string | undefined {
   if (mark || hasRecord || foreign.length === 0) return undefined;
   return (
@@ -176,7 +182,7 @@ const PARTIAL_COPY =
  */
 function refuseIncomplete({ path, mark, recordsMark, spoolMark, records, spool }: DirectoryState): string | undefined {
   const isOld = !mark && recordsMark === undefined;
-  // A spool without records is allowed: it may contain the remains of the last uploads, which the sweep removes.
+  // A spool without records is allowed: it may contain the remains of the last uploads, which the cleanup removes.
   if (isOld)
     return records === 'filled' && spool === 'missing'
       ? `${path} has records in uploads, but no spool: ${PARTIAL_COPY}`
@@ -198,18 +204,18 @@ function refused(reason: string): Fault {
 }
 
 /**
- * How far an entry is one of this program. `ours`: by its content. `maybe`: by its name and kind only, which proves
- * nothing. `unlike`: only by its name; the content is not ours. `misshapen`: only by its name; it is not the file, or
- * the directory, that it should be. `system`: a name that file systems and similar tools give. `foreign`: anything
- * else.
+ * The evidence that an entry is one of this program. `ours`: by its content. `maybe`: by its name and kind only, which
+ * proves nothing. `unlike`: only by its name; the content is not ours. `misshapen`: only by its name; it is not the
+ * file, or the directory, that it should be. `system`: a name that file systems and similar tools give. `foreign`:
+ * anything else.
  */
-export type Likeness = 'ours' | 'maybe' | 'unlike' | 'misshapen' | 'system' | 'foreign';
+export type Evidence = 'ours' | 'maybe' | 'unlike' | 'misshapen' | 'system' | 'foreign';
 
 interface EntryForm {
   readonly name: RegExp;
   readonly kind: 'file' | 'directory';
   /** Judges the beginning of the file's content; without it only the name counts. */
-  readonly likeness?: (text: string) => Likeness;
+  readonly evidence?: (text: string) => Evidence;
 }
 
 const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
@@ -234,23 +240,23 @@ const SYSTEM_NAME = new RegExp(
 );
 
 const MARKS: readonly EntryForm[] = [
-  { name: /^\.store$/, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
-  { name: STORE_MARK_DRAFT, kind: 'file', likeness: oursIf((text) => STORE_ID.test(text)) },
+  { name: /^\.store$/, kind: 'file', evidence: oursIf((text) => STORE_ID.test(text)) },
+  { name: STORE_MARK_DRAFT, kind: 'file', evidence: oursIf((text) => STORE_ID.test(text)) },
 ];
 
 /** Every name that this program gives, also those that a crash leaves behind, by the part of the directory. */
 const ENTRY_FORMS = {
   beside: [
     { name: /^(uploads|spool)$/, kind: 'directory' },
-    { name: /^lock$/, kind: 'file', likeness: likenessOfLock },
-    { name: lockLeftoverPattern('lock'), kind: 'file', likeness: likenessOfLock },
-    { name: /^last-start\.json(\.tmp)?$/, kind: 'file', likeness: oursIf((text) => LAST_START.test(text)) },
-    { name: /^node$/, kind: 'file', likeness: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
-    { name: NODE_DRAFT, kind: 'file', likeness: oursIf((text) => isNodeName(text.trim())) },
+    { name: /^lock$/, kind: 'file', evidence: evidenceOfLock },
+    { name: lockLeftoverPattern('lock'), kind: 'file', evidence: evidenceOfLock },
+    { name: /^last-start\.json(\.tmp)?$/, kind: 'file', evidence: oursIf((text) => LAST_START.test(text)) },
+    { name: /^node$/, kind: 'file', evidence: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
+    { name: NODE_DRAFT, kind: 'file', evidence: oursIf((text) => isNodeName(text.trim())) },
     { name: new RegExp(`^\\.probe-${UUID}$`), kind: 'directory' },
     // `parseMark` checks the content of the mark.
     { name: /^rufh-proxy\.json$/, kind: 'file' },
-    { name: MARK_DRAFT, kind: 'file', likeness: oursIf((text) => text.startsWith('{"format":')) },
+    { name: MARK_DRAFT, kind: 'file', evidence: oursIf((text) => text.startsWith('{"format":')) },
   ],
   uploads: [...MARKS, { name: /^[\w-]{32}\.(log|log\.tmp|answer|damaged)$/, kind: 'file' }],
   spool: [...MARKS, { name: /^\.in-use$/, kind: 'file' }, { name: /^(\.taken-over|[\w-]{32})$/, kind: 'directory' }],
@@ -258,21 +264,21 @@ const ENTRY_FORMS = {
 
 export type Part = keyof typeof ENTRY_FORMS;
 
-/** Files whose whole text is checked are never longer. */
+/** Files whose entire text is checked are never longer. */
 const MAX_TEXT_BYTES = 4096;
 
-/** Judges one entry of a part of the directory. Fails when the disk does. */
-export async function likenessOf(part: Part, directory: string, entry: DirectoryEntry): Promise<Likeness> {
+/** Judges one entry of a part of the directory. Rejects when the disk does. */
+export async function evidenceOf(part: Part, directory: string, entry: DirectoryEntry): Promise<Evidence> {
   const forms: readonly EntryForm[] = ENTRY_FORMS[part];
   const form = forms.find(({ name }) => name.test(entry.name));
   if (!form) return SYSTEM_NAME.test(entry.name) ? 'system' : 'foreign';
   if (form.kind === 'directory' ? !entry.isDirectory() : !entry.isFile()) return 'misshapen';
-  if (!form.likeness) return 'maybe';
+  if (!form.evidence) return 'maybe';
   const text = await readSmallFile(join(directory, entry.name));
-  return text === undefined ? 'unlike' : form.likeness(text);
+  return text === undefined ? 'unlike' : form.evidence(text);
 }
 
-/** Whether a file in `uploads` is a record by its name and by its content. False when it cannot be read. */
+/** Whether a file in `uploads` is a record by its name and by its content. False if it cannot be read. */
 export async function isRecord(uploads: string, name: string): Promise<boolean> {
   const id = name.slice(0, -'.log'.length);
   if (!name.endsWith('.log') || !isGeneratedId(id)) return false;
@@ -307,11 +313,11 @@ async function readHead(path: string): Promise<string> {
 }
 
 /** Judges an empty file as `maybe`: a full disk, or a power cut without syncs, leaves one. */
-function oursIf(isOurs: (text: string) => boolean): (text: string) => Likeness {
+function oursIf(isOurs: (text: string) => boolean): (text: string) => Evidence {
   return (text) => (isOurs(text) ? 'ours' : text === '' ? 'maybe' : 'unlike');
 }
 
-function likenessOfLock(text: string): Likeness {
+function evidenceOfLock(text: string): Evidence {
   if (parseOwner(text)) return 'ours';
   return isPartialLock(text) ? 'maybe' : 'unlike';
 }

@@ -42,8 +42,8 @@ export interface LocalSpoolOptions {
   /** Other machines use the directory too. */
   readonly isShared?: boolean;
   /**
-   * The spool contains the mark of its store, which tells it from an empty mount point; by default only a shared one
-   * does.
+   * The spool contains the mark of its store, which distinguishes it from an empty mount point; by default only a
+   * shared one does.
    */
   readonly isMarked?: boolean;
 }
@@ -223,7 +223,7 @@ export class LocalSpool implements Spool {
     }
   }
 
-  /** Fails when the spool is not mounted: then no bytes are lost, although none can be found. */
+  /** Rejects when the spool is not mounted: then no bytes are lost, although none can be found. */
   private async assertMounted(): Promise<void> {
     const path = this.isMarked ? join(this.root, STORE_MARK) : this.root;
     await withFault('the spool is not mounted', () => access(path));
@@ -313,7 +313,7 @@ interface Durability {
   readonly durableNumber: number;
 }
 
-/** Raises the number in an existing file, and gives the number that the file durably contains from now on. */
+/** Raises the number in an existing file, and returns the number that the file durably contains from now on. */
 async function raiseNumber(
   path: string,
   number: number,

@@ -32,8 +32,8 @@ export const STORE_MARK = '.store';
 const PROBE = Buffer.alloc(128 * 1024, 'rufh');
 
 /**
- * Tests that a directory behaves as many machines need it; fails with the missing property and the directory. `unique`
- * must be used by no other node at the same time.
+ * Tests that a directory behaves as many machines need it; rejects with the missing property and the directory.
+ * `unique` must be used by no other node at the same time.
  */
 export async function assertShareable(directory: string, unique: string): Promise<void> {
   const probe = join(directory, `.probe-${unique}`);
@@ -62,7 +62,7 @@ export async function isShareable(directory: string, unique: string): Promise<bo
   }
 }
 
-/** The id of the store to which the spool belongs; undefined when it has no mark yet, or is not mounted. */
+/** The id of the store to which the spool belongs; undefined if it has no mark yet, or is not mounted. */
 export async function readSpoolMark(directory: string): Promise<string | undefined> {
   return (await withDirectory(directory, () => readMark(directory))) || undefined;
 }
@@ -72,7 +72,7 @@ export function markPath(directory: string): string {
   return join(directory, 'spool', STORE_MARK);
 }
 
-/** Marks the spool as that of this store. Several nodes may do so at once. */
+/** Marks the spool as that of this store. Several nodes may do so at the same time. */
 export function writeSpoolMark(directory: string, storeId: string, unique: string): Promise<void> {
   return withDirectory(directory, () => writeMark(join(directory, 'spool'), storeId, unique));
 }
@@ -177,7 +177,7 @@ async function withDirectory<T>(directory: string, task: () => Promise<T>, neede
   }
 }
 
-/** The file whose modification time is the last sign of life of the nodes that use the spool. */
+/** The file whose modification time is the last heartbeat of the nodes that use the spool. */
 const IN_USE = '.in-use';
 
 /** This part of the watch is ignored: running nodes whose Redis came back empty need a moment to mark the spool for it. */
@@ -202,7 +202,7 @@ export class SpoolUse {
   constructor(private readonly options: SpoolUseOptions) {
     const check = (): Promise<void> =>
       this.check().catch(() => {
-        // A failing disk is reported where bytes are lost by it; the next round shows the sign of life again.
+        // A failing disk is reported where bytes are lost by it; the next round sends the heartbeat.
       });
     this.periodic = new PeriodicTask(check, options.everyMs);
     this.periodic.start();
@@ -229,7 +229,7 @@ export class SpoolUse {
   }
 }
 
-/** Overwrites the one byte of the file, and so never replaces the file. */
+/** Overwrites the one byte of the file, and therefore never replaces the file. */
 async function touch(path: string): Promise<void> {
   const fd = await open(path, 'r+').catch((error: unknown) => {
     if (!hasCode(error, 'ENOENT')) throw error;
@@ -258,16 +258,16 @@ export function markRemedy(directory: string, storeId: string): string {
 export interface NewStore {
   /** The server, the database and the prefix without data, for messages. */
   readonly name: string;
-  /** False when another process has created the store meanwhile. */
+  /** False if another process has created the store meanwhile. */
   readonly isStillNew: () => Promise<boolean>;
   readonly log: Log;
-  /** The time to wait for a sign of life; processes that use the spool give several in it. */
+  /** The time to wait for a heartbeat; processes that use the spool send several in it. */
   readonly watchMs: number;
 }
 
 /**
- * Fails when running nodes use the spool for another store: then its data is not lost, but this node is configured wrongly.
- * Waits for a new sign of life if there was ever one; its age would depend on comparing clocks.
+ * Rejects when running nodes use the spool for another store: then its data is not lost, but this node is configured
+ * wrongly. Waits for a new heartbeat if there was ever one; its age would depend on comparing clocks.
  */
 export async function assertUnused(directory: string, store: NewStore): Promise<void> {
   const { name, isStillNew, log, watchMs } = store;
@@ -281,7 +281,7 @@ export async function assertUnused(directory: string, store: NewStore): Promise<
   const began = performance.now();
   for (let watchedMs = 0; watchedMs < watchMs; watchedMs = performance.now() - began) {
     await sleep(watchMs / CHECKS_PER_WATCH);
-    // The order matters: a takeover marks the spool before it gives a sign of life.
+    // The order matters: a takeover marks the spool before it sends a heartbeat.
     const used = await lastUseTime(directory);
     if (!(await isStillNew()) || (await readSpoolMark(directory)) !== mark) return;
     if (used !== undefined && used !== last && watchedMs >= watchMs * IGNORED_PART)

@@ -42,14 +42,14 @@ export interface SpoolClaim {
   readonly log: Log;
 }
 
-/** Fails when this store must not use the directory, which is better than losing uploads later. Changes nothing. */
+/** Rejects when this store must not use the directory, which is better than losing uploads later. Changes nothing. */
 export async function assertClaimable(claim: SpoolClaim): Promise<void> {
   const reason = refusalOf(await inspect(claim), claim);
   if (reason !== undefined) throw new Fault('CONTRACT_BROKEN', reason, false);
 }
 
 /**
- * Marks the directory as that of this Redis; fails where it must not be. False when the disk is too full to change the
+ * Marks the directory as that of this Redis; rejects if it must not be. False if the disk is too full to change the
  * mark: the spool can be used, and `claimForStore` must be retried until it succeeds.
  */
 export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
@@ -106,7 +106,7 @@ async function inspect(claim: SpoolClaim): Promise<DirectoryState> {
 const MAX_CHECKS = 30;
 const CHECK_INTERVAL_MS = 100;
 
-/** True when the store was created for a start with this spool, and so was not used with another one. */
+/** Whether the store was created for a start with this spool, so it was not used with another one. */
 function isMadeForSpool({ spoolMark }: DirectoryState, { isNewStore, unfinishedStartMark }: SpoolClaim): boolean {
   return isNewStore || unfinishedStartMark === (spoolMark ?? '');
 }
@@ -122,7 +122,7 @@ function refusalOf(state: DirectoryState, claim: SpoolClaim): string | undefined
   return mark?.id === storeId ? damagedMessage(directory, storeId) : otherStoreMessage(directory, isShared, storeId);
 }
 
-/** True when the spool contains bytes of another store; either that store is lost, or this one is wrong. */
+/** Whether the spool contains bytes of another store; either that store is lost, or this one is wrong. */
 function hasForeignBytes({ spoolMark, spool }: DirectoryState): boolean {
   return spoolMark !== undefined && spool === 'filled';
 }
@@ -143,7 +143,7 @@ const NOT_MARKED =
 function spoolMissingMessage(directory: string, id: string): string {
   return (
     `${directory}/spool is missing or is not the one that belongs to the rest of ${directory} (it has no .store): mount ` +
-    `it, or copy the whole directory. If its bytes are gone for good, ${markRemedy(directory, id)}`
+    `it, or copy the whole directory. If its bytes are permanently lost, ${markRemedy(directory, id)}`
   );
 }
 
@@ -156,7 +156,7 @@ function unmarkedMessage(directory: string, storeId: string): string {
 
 function damagedMessage(directory: string, storeId: string): string {
   return (
-    `${markPath(directory)} is damaged, or a start with another Redis did not come to its end: it names another store than ` +
+    `${markPath(directory)} is damaged, or a start with another Redis did not finish: it names another store than ` +
     `rufh-proxy.json beside it, which says that the directory is that of this Redis. If it is, stop the nodes that use it for ` +
     `another store, and ${markRemedy(directory, storeId)}`
   );
@@ -216,7 +216,7 @@ export function recordTakeover(directory: string, storeId: string): Promise<void
   });
 }
 
-/** Undefined when the spool was never taken over, or all takeovers were forgotten. */
+/** Undefined if the spool was never taken over, or all takeovers were forgotten. */
 export function readTakeovers(directory: string): Promise<Takeovers | undefined> {
   return withFault(directory, async () => {
     const path = join(directory, 'spool', TAKEOVERS);

@@ -11,9 +11,9 @@ export interface ChunkWriter {
   readonly extent: Extent;
   /** `extent` without the last byte; valid only when there is one. */
   readonly extentWithoutLastByte: Extent;
-  /** Appends all buffers in order. Must not be called again before it is fulfilled. */
+  /** Appends all buffers in order. Must not be called again before it has resolved. */
   write(buffers: readonly Uint8Array[]): Promise<void>;
-  /** Fulfilled when every byte written before the call survives a power cut. Does nothing under `sync: none`. */
+  /** Resolves when every byte written before the call survives a power cut. Does nothing under `sync: none`. */
   sync(): Promise<void>;
   close(): Promise<void>;
   /** Closes the chunk and removes its file, but not a newer file of the same name. */
@@ -32,11 +32,11 @@ export interface SpooledChunk {
 export const ACKNOWLEDGED = 'promised';
 
 /**
- * Stores the bytes of uploads, without any idea of offsets, leases or protocols. Fails with a `Fault`: STORAGE_FULL,
+ * Stores the bytes of uploads, without any idea of offsets, leases or protocols. Rejects with a `Fault`: STORAGE_FULL,
  * STORAGE_UNAVAILABLE, CHUNK_EXISTS or BYTES_LOST.
  */
 export interface Spool {
-  /** Creates a chunk; fails when it exists, so that two writers never share one. */
+  /** Creates a chunk; rejects when it exists, so that two writers never share one. */
   create(id: string, name: string): Promise<ChunkWriter>;
   /**
    * The committed bytes of these chunks as one stream; `start` and `end` (exclusive) count from the start of the first
@@ -45,7 +45,7 @@ export interface Spool {
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable;
   /** One committed file for another node: each block is followed by its checksum, as `ArrivingBlocks` expects it. */
   readWithSums(id: string, chunk: Chunk): Readable;
-  /** Makes a chunk durable and gives its size in bytes, committed or not; undefined when it does not exist. */
+  /** Makes a chunk durable and returns its size in bytes, committed or not; undefined if it does not exist. */
   size(id: string, name: string): Promise<number | undefined>;
   removeChunk(id: string, name: string): Promise<void>;
   /**

@@ -1,4 +1,4 @@
-/** Why a lease has to be released: a newer request, a drain, or a lease that could not be renewed. */
+/** The reason why a lease has to be released: a newer request, a drain, or a lease that could not be renewed. */
 export type ReleaseReason = 'taken-over' | 'draining' | 'lost';
 
 /** The right to write one upload. */
@@ -12,10 +12,10 @@ export interface Lease {
 }
 
 /**
- * The purpose of a lease. `to-look` and `to-end` are granted even when a full disk or a full store admits no more
+ * The purpose of a lease. `to-read` and `to-end` are granted even when a full disk or a full store admits no more
  * bytes.
  */
-export type LeasePurpose = 'to-write' | 'to-look' | 'to-end';
+export type LeasePurpose = 'to-write' | 'to-read' | 'to-end';
 
 /**
  * At most one holder writes an upload, and the newest request wins. A holder that does not release within a grace
@@ -27,13 +27,13 @@ export interface Leases {
    * order.
    */
   take(id: string, purpose?: LeasePurpose): Promise<Lease>;
-  /** Asks every holder of this node to release; later leases are asked to release at once. */
+  /** Asks every holder of this node to release; later leases are asked to release immediately. */
   drain(): void;
 }
 
 /**
- * The lease requests of one process, one queue an upload. Each request asks the one before it to release, so that
- * even a request in the middle of the queue gets a short turn. Uploads without requests use no memory.
+ * The lease requests of one process, one queue per upload. Each request asks the one before it to release, so that even
+ * a request in the middle of the queue gets a short turn. Uploads without requests use no memory.
  */
 export class LeaseQueues {
   private readonly newestRequests = new Map<string, LeaseRequest>();
@@ -43,7 +43,7 @@ export class LeaseQueues {
   constructor(private readonly graceMs: number) {}
 
   /**
-   * Adds a request to the upload's queue. While draining, requests are still served but asked to release at once:
+   * Adds a request to the upload's queue. While draining, requests are still served but asked to release immediately:
    * offsets can be read, and a body that has just begun does not delay the stop.
    */
   enqueue(id: string): LeaseRequest {
@@ -65,7 +65,7 @@ export class LeaseQueues {
 
 /** A request in the queue of an upload. */
 export class LeaseRequest {
-  /** Fulfilled when the previous request has ended or was passed over. */
+  /** Resolves when the previous request has ended or was passed over. */
   readonly ready: Promise<void>;
   readonly isFirst: boolean;
   private isReady: boolean;
@@ -88,8 +88,8 @@ export class LeaseRequest {
     return this.controller.signal;
   }
 
-  requestRelease(why: ReleaseReason): void {
-    this.controller.abort(why);
+  requestRelease(reason: ReleaseReason): void {
+    this.controller.abort(reason);
   }
 
   /** Starts the grace time for this request, which holds the lease now. */
@@ -105,7 +105,7 @@ export class LeaseRequest {
     else void this.ready.then(this.onEnd);
   }
 
-  /** Fulfilled when this request has ended, or has held the lease for the grace time. */
+  /** Resolves when this request has ended, or has held the lease for the grace time. */
   private async endedOrPassedOver(graceMs: number): Promise<void> {
     await this.ready;
     await this.held.promise;

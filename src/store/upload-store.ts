@@ -29,7 +29,7 @@ export type KeyedUpload = NewUpload & { readonly clientKey: string };
 export interface Commit {
   /** The token of the lease; a token older than the newest one known is refused. */
   readonly token: number;
-  /** The lease holder's chunk with all bytes that are durable now; missing when nothing was written. */
+  /** The lease holder's chunk with all bytes that are durable now; missing if nothing was written. */
   readonly chunk?: Chunk;
   /** The length, once it is known. */
   readonly length?: number;
@@ -81,7 +81,7 @@ export interface LeftoverAge {
   readonly now: number;
   /** Monotonic milliseconds since some moment of this process. */
   readonly elapsedMs: number;
-  /** How long the file must have been seen unchanged. */
+  /** Time for which the file must have been seen unchanged. */
   readonly minAgeMs: number;
 }
 
@@ -95,15 +95,15 @@ export interface Totals {
 
 /**
  * The records of all uploads. Every method is one atomic step that costs the same however large the upload is; it is
- * durable when its promise is fulfilled (as far as the `sync` setting promises) and rejects with a `Fault`.
+ * durable when its promise resolves (as far as the `sync` setting promises) and rejects with a `Fault`.
  *
- * After STORE_UNAVAILABLE it is unknown whether the step was done. Repeating the step is safe and gives the first
+ * After STORE_UNAVAILABLE it is unknown whether the step was done. Repeating the step is safe and returns the first
  * result if nothing else happened in between. Exceptions: a repeated `create` fails, and a repeated `claimDelivery`
- * gives nothing until the claim has run out.
+ * returns nothing until the claim has expired.
  */
 export interface UploadStore {
   /**
-   * True if confirmed steps can be lost, as in the failover of a replicated server; offsets acknowledged to clients
+   * Whether confirmed steps can be lost, as in the failover of a replicated server; offsets acknowledged to clients
    * must then be recorded elsewhere too.
    */
   readonly canLoseConfirmedSteps: boolean;
@@ -111,7 +111,7 @@ export interface UploadStore {
   /** Rejects when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
   /**
-   * As `create`, for an upload with a `clientKey`, which only one upload has at a time. Gives the id of the upload
+   * As `create`, for an upload with a `clientKey`, which only one upload has at a time. Returns the id of the upload
    * that has the key already, unless that is `replacedId`, which then loses the key to the new upload.
    */
   createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
@@ -126,11 +126,10 @@ export interface UploadStore {
    */
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'>;
   /** receiving → invalid, by the holder of a lease. `lost`: because stored bytes are lost. */
-  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'>;
+  invalidate(id: string, token: number, reason?: 'lost'): Promise<Upload | 'stale' | 'gone'>;
   /**
    * Records that the bytes are on another node now. For the holder of a lease, in any phase but `delivering`. `gone`:
-   * unknown, being delivered, or no longer as in `expected`, so that it may have an answer whose body is on the old
-   * node.
+   * unknown, being delivered, or no longer as in `expected`, so it may have an answer whose body is on the old node.
    */
   move(id: string, token: number, node: string, expected?: ExpectedState): Promise<Upload | 'stale' | 'gone'>;
   /**
@@ -159,10 +158,10 @@ export interface UploadStore {
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
-   * complete | undelivered → delivering, or `delivering` with a claim that has run out. Only one worker gets the
-   * upload; the others get undefined. Another worker may take the claim after `until`. `earlyAttempt`: an early
-   * attempt that has not ended and goes on under the claim; the same step clears `inPart`, so that its last bytes may
-   * be sent.
+   * complete | undelivered → delivering, or `delivering` with a claim that has expired. Only one worker gets the
+   * upload; the others get undefined. Another worker may take the claim after `until`. `earlyAttempt`: an early attempt
+   * that has not ended and continues under the claim; the same step clears `inPart`, so that its last bytes may be
+   * sent.
    */
   claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined>;
   /**
@@ -183,33 +182,33 @@ export interface UploadStore {
   /** delivering → complete; the next attempt is due at `dueAt`. */
   postpone(id: string, worker: string, dueAt: number): Promise<Upload | 'stale'>;
   /** delivering → undelivered. */
-  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'>;
+  giveUp(id: string, worker: string, failure: Undelivered): Promise<Upload | 'stale'>;
   /**
    * Within `undelivered`: records that a client got the response that says so, after it was sent; needs no claim.
-   * `stale`: `attempt` is not the newest one, or the upload is undelivered for a reason other than `why`.
+   * `stale`: `attempt` is not the newest one, or the upload is undelivered for a reason other than `failure`.
    */
-  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
+  recordClientInformed(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'>;
   /** Reverts `recordClientInformed`, because a client asks again as if it had lost the response. `stale` as there. */
-  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'>;
+  recordClientAskedAgain(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'>;
   /** The body of an answer that is kept in the record. */
   answerBody(id: string): Promise<Uint8Array | undefined>;
   /**
-   * Uploads to deliver now: `complete` and due, or `delivering` with a claim that has run out. A store that was
-   * opened for one node gives only uploads whose bytes are on it; so does `expired`. Uploads due later than
+   * Uploads to deliver now: `complete` and due, or `delivering` with a claim that has expired. A store that was opened
+   * for one node returns only uploads whose bytes are on it; so does `expired`. Uploads due later than
    * `implausibleAfter` are included, because the clock may have been set back since their due time was set.
    */
   dueDeliveries(now: number, implausibleAfter?: number): Promise<readonly string[]>;
   /**
-   * Fulfilled when the phase is neither `complete` nor `delivering`; undefined for an unknown upload. Rejects with
-   * the signal's reason.
+   * Resolves when the phase is neither `complete` nor `delivering`; undefined for an unknown upload. Rejects with the
+   * signal's reason.
    */
   waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
 
   /** Expired, cancelled and invalid uploads, but none whose delivery is claimed now. */
   expired(now: number): Promise<readonly string[]>;
   /**
-   * Removes an upload and its claim to `clientKey`. Gives the phase that the upload had to exactly one of several
-   * callers; undefined when it is unknown.
+   * Removes an upload and its claim to `clientKey`. Returns the phase that the upload had to exactly one of several
+   * callers; undefined if it is unknown.
    */
   remove(id: string, clientKey?: string): Promise<Phase | undefined>;
   /** Pages through all uploads in no particular order; `next` is missing on the last page. */
@@ -242,7 +241,7 @@ const MAX_PAUSE_MS = 1000;
 export interface RetryOptions {
   /** Ends the retries, after a last attempt. */
   readonly signal: AbortSignal;
-  /** Gives a number from 0 to 1 that spreads the retries of many callers. */
+  /** Returns a number from 0 to 1 that spreads the retries of many callers. */
   readonly random?: () => number;
   /** Called after every failed attempt. */
   readonly onUnavailable?: (fault: Fault) => void;
@@ -267,7 +266,7 @@ export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, optio
   }
 }
 
-/** True if the store did not reply: whether the step was done is unknown, and repeating it is safe. */
+/** Whether the store did not reply: whether the step was done is unknown, and repeating it is safe. */
 export function isStoreUnavailable(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'STORE_UNAVAILABLE';
 }

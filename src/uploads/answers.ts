@@ -4,14 +4,14 @@ import type { Headers } from '../model/headers.js';
 import type { AppendIntent, Interrupted, InterimUpdate, Outcome, RelayedAnswer } from '../model/messages.js';
 import { type Digest, isAnsweredEarly, shownOffset, type Upload } from '../model/upload.js';
 import type { Body } from './request-body.js';
-import { refused, whyGone } from './validate.js';
+import { refused, goneReason } from './validate.js';
 
 /** The part of a request that matters once its upload is complete. */
 export interface AnswerCall {
   readonly body: Body;
   /** The credentials of this request, used by a delivery that it triggers. */
   readonly credentials: Headers;
-  /** Asked before the upload counts as complete, and before its delivery; an answer turns the client away. */
+  /** Asked before the upload counts as complete, and before its delivery; an answer refuses the client. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
   /** The header fields that the authorization service adds for the origin, once `mayComplete` has asked it. */
   readonly addedHeaders?: () => Headers | undefined;
@@ -50,7 +50,7 @@ export class Answers {
       case 'answered':
         return { ...result, to, reprDigest };
       case 'gone':
-        return refused({ reason: 'gone', detail: whyGone(result.upload) });
+        return refused({ reason: 'gone', detail: goneReason(result.upload) });
       case 'answer-lost':
       case 'undelivered':
       case 'pending':
@@ -97,7 +97,7 @@ export class Answers {
       };
       return await this.delivery.result(upload.id, request);
     } catch (error) {
-      if (clientLeft.aborted) return { kind: 'interrupted', why: 'client-left' };
+      if (clientLeft.aborted) return { kind: 'interrupted', reason: 'client-left' };
       throw error;
     } finally {
       clearInterval(heartbeat);
@@ -136,6 +136,6 @@ async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): 
   }
   const { ending } = body;
   if (ending !== 'clean')
-    return { kind: 'interrupted', why: ending === 'idle' || ending === 'slow' ? ending : 'client-left' };
+    return { kind: 'interrupted', reason: ending === 'idle' || ending === 'slow' ? ending : 'client-left' };
   return bytes.length === expectedSize && bytes[0] === expected;
 }

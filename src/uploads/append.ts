@@ -54,9 +54,9 @@ export interface AppendTask {
   readonly onCommitted?: (upload: Upload) => void;
   /** Called with the upload before its body, and whenever the offset has moved. */
   readonly onOffset?: (upload: Upload) => void;
-  /** Asked when all bytes have arrived, before the upload counts as complete; an answer turns the client away. */
+  /** Asked when all bytes have arrived, before the upload counts as complete; an answer refuses the client. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
-  /** The client gets its response before the origin has answered, so that no byte can be held back. */
+  /** The client gets its response before the origin has answered, so no byte can be held back. */
   readonly doesNotWait?: boolean;
 }
 
@@ -92,36 +92,36 @@ export class AppendBody {
   /** Ends an upload that exceeded its length or its limits, and removes its bytes (RUFH §4.4.2). */
   async invalidate(upload: Upload, lease: Lease, refusal: Refusal): Promise<Outcome | Interrupted> {
     const ended = await this.invalidateAndRemove(upload, lease);
-    if (!ended) return { kind: 'interrupted', why: 'taken-over' };
+    if (!ended) return { kind: 'interrupted', reason: 'taken-over' };
     reportClosed(ended, 'invalid', this.deps, refusal.reason);
     return { kind: 'refused', refusal };
   }
 
   /**
-   * Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Else rethrows the
-   * fault.
+   * Gives up an upload whose acknowledged bytes are lost: its offset must not decrease (RUFH §4.1.1). Otherwise
+   * rethrows the fault.
    */
   async giveUpIfLost(fault: unknown, upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
     if (!(fault instanceof Fault) || !(await this.hasEnded(fault, upload))) throw fault;
-    // A newer request may have finished or cancelled the upload, and so removed its files; then this step is refused.
+    // A newer request may have finished or cancelled the upload, which removed its files; then this step is refused.
     return this.giveUp(upload, lease, BYTES_LOST, fault.message);
   }
 
   private async giveUp(upload: Upload, lease: Lease, detail: string, problem: string): Promise<Outcome | Interrupted> {
     const ended = await this.invalidateAndRemove(upload, lease, 'lost');
-    if (!ended) return { kind: 'interrupted', why: 'taken-over' };
+    if (!ended) return { kind: 'interrupted', reason: 'taken-over' };
     reportLoss(ended, problem, this.deps);
     return { kind: 'refused', refusal: { reason: 'gone', detail } };
   }
 
-  /** Invalidates the upload and removes its bytes; undefined when a newer lease was taken. */
-  private async invalidateAndRemove({ id }: Upload, lease: Lease, why?: 'lost'): Promise<Upload | undefined> {
+  /** Invalidates the upload and removes its bytes; undefined if a newer lease was taken. */
+  private async invalidateAndRemove({ id }: Upload, lease: Lease, reason?: 'lost'): Promise<Upload | undefined> {
     const { store, spool, hashes, log } = this.deps;
-    const ended = await store.invalidate(id, lease.token, why);
+    const ended = await store.invalidate(id, lease.token, reason);
     if (ended === 'stale' || ended === 'gone') return undefined;
     hashes.forget(id);
     await spool.remove(id).catch((error: unknown) => {
-      // The sweep removes the files of invalid uploads later.
+      // The cleanup removes the files of invalid uploads later.
       log.warn({ upload: uploadTag(id), err: error }, 'the bytes of an upload that has ended could not be removed');
     });
     return ended;
@@ -203,7 +203,7 @@ export class AppendBody {
     }
   }
 
-  /** True when nothing can be added to the upload any more: bytes of it are lost, or another request has ended it. */
+  /** Whether nothing can be added to the upload any more: bytes of it are lost, or another request has ended it. */
   private async hasEnded({ code }: Fault, { id }: Upload): Promise<boolean> {
     if (code === 'BYTES_LOST') return true;
     if (code !== 'STORAGE_UNAVAILABLE') return false;
@@ -243,11 +243,11 @@ function progressOffset(now: Upload, before: Upload, intent: { readonly complete
 
 /** Starts early deliveries, which send the bytes of an upload to the origin while it is received. */
 export interface EagerFeeds {
-  /** Undefined when the upload is not delivered early. */
+  /** Undefined if the upload is not delivered early. */
   startEager(upload: Upload): EagerFeed | undefined;
   /** Whether an upload of this length can be delivered early on this route; `busy`: not at the moment. */
   eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
-  /** Ends the early delivery of an upload that cannot go on. */
+  /** Ends the early delivery of an upload that cannot continue. */
   stopEager(id: string): void;
 }
 
@@ -256,11 +256,11 @@ export interface EagerAppendDeps {
   readonly appendBody: AppendBody;
   readonly acknowledged: AcknowledgedOffsets;
   readonly pace: CommitPace;
-  /** Missing when no delivery starts before its upload is complete. */
+  /** Missing if no delivery starts before its upload is complete. */
   readonly feeds?: EagerFeeds;
 }
 
-/** The origin only gets committed bytes, so that the usual pace would keep it waiting. */
+/** The origin only gets committed bytes, so the usual pace would keep it waiting. */
 const EAGER_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
 
 /** Receives a body while the origin gets its bytes, and stops when the origin has answered. */
@@ -323,9 +323,9 @@ export class EagerAppend {
     { kind, upload: asAnswered, answer }: EarlyAnswer,
     intent: CreateIntent | AppendIntent,
   ): Promise<Outcome> {
-    // The answer carries the offset of now.
+    // The answer carries the current offset.
     const upload = (await this.currentUpload(asAnswered.id)) ?? asAnswered;
-    // The answer may not be recorded yet: if it breaks off, the upload goes on from this offset.
+    // The answer may not be recorded yet: if it breaks off, the upload continues from this offset.
     await this.deps.acknowledged.acknowledgeState(upload);
     return kind === 'parked' ? { kind, upload, answer } : { kind, to: intent.kind, upload, answer };
   }

@@ -38,7 +38,7 @@ export type Received =
   /** The body completed the upload. */
   | { readonly kind: 'completed'; readonly upload: Upload; readonly reprDigest?: Digest }
   /** The body ended cleanly, but its last byte is not committed. */
-  | Objection
+  | CompletionProblem
   /** The body has too many bytes; those within the bound are committed. */
   | { readonly kind: 'overflow'; readonly upload: Upload; readonly beyond: Allowance['beyond'] }
   | Interrupted;
@@ -86,7 +86,7 @@ class BodyWriter {
     } catch (fault) {
       this.deps.hashes.forget(this.task.upload.id);
       // When the store failed rather than the disk, the bytes already written can still count.
-      if (fault instanceof Fault && !this.mustBeComplete) await this.chunk?.rescue();
+      if (fault instanceof Fault && !this.mustBeComplete) await this.chunk?.commitAfterFault();
       // A client in the middle of its body gets no response; it resumes at the committed offset.
       if (isStoreUnavailable(fault) && lease.signal.aborted && body.ending !== 'clean') return this.interrupted();
       throw fault;
@@ -234,14 +234,14 @@ class BodyWriter {
   /** A newer lease was taken, so the uncommitted bytes do not count. */
   private takenOver(): Received {
     this.deps.hashes.forget(this.task.upload.id);
-    return { kind: 'interrupted', why: 'taken-over' };
+    return { kind: 'interrupted', reason: 'taken-over' };
   }
 
   private interrupted(): Interrupted {
     const { body, lease } = this.task;
     const { ending } = body;
-    if (ending && ending !== 'stopped' && ending !== 'clean') return { kind: 'interrupted', why: ending };
-    return { kind: 'interrupted', why: (lease.signal.reason as ReleaseReason | undefined) ?? 'taken-over' };
+    if (ending && ending !== 'stopped' && ending !== 'clean') return { kind: 'interrupted', reason: ending };
+    return { kind: 'interrupted', reason: (lease.signal.reason as ReleaseReason | undefined) ?? 'taken-over' };
   }
 }
 
@@ -250,22 +250,22 @@ function sizeOf(buffers: readonly Buffer[]): number {
 }
 
 /** The reason why a body that ended properly does not complete its upload. */
-type Objection =
+type CompletionProblem =
   | { readonly kind: 'refused'; readonly refusal: Refusal }
   /** The bytes do not match their digest, which makes them useless. */
   | { readonly kind: 'invalid'; readonly refusal: Refusal }
   | { readonly kind: 'turned-away'; readonly answer: RelayedAnswer }
   | Interrupted;
 
-export type CheckResult = { readonly kind: 'passed'; readonly reprDigest?: Digest } | Objection;
+export type CheckResult = { readonly kind: 'passed'; readonly reprDigest?: Digest } | CompletionProblem;
 
 export interface CompletionCheckTask {
   /** The upload as it is when its last body begins. */
   readonly upload: Upload;
   readonly lease: Lease;
-  /** Asked when all bytes have arrived, before the upload counts as complete; an answer turns the client away. */
+  /** Asked when all bytes have arrived, before the upload counts as complete; an answer refuses the client. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
-  /** The client gets its response before the origin has answered, so that no byte can be held back. */
+  /** The client gets its response before the origin has answered, so no byte can be held back. */
   readonly doesNotWait?: boolean;
 }
 
@@ -282,7 +282,7 @@ export class CompletionCheck {
     this.algorithms = new Set([...reprDigests.map(({ algorithm }) => algorithm), ...wanted]);
   }
 
-  /** True when only the length has to be checked. */
+  /** Whether only the length has to be checked. */
   get isImmediate(): boolean {
     return this.algorithms.size === 0 && this.task.mayComplete === undefined;
   }
@@ -302,7 +302,7 @@ export class CompletionCheck {
     const answer = await this.task.mayComplete?.(upload);
     if (answer) return { kind: 'turned-away', answer };
     const digests = await this.digestsOf(upload, rest);
-    if (digests === 'stopped') return { kind: 'interrupted', why: 'taken-over' };
+    if (digests === 'stopped') return { kind: 'interrupted', reason: 'taken-over' };
     if (!matches(upload.reprDigests, digests))
       return { kind: 'invalid', refusal: { reason: 'digest-mismatch', field: 'Repr-Digest' } };
     return { kind: 'passed', reprDigest: digests.find(({ algorithm }) => algorithm === upload.wantedReprDigest) };

@@ -5,11 +5,11 @@ import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { type Commit, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
 
-/** When written bytes are committed: after every write, or in groups bounded in bytes and time. */
+/** The pace of commits: after every write, or in groups bounded in bytes and time. */
 export interface CommitPace {
   readonly bytes: number;
   readonly everyMs: number;
-  /** The first bytes are committed at once: the origin gets them, and may refuse the rest. */
+  /** The first bytes are committed immediately: the origin gets them, and may refuse the rest. */
   readonly firstAtOnce?: true;
 }
 
@@ -51,7 +51,7 @@ export class GrowingChunk {
   private hasEnded = false;
   private isComplete = false;
   /** A commit failed or got no reply, so the record may count more bytes than this process knows. */
-  private isInDoubt = false;
+  private isCommitUncertain = false;
   private onUnavailable = (): void => undefined;
 
   constructor(
@@ -62,7 +62,7 @@ export class GrowingChunk {
     this.upload = task.upload;
   }
 
-  /** Fails with the error of an earlier commit in the background. */
+  /** Rejects with the error of an earlier commit in the background. */
   async write(buffers: readonly Uint8Array[]): Promise<void> {
     await this.writer.write(buffers);
     this.throwFailure();
@@ -88,7 +88,7 @@ export class GrowingChunk {
   }
 
   /** Commits what was written before a fault, except the byte that would complete the upload. Ignores further faults. */
-  async rescue(): Promise<void> {
+  async commitAfterFault(): Promise<void> {
     await this.stopPacing();
     const extent = this.isComplete ? this.writer.extentWithoutLastByte : this.writer.extent;
     try {
@@ -99,11 +99,11 @@ export class GrowingChunk {
     }
   }
 
-  /** Closes the file, and removes it when nothing of it was committed. The sweep removes it when that fails. */
+  /** Closes the file, and removes it when nothing of it was committed. The cleanup removes it when that fails. */
   async close(): Promise<void> {
     await this.stopPacing();
     await this.writer.close();
-    if (this.committedBytes > 0 || this.isInDoubt) return;
+    if (this.committedBytes > 0 || this.isCommitUncertain) return;
     const { upload, name } = this.task;
     await this.deps.spool.removeChunk(upload.id, name).catch(ignoreFault);
   }
@@ -153,7 +153,7 @@ export class GrowingChunk {
     const startedAt = performance.now();
     await this.writer.sync();
     const step = this.commitOf(extent, complete);
-    const result = await this.trackDoubt(() => store.commit(this.upload.id, step));
+    const result = await this.trackUncertainty(() => store.commit(this.upload.id, step));
     if (result === 'stale' || result === 'gone') {
       this.refusedBy = result;
       return;
@@ -168,16 +168,16 @@ export class GrowingChunk {
    * A failed commit may still have reached the disk, where the next start would find it. A later success says nothing about
    * an earlier commit without a reply.
    */
-  private async trackDoubt<T>(step: () => Promise<T>): Promise<T> {
-    let wasInDoubt = this.isInDoubt;
+  private async trackUncertainty<T>(step: () => Promise<T>): Promise<T> {
+    let wasUncertain = this.isCommitUncertain;
     const onUnavailable = (): void => {
-      wasInDoubt = true;
+      wasUncertain = true;
       this.deps.metrics.storeUnavailable();
       this.onUnavailable();
     };
-    this.isInDoubt = true;
+    this.isCommitUncertain = true;
     const result = await retryWhileUnavailable(step, { signal: this.task.lease.signal, onUnavailable });
-    this.isInDoubt = wasInDoubt;
+    this.isCommitUncertain = wasUncertain;
     return result;
   }
 

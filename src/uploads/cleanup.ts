@@ -11,7 +11,7 @@ import { isStoreUnavailable, type LeftoverAge, type UploadStore } from '../store
 import { type SpooledUpload, spooledUploads } from './recovery.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
-export interface SweepOptions {
+export interface CleanupOptions {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
@@ -31,11 +31,11 @@ export interface SweepOptions {
   readonly spoolSince?: () => Promise<number | undefined>;
   /** Uploads that were in the spool when it became this store's, whatever the times of their files are. */
   readonly takenOver?: () => Promise<ReadonlySet<string>>;
-  /** The node that owns the spool; missing when every node can reach the bytes. */
+  /** The node that owns the spool; missing if every node can reach the bytes. */
   readonly node?: string;
   /** Whether a node of this name has ever announced itself; true by default. */
   readonly isAnnounced?: (node: string) => Promise<boolean>;
-  /** Asked before the whole spool is read, which only one of many processes needs to do; true by default. */
+  /** Asked before the entire spool is read, which only one of many processes needs to do; true by default. */
   readonly mayRemoveOrphans?: () => Promise<boolean>;
   /** Collects the uploads whose files cannot be listed. */
   readonly unreadable: UnreadableBytes;
@@ -46,7 +46,7 @@ export interface SweepOptions {
 }
 
 /** Removes expired uploads, first their bytes and then their records, and files that no record counts. */
-export class Sweep {
+export class Cleanup {
   private readonly periodic: PeriodicTask;
   private rounds = 0;
   private isStoreUnavailable = false;
@@ -54,11 +54,11 @@ export class Sweep {
   /** Possible orphans by path: their size and modification time, and since when they were seen so. */
   private seenFiles = new Map<string, { readonly state: string; readonly since: number }>();
 
-  constructor(private readonly options: SweepOptions) {
+  constructor(private readonly options: CleanupOptions) {
     const { clock, orphanAgeMs, longestAgeMs = orphanAgeMs } = options;
     const steady = new SteadyClock({ wall: clock, monotonic: this.monotonic, settleMs: longestAgeMs });
     this.expiryNow = options.expiryClock ?? (() => steady.now());
-    this.periodic = new PeriodicTask(() => this.sweepAndReport(), options.everyMs);
+    this.periodic = new PeriodicTask(() => this.runAndReport(), options.everyMs);
   }
 
   start(): void {
@@ -70,10 +70,10 @@ export class Sweep {
   }
 
   /**
-   * Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the whole
+   * Runs once: expired uploads every time, orphaned files less often, because finding them takes reading the entire
    * spool.
    */
-  async sweep(): Promise<void> {
+  async runOnce(): Promise<void> {
     for (const id of await this.options.store.expired(this.expiryNow()))
       await this.logFault(id, 'an expired upload could not be removed', () => this.expire(id));
     this.rounds += 1;
@@ -83,8 +83,8 @@ export class Sweep {
     }
   }
 
-  private sweepAndReport(): Promise<void> {
-    return this.sweep().then(
+  private runAndReport(): Promise<void> {
+    return this.runOnce().then(
       () => void (this.isStoreUnavailable = false),
       (error: unknown) => this.noteFailure(error),
     );
@@ -94,9 +94,9 @@ export class Sweep {
   private noteFailure(error: unknown): void {
     const wasUnavailable = this.isStoreUnavailable;
     this.isStoreUnavailable = isStoreUnavailable(error);
-    // The stack of an outage would tell nothing.
-    const why = isStoreUnavailable(error) ? { reason: error.message } : { err: error };
-    if (!wasUnavailable) this.options.log.error(why, 'sweep failed; it will be tried again');
+    // The stack of an outage would say nothing useful.
+    const fields = isStoreUnavailable(error) ? { reason: error.message } : { err: error };
+    if (!wasUnavailable) this.options.log.error(fields, 'the cleanup of uploads failed; it will be retried');
   }
 
   private mayRemoveOrphans(): Promise<boolean> {
@@ -140,7 +140,7 @@ export class Sweep {
     await removeAndReport(upload ?? { id }, this.options);
   }
 
-  /** A fault here is logged, and does not stop the sweep of the spool. */
+  /** A fault here is logged, and does not stop the cleanup of the spool. */
   private async clearLeftovers(): Promise<void> {
     const { clearLeftovers, orphanAgeMs, log } = this.options;
     try {
@@ -151,7 +151,7 @@ export class Sweep {
     }
   }
 
-  /** Removes only files whose names this program gives; others belong to somebody else. */
+  /** Removes only files whose names this program gives; others belong to other programs. */
   private async removeOrphans(): Promise<void> {
     const { store, spool } = this.options;
     // The record of such an upload cannot be read now, and may count all of its files.
@@ -194,10 +194,10 @@ export class Sweep {
   }
 
   /**
-   * True when the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition
-   * does not depend on clocks that are set, or on those of other machines.
+   * Whether the file is old by its time, and this process saw it unchanged for `orphanAgeMs`. The second condition does
+   * not depend on clocks that are set, or on those of other machines.
    */
-  private isOld(file: SpooledChunk, minAgeMs: number, seenBefore: Sweep['seenFiles']): boolean {
+  private isOld(file: SpooledChunk, minAgeMs: number, seenBefore: Cleanup['seenFiles']): boolean {
     const { id, name, size, modifiedAt } = file;
     const { orphanAgeMs } = this.options;
     const now = this.expiryNow();
@@ -213,7 +213,7 @@ export class Sweep {
   private readonly monotonic = (): number => (this.options.monotonic ?? (() => performance.now()))();
 
   /**
-   * Where the upload's bytes belong. `unclear`: `spool.shared` was changed, or its node never announced itself and may
+   * The place of the upload's bytes. `unclear`: `spool.shared` was changed, or its node never announced itself and may
    * be this one under its former name; these files may then be the only copy.
    */
   private async locationOf(upload: Upload | undefined): Promise<'here' | 'elsewhere' | 'unclear'> {

@@ -8,7 +8,7 @@ interface RunningHashes {
   /** The token of the lease whose bytes are hashed. */
   token: number;
   position: number;
-  /** Bytes before this position are committed, and so never change. */
+  /** Bytes before this position are committed, so they never change. */
   committedEnd: number;
   readonly hashes: ReadonlyMap<DigestAlgorithm, Hash>;
 }
@@ -63,7 +63,7 @@ export class RepresentationHashes {
   }
 
   /**
-   * The digest of everything up to the upload's offset, followed by `rest`. Fails with the reason of the lease's
+   * The digest of everything up to the upload's offset, followed by `rest`. Rejects with the reason of the lease's
    * signal.
    */
   async digest(
@@ -109,7 +109,7 @@ export class RepresentationHashes {
   }
 }
 
-/** True when the computed digests contain every digest that the client sent. */
+/** Whether the computed digests contain every digest that the client sent. */
 export function matches(expected: readonly Digest[], actual: readonly Digest[]): boolean {
   return expected.every((digest) =>
     actual.some(({ algorithm, value }) => algorithm === digest.algorithm && value === digest.value),

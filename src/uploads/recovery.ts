@@ -25,11 +25,11 @@ export interface RecoveryDeps extends EndObserver {
    * stores that cannot do this: there the upload is invalidated and removed.
    */
   readonly giveUpLost?: (id: string) => Promise<boolean>;
-  /** Collects uploads in the spool that have no record; missing when the sweep alone deals with them. */
+  /** Collects uploads in the spool that have no record; missing if the cleanup alone deals with them. */
   readonly unrecorded?: UnrecordedBytes;
   /**
-   * True when the last line of the record was damaged, so that uncounted files may belong to it; missing if the store
-   * cannot tell.
+   * Whether the last line of the record was damaged, so uncounted files may belong to it; missing if the store cannot
+   * tell.
    */
   readonly hasLostLine?: (id: string) => boolean;
 }
@@ -41,7 +41,7 @@ const MISSING = 'committed bytes are missing from the spool, or do not join';
 /**
  * Reconciles records and bytes after a crash, before the first request, in a spool that no other process uses. Records
  * with missing or disjoint bytes are given up, never shortened; uncommitted bytes are removed, because the disk may not
- * have them. Files without a record are reported and left to the sweep, and an upload with a disk fault does not hold
+ * have them. Files without a record are reported and left to the cleanup, and an upload with a disk fault does not hold
  * up the others.
  */
 export async function recover(deps: RecoveryDeps): Promise<void> {
@@ -61,14 +61,14 @@ export async function recover(deps: RecoveryDeps): Promise<void> {
 
 /**
  * As `recover`, for one of many nodes that share a store but not this spool: only uploads in the spool are checked.
- * Files of uploads on other nodes are left to the sweep, since they may just be arriving.
+ * Files of uploads on other nodes are left to the cleanup, since they may just be arriving.
  */
 export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
   for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
     await noteFault(id, deps, () => recoverOne(id, files, deps, node));
 }
 
-/** Recovers one upload, as `recover` and `recoverNode` do. Fails with a `Fault` when that is not possible now. */
+/** Recovers one upload, as `recover` and `recoverNode` do. Rejects with a `Fault` when that is not possible now. */
 export async function recoverOne(
   id: string,
   files: readonly SpooledChunk[],
@@ -83,8 +83,8 @@ export async function recoverOne(
 }
 
 /**
- * Recovers an upload whose record could not be read until now, before its record becomes visible; so nobody has a lease
- * on it. Gives the next step for the record.
+ * Recovers an upload whose record could not be read until now. Its record is not visible yet, so nobody has a lease on
+ * it. Returns the next step for the record.
  */
 export async function recoverRecord(
   { upload, chunks, hasLostLine }: RecoveredRecord,
@@ -180,7 +180,7 @@ async function lookUpMissing(id: string, chunks: readonly Chunk[], files: Files,
   return sizes;
 }
 
-/** True when the files contain every committed byte, and the chunks join up to the offset. */
+/** Whether the files contain every committed byte, and the chunks join up to the offset. */
 function hasAllBytes(chunks: readonly Chunk[], { offset }: Upload, files: Files): boolean {
   const { start, size } = chunks.at(-1) ?? { start: 0, size: 0 };
   const isAll = (chunks[0]?.start ?? 0) === 0 && start + size === offset;

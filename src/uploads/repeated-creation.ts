@@ -13,14 +13,14 @@ export interface RepeatedCreationDeps {
   readonly leases: Pick<Leases, 'take'>;
   readonly spool: Pick<Spool, 'read'>;
   readonly answers: Answers;
-  /** Called when a client asks about its complete upload again; gives the upload as it is afterwards. */
+  /** Called when a client asks about its complete upload again; returns the upload as it is afterwards. */
   readonly clientAsks: (upload: Upload) => Promise<Upload>;
   readonly clock: () => number;
   /** The time that decides whether an upload has expired; `clock` by default. */
   readonly expiryClock?: () => number;
   readonly node?: string;
-  /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
-  readonly obstacle: (upload: Upload, lease: Lease) => Promise<Outcome | Interrupted | undefined>;
+  /** The outcome for an upload that cannot continue; undefined if it can. Needs the lease. */
+  readonly unusableOutcome: (upload: Upload, lease: Lease) => Promise<Outcome | Interrupted | undefined>;
   /** Receives the bytes after the upload's offset, then delivers the upload. */
   readonly receive: (
     intent: CreateIntent,
@@ -32,13 +32,13 @@ export interface RepeatedCreationDeps {
 
 /** A younger upload may belong to a simultaneous copy of the same request, which is given time to finish. */
 const SIMULTANEOUS_MS = 1000;
-/** The same for creations without bytes, which finish at once. */
+/** The same for creations without bytes, which finish immediately. */
 const SIMULTANEOUS_EMPTY_MS = 200;
 const POLL_MS = 25;
 
 /**
  * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its
- * answer is given again; nothing is delivered a second time.
+ * answer is sent again; nothing is delivered a second time.
  */
 export class RepeatedCreations {
   constructor(private readonly deps: RepeatedCreationDeps) {}
@@ -57,7 +57,7 @@ export class RepeatedCreations {
     if (known.node !== this.deps.node) return { kind: 'elsewhere', node: known.node ?? '' };
     const upload = await this.waitForFirstCopy(known, isEmpty(intent) ? SIMULTANEOUS_EMPTY_MS : SIMULTANEOUS_MS);
     if (upload?.phase !== 'receiving') return upload ? this.answerComplete(intent, upload, call) : 'over';
-    const lease = await this.deps.leases.take(id, isEmpty(intent) ? 'to-look' : 'to-write');
+    const lease = await this.deps.leases.take(id, isEmpty(intent) ? 'to-read' : 'to-write');
     try {
       const now = await this.findLive(id);
       if (!now) return 'over';
@@ -83,19 +83,20 @@ export class RepeatedCreations {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const obstacle = await this.deps.obstacle(upload, lease);
-    if (obstacle) return obstacle;
+    const unusableOutcome = await this.deps.unusableOutcome(upload, lease);
+    if (unusableOutcome) return unusableOutcome;
     call.sendInterim({ kind: 'resumable', upload });
     if (isEmpty(intent)) return { kind: 'created', upload };
     const { offset } = upload;
     if (offset === 0) return this.deps.receive(intent, upload, lease, call);
-    // The digest covers the whole content, and cannot be checked against the rest alone.
+    // The digest covers the entire content, and cannot be checked against the rest alone.
     if (intent.contentDigests.length > 0) return refused({ reason: 'mismatching-offset', upload, provided: 0 });
     const { body } = call;
     const skipped = await skipStored(body, this.stored(upload), offset);
     if (skipped.differs) return refused({ reason: 'key-reused', differsIn: 'content' });
     if (skipped.bytes === offset) return this.deps.receive(remainder(intent, offset), upload, lease, call);
-    if (body.ending !== 'clean') return { kind: 'interrupted', why: body.ending === 'idle' ? 'idle' : 'client-left' };
+    if (body.ending !== 'clean')
+      return { kind: 'interrupted', reason: body.ending === 'idle' ? 'idle' : 'client-left' };
     return intent.complete ? refused({ reason: 'key-reused', differsIn: 'length' }) : { kind: 'created', upload };
   }
 

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream';
 import { type Headers, forwardableTrailers } from '../model/headers.js';
 
-/** How a body ended. Only `clean` may complete an upload. */
+/** The end of a body. Only `clean` may complete an upload. */
 export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
 
 export interface BodyOptions {
@@ -9,7 +9,7 @@ export interface BodyOptions {
   readonly declaredLength?: number;
   /** A client that sends nothing for this long is given up. */
   readonly idleMs: number;
-  /** Starts watching the speed of the body, and gives a function that ends watching. */
+  /** Starts watching the speed of the body, and returns a function that ends watching. */
   readonly watch?: (body: { isAwaited(): boolean; onSlow(): void }) => () => void;
   /**
    * Milliseconds since we last held the body back, 0 while we do; such a pause is not the client's silence. Never by
@@ -18,7 +18,7 @@ export interface BodyOptions {
   readonly sinceHeldBackMs?: () => number;
   /** Called before the first byte is read: the moment for `100 (Continue)`. */
   readonly onFirstRead: () => void;
-  /** True when the HTTP/2 stream was reset, for which Node may emit 'end' as well. */
+  /** Whether the HTTP/2 stream was reset, for which Node may emit 'end' as well. */
   readonly wasReset?: () => boolean;
   /** The trailer section; read when the body has ended. */
   readonly trailers?: () => Headers;
@@ -36,8 +36,8 @@ const MAX_BATCH_PIECES = 1024;
 const MAX_TRAILER_BYTES = 8 * 1024;
 
 /**
- * A request body in batches: `next` gives everything that arrived since the last call, so that one write serves many reads.
- * Never fails for its reader, whatever happens to the connection; `ending` says how it ended.
+ * A request body in batches: `next` returns everything that arrived since the last call, so that one write serves many
+ * reads. Never fails for its reader, whatever happens to the connection; `ending` says how it ended.
  */
 export class Body {
   ending: BodyEnd | undefined;
@@ -56,7 +56,7 @@ export class Body {
     stream.on('error', () => this.endWith('client-left'));
   }
 
-  /** Everything that has arrived, at least one byte; undefined when the body has ended. */
+  /** Everything that has arrived, at least one byte; undefined if the body has ended. */
   async next(): Promise<Buffer[] | undefined> {
     if (!this.hasBegun) this.begin();
     while (this.batchBytes === 0 && !this.ending) await new Promise<void>((resolve) => (this.wake = resolve));
@@ -68,7 +68,7 @@ export class Body {
     return batch;
   }
 
-  /** Puts bytes back that `next` has given; the next call gives them first. */
+  /** Puts bytes back that `next` has returned; the next call returns them first. */
   unread(buffers: readonly Buffer[]): void {
     this.batch = [...buffers, ...this.batch];
     for (const { length } of buffers) this.batchBytes += length;
@@ -81,7 +81,7 @@ export class Body {
     return size <= MAX_TRAILER_BYTES ? lines : [];
   }
 
-  /** Stops reading. Bytes that have arrived already are still given; the rest stays in the stream. */
+  /** Stops reading. Bytes that have arrived already are still returned; the rest stays in the stream. */
   stop(): void {
     this.endWith('stopped');
   }

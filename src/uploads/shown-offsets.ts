@@ -14,15 +14,14 @@ export interface AcknowledgedOffsetsDeps {
 export class AcknowledgedOffsets {
   constructor(private readonly deps: AcknowledgedOffsetsDeps) {}
 
-  /** Must be fulfilled before a client is shown this offset. */
+  /** Must resolve before a client is shown this offset. */
   async acknowledge(id: string, offset: number): Promise<void> {
     const { store, spool } = this.deps;
     if (store.canLoseConfirmedSteps && offset > 0) await spool.noteAcknowledged(id, offset);
   }
 
   /**
-   * Must be fulfilled before a client learns that the upload is complete: no record that still receives reaches this
-   * number.
+   * Must resolve before a client learns that the upload is complete: no record that still receives reaches this number.
    */
   acknowledgeComplete({ id, offset, length = 0 }: Upload): Promise<void> {
     return this.acknowledge(id, Math.max(offset, length) + 1);
@@ -34,8 +33,8 @@ export class AcknowledgedOffsets {
   }
 
   /**
-   * True when the record of a receiving upload, read under a lease, reaches every offset that was shown. Its own offset may
-   * then be shown too.
+   * Whether the record of a receiving upload, read under a lease, reaches every offset that was shown. Its own offset
+   * may then be shown too.
    */
   async coversAcknowledged({ id, offset }: Upload): Promise<boolean> {
     const { store, spool } = this.deps;

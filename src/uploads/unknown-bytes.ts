@@ -11,7 +11,7 @@ export interface UnknownBytesOptions {
   readonly store: Pick<UploadStore, 'get'>;
   readonly unreadable: Pick<UnreadableBytes, 'note'>;
   readonly log: Log;
-  /** The uploads that were in the spool when it was taken over from a lost store; undefined when it never was. */
+  /** The uploads that were in the spool when it was taken over from a lost store; undefined if it never was. */
   readonly takeovers: () => Promise<Takeovers | undefined>;
   /** Called when no upload of the lost store is left. */
   readonly forget: (takeovers: Takeovers) => Promise<void>;
@@ -22,15 +22,15 @@ export interface UnknownBytesOptions {
 export interface UnknownUploads {
   readonly uploads: number;
   readonly bytes: number;
-  /** When the spool was taken over, or when the start found the uploads. */
+  /** The time when the spool was taken over, or when the start found the uploads. */
   readonly since: number;
   /** `store`: they belong to another store. `records`: their records are missing. */
-  readonly lack: 'store' | 'records';
+  readonly missing: 'store' | 'records';
 }
 
 /**
- * Counts the uploads that a lost store has left in the spool, so that operators learn of them. Removes nothing: the
- * sweep does when they are old enough.
+ * Counts the uploads that a lost store has left in the spool, so that operators learn of them. It removes nothing; the
+ * cleanup removes them when they are old enough.
  */
 export class UnknownBytes {
   private counted: UnknownUploads | undefined;
@@ -40,7 +40,7 @@ export class UnknownBytes {
     this.periodic = new PeriodicTask(() => this.countOrReport(), options.everyMs);
   }
 
-  /** Counts at once and then periodically, without delaying the start. */
+  /** Counts immediately and then periodically, without delaying the start. */
   start(): void {
     this.periodic.start();
     this.periodic.run();
@@ -50,7 +50,7 @@ export class UnknownBytes {
     return this.periodic.stop();
   }
 
-  /** The result of the last count; undefined when there are none. */
+  /** The result of the last count; undefined if there are none. */
   get known(): UnknownUploads | undefined {
     return this.counted;
   }
@@ -66,7 +66,7 @@ export class UnknownBytes {
   private async count(): Promise<void> {
     const takeovers = await this.options.takeovers();
     if (takeovers === undefined) return void (this.counted = undefined);
-    const total = { uploads: 0, bytes: 0, since: takeovers.since, lack: 'store' as const };
+    const total = { uploads: 0, bytes: 0, since: takeovers.since, missing: 'store' as const };
     for (const id of takeovers.ids) await this.add(id, total);
     this.counted = total.uploads > 0 ? total : undefined;
     if (!this.counted) await this.options.forget(takeovers);
@@ -80,7 +80,7 @@ export class UnknownBytes {
     total.bytes += bytes;
   }
 
-  /** Undefined when the files cannot be listed now, which does not mean that they are gone. */
+  /** Undefined if the files cannot be listed now, which does not mean that they are gone. */
   private async filesOf(id: string): Promise<readonly SpooledChunk[] | undefined> {
     try {
       return await this.options.spool.filesOf(id);
@@ -93,8 +93,8 @@ export class UnknownBytes {
 }
 
 /**
- * The number of bytes in these files of an upload; undefined when no file has a name that this program gives. The file
- * of the acknowledged offset is one, and has no bytes.
+ * The number of bytes in these files of an upload; undefined if no file has a name that this program gives. The file of
+ * the acknowledged offset is one, and has no bytes.
  */
 function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
@@ -136,11 +136,11 @@ export class UnrecordedBytes {
     for (const id of this.bytesById.keys()) if (!ids.has(id)) this.bytesById.delete(id);
   }
 
-  /** Undefined when there are none. */
+  /** Undefined if there are none. */
   get known(): UnknownUploads | undefined {
     if (this.bytesById.size === 0) return undefined;
     const bytes = [...this.bytesById.values()].reduce((sum, one) => sum + one, 0);
-    return { uploads: this.bytesById.size, bytes, since: this.since, lack: 'records' };
+    return { uploads: this.bytesById.size, bytes, since: this.since, missing: 'records' };
   }
 }
 

@@ -25,14 +25,14 @@ import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './shown-offsets.js';
-import { refuseAppend, refuseCreation, refused, whyGone } from './validate.js';
+import { refuseAppend, refuseCreation, refused, goneReason } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
   readonly delivery: Pick<Delivery, 'result' | 'keptAnswer' | 'recordClientAsked'>;
-  /** Missing when no delivery starts before its upload is complete. */
+  /** Missing if no delivery starts before its upload is complete. */
   readonly feeds?: EagerFeeds;
   readonly log: Log;
   /** The time that decides whether an upload has expired; `clock` by default. */
@@ -40,12 +40,16 @@ export interface UploadsOptions extends OpeningDeps {
   readonly pace: CommitPace;
 }
 
-/** Limits the attempts to create with a client's key while every upload found by that key ends at the same moment. */
+/**
+ * Maximum number of attempts to create an upload with a client's key; each one fails if the upload that has the key
+ * ends at that moment.
+ */
 const MAX_ROUNDS = 5;
 
 /**
- * Receives uploads: one method for each intent, independent of the protocol version. Returns everything that a client can
- * cause as an outcome, and fails with a `Fault` when the machine fails. Leases are released without waiting for the reply.
+ * Receives uploads: one method for each intent, independent of the protocol version. Returns everything that a client
+ * can cause as an outcome, and rejects with a `Fault` when the machine fails. Leases are released without waiting for
+ * the reply.
  */
 export class Uploads {
   private readonly hashes: RepresentationHashes;
@@ -67,7 +71,7 @@ export class Uploads {
       ...deps,
       answers: this.answers,
       clientAsks: (upload) => deps.delivery.recordClientAsked(upload),
-      obstacle: (upload, lease) => this.obstacle(upload, lease),
+      unusableOutcome: (upload, lease) => this.unusableOutcome(upload, lease),
       receive: (...task) => this.receiveWithoutUrl(...task),
     });
   }
@@ -128,7 +132,7 @@ export class Uploads {
     if ('reason' in known) return refused(known);
     if (known.phase !== 'receiving')
       return { kind: 'retrieved', upload: await this.deps.delivery.recordClientAsked(known) };
-    const lease = await this.deps.leases.take(intent.id, 'to-look');
+    const lease = await this.deps.leases.take(intent.id, 'to-read');
     try {
       const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
@@ -197,8 +201,8 @@ export class Uploads {
   }
 
   private async retrieveUnderLease(upload: Upload, lease: Lease): Promise<Outcome | Interrupted> {
-    const obstacle = await this.obstacle(upload, lease);
-    if (obstacle) return obstacle;
+    const unusableOutcome = await this.unusableOutcome(upload, lease);
+    if (unusableOutcome) return unusableOutcome;
     try {
       return { kind: 'retrieved', upload, reprDigest: await this.appendBody.wantedDigest(upload, lease) };
     } catch (fault) {
@@ -212,20 +216,20 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const obstacle = await this.obstacle(upload, lease);
-    if (obstacle) return obstacle;
+    const unusableOutcome = await this.unusableOutcome(upload, lease);
+    if (unusableOutcome) return unusableOutcome;
     const verdict = refuseAppend(intent, upload);
     if (verdict)
       return verdict.invalidates
         ? this.appendBody.invalidate(upload, lease, verdict.refusal)
         : refused(verdict.refusal);
     const announced = await this.recordAnnouncements(intent, upload, lease);
-    if (!announced) return { kind: 'interrupted', why: 'taken-over' };
+    if (!announced) return { kind: 'interrupted', reason: 'taken-over' };
     return this.receiveAndDeliver(intent, announced, lease, call);
   }
 
-  /** The outcome for an upload that cannot go on; undefined when it can. Needs the lease. */
-  private async obstacle(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
+  /** The outcome for an upload that cannot continue; undefined if it can. Needs the lease. */
+  private async unusableOutcome(upload: Upload, lease: Lease): Promise<Outcome | Interrupted | undefined> {
     if (upload.phase !== 'receiving' || (await this.acknowledged.coversAcknowledged(upload))) return undefined;
     this.deps.feeds?.stopEager(upload.id);
     return this.appendBody.giveUpForgotten(upload, lease);
@@ -273,7 +277,7 @@ export class Uploads {
       outcome = await this.receiveAndDeliver(intent, upload, lease, call);
       return outcome;
     } finally {
-      const continues = outcome?.kind === 'interrupted' && outcome.why === 'taken-over';
+      const continues = outcome?.kind === 'interrupted' && outcome.reason === 'taken-over';
       if (outcome?.kind !== 'created' && !continues) await this.cancelUnlessComplete(upload.id);
     }
   }
@@ -285,11 +289,11 @@ export class Uploads {
       if (upload?.phase === 'receiving') await this.cancelOnce(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
-      // The sweep removes it later.
+      // The cleanup removes it later.
     }
   }
 
-  /** False when the upload is unknown. Concurrent cancellations share one run, so that its end is reported once. */
+  /** False if the upload is unknown. Concurrent cancellations share one run, so that its end is reported once. */
   private cancelOnce(upload: Upload): Promise<boolean> {
     const { id } = upload;
     const running = this.cancelling.get(id) ?? this.cancelNow(upload).finally(() => this.cancelling.delete(id));
@@ -309,7 +313,7 @@ export class Uploads {
   private async findLive(id: string, loaded?: Upload): Promise<Upload | Refusal> {
     const upload = loaded ?? (await this.deps.store.get(id));
     if (!upload || upload.phase === 'cancelled') return { reason: 'unknown-upload' };
-    if (upload.phase === 'invalid') return { reason: 'gone', detail: whyGone(upload) };
+    if (upload.phase === 'invalid') return { reason: 'gone', detail: goneReason(upload) };
     if (upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)())
       return { reason: 'gone', detail: 'The upload has expired.' };
     // The upload moved while the request was on its way, or is older than a change of `spool.shared`: this disk is the
@@ -329,11 +333,11 @@ interface OpeningDeps {
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
   readonly clock: () => number;
-  /** Gives an unguessable id for a new upload: at least 128 random bits. */
+  /** Returns an unguessable id for a new upload: at least 128 random bits. */
   readonly newId: () => string;
-  /** Gives a key for the origin that reveals nothing about the id. */
+  /** Returns a key for the origin that reveals nothing about the id. */
   readonly newDeliveryKey: () => string;
-  /** The node that stores the bytes of new uploads; missing when every node can reach them. */
+  /** The node that stores the bytes of new uploads; missing if every node can reach them. */
   readonly node?: string;
 }
 
@@ -365,7 +369,7 @@ async function openUpload(
 }
 
 /**
- * As `openUpload`, with a client's key; gives the id of the upload that has the key already. `instead`: one that has
+ * As `openUpload`, with a client's key; returns the id of the upload that has the key already. `instead`: one that has
  * ended.
  */
 async function openFirstUpload(

@@ -66,8 +66,8 @@ export function refused(refusal: Refusal): Outcome {
   return { kind: 'refused', refusal };
 }
 
-/** The reason why an upload cannot go on, as text for its client. */
-export function whyGone(upload: Upload | undefined): string {
+/** The reason why an upload cannot continue, as text for its client. */
+export function goneReason(upload: Upload | undefined): string {
   if (upload?.lost) return BYTES_LOST;
   return upload?.phase === 'invalid'
     ? 'The upload was given up because its bytes did not match what was announced.'

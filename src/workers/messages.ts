@@ -14,21 +14,21 @@ export type ToWorker =
 /** Messages from a worker to the primary process. */
 export type FromWorker =
   | { readonly kind: 'listening'; readonly urls: readonly string[] }
-  /** The worker cannot start; `why` is for people. */
-  | { readonly kind: 'failed'; readonly why: string }
+  /** The worker cannot start; `reason` is for humans. */
+  | { readonly kind: 'failed'; readonly reason: string }
   /** Numbers of closed connections, in the order in which the worker accepted them, from 1. */
   | { readonly kind: 'connections-ended'; readonly numbers: readonly number[] }
   | { readonly kind: 'reply'; readonly number: number; readonly reply: WorkerReply }
-  | { readonly kind: 'no-reply'; readonly number: number; readonly why: string };
+  | { readonly kind: 'no-reply'; readonly number: number; readonly reason: string };
 
 /** A request of the primary process to one worker. */
 export type WorkerRequest =
-  { readonly about: 'figures' } | { readonly about: 'request'; readonly request: RequestInTransit };
+  { readonly about: 'metrics' } | { readonly about: 'request'; readonly request: RequestInTransit };
 
 /** The reply to a `WorkerRequest` with the same `about`. */
 export type WorkerReply =
-  | { readonly about: 'figures'; readonly figures: MetricValues }
-  | { readonly about: 'request'; readonly answer: AdminResponse };
+  | { readonly about: 'metrics'; readonly values: MetricValues }
+  | { readonly about: 'request'; readonly response: AdminResponse };
 
 /** An admin request in the form of a message. */
 type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

@@ -15,11 +15,11 @@ export class PrimaryAdmin {
     private readonly pool: WorkerPool,
     private readonly metrics: PoolMetrics,
   ) {
-    this.drain = new PoolDrain({ pool, ask: (worker, request) => this.relay(request, worker) });
+    this.drain = new PoolDrain({ pool, send: (worker, request) => this.relay(request, worker) });
   }
 
-  answer(request: AdminRequest): Promise<AdminResponse> {
-    if (request.path === '/drain') return this.drain.answer(request);
+  respond(request: AdminRequest): Promise<AdminResponse> {
+    if (request.path === '/drain') return this.drain.respond(request);
     const page = this.pages[request.path];
     if (!page) return this.relay(request);
     const isRead = request.method === 'GET' || request.method === 'HEAD';
@@ -69,15 +69,15 @@ function problemsOf({ ready, checks }: Readiness): string | InformationalProblem
 }
 
 async function sendAdminRequest(worker: WorkerProcess, { query, ...request }: AdminRequest): Promise<AdminResponse> {
-  const reply = await worker.ask({ about: 'request', request: { ...request, query: query.toString() } });
+  const reply = await worker.request({ about: 'request', request: { ...request, query: query.toString() } });
   if (reply.about !== 'request') throw new Error('the reply is to another question');
-  return reply.answer;
+  return reply.response;
 }
 
 export interface PoolDrainOptions {
   readonly pool: Pick<WorkerPool, 'listening'>;
   /** Sends a request to a worker; 503 if there is no response. */
-  readonly ask: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminResponse>;
+  readonly send: (worker: WorkerProcess | undefined, request: AdminRequest) => Promise<AdminResponse>;
   readonly retryDelayMs?: number;
 }
 
@@ -96,19 +96,19 @@ export class PoolDrain {
 
   constructor(private readonly options: PoolDrainOptions) {}
 
-  async answer(request: AdminRequest): Promise<AdminResponse> {
+  async respond(request: AdminRequest): Promise<AdminResponse> {
     await this.migratorAssigned;
     const first = this.migrator ?? this.options.pool.listening[0];
-    const answer = await this.options.ask(first, request);
+    const response = await this.options.send(first, request);
     // An invalid or unauthorized request is not passed to the other workers.
-    const isRefused = answer.status >= 400 && answer.status < 500;
-    if (request.method !== 'POST' || !first || isRefused) return answer;
+    const isRefused = response.status >= 400 && response.status < 500;
+    if (request.method !== 'POST' || !first || isRefused) return response;
     this.isLeaving = true;
     if (request.query.get('move') === 'true') this.startMigration(first);
     const others = this.options.pool.listening.filter((worker) => worker !== first);
     const leave = { ...request, query: new URLSearchParams() };
-    const answers = await Promise.all(others.map((worker) => this.options.ask(worker, leave)));
-    return [answer, ...answers].find(({ status }) => status >= 400) ?? answer;
+    const otherResponses = await Promise.all(others.map((worker) => this.options.send(worker, leave)));
+    return [response, ...otherResponses].find(({ status }) => status >= 400) ?? response;
   }
 
   /** Called when a worker starts to listen; it may replace one that ended. */
@@ -140,12 +140,12 @@ export class PoolDrain {
 
   /** Sends the drain request to a worker, and repeats it after a 5xx, for example while Redis is unavailable. */
   private async sendDrain(worker: WorkerProcess, move: boolean): Promise<void> {
-    const { pool, ask, retryDelayMs: againMs = RETRY_DELAY_MS } = this.options;
+    const { pool, send, retryDelayMs = RETRY_DELAY_MS } = this.options;
     const query = new URLSearchParams(move ? { move: 'true' } : {});
-    const { status } = await ask(worker, { method: 'POST', path: '/drain', query, headers: {} });
+    const { status } = await send(worker, { method: 'POST', path: '/drain', query, headers: {} });
     if (status < 500) return;
     const again = (): void => void (pool.listening.includes(worker) && this.sendDrain(worker, move));
-    setTimeout(again, againMs).unref();
+    setTimeout(again, retryDelayMs).unref();
   }
 }
 
@@ -173,8 +173,8 @@ export class PoolMetrics {
 
   private async refresh(worker: WorkerProcess): Promise<void> {
     try {
-      const reply = await worker.ask({ about: 'figures' }, WORKER_TIMEOUT_MS);
-      if (reply.about === 'figures') this.latest.set(worker, reply.figures);
+      const reply = await worker.request({ about: 'metrics' }, WORKER_TIMEOUT_MS);
+      if (reply.about === 'metrics') this.latest.set(worker, reply.values);
     } catch {
       // The worker has ended or is blocked; its latest values are kept.
     }

@@ -34,28 +34,29 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   // Metrics may be NaN or infinite, which JSON cannot represent.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
   const metrics = new ConnectionMetrics();
-  const figures = new PoolMetrics(() => metrics.values());
-  const onListening = (worker: WorkerProcess): void => answers.drain.workerListening(worker);
+  const poolMetrics = new PoolMetrics(() => metrics.values());
+  const onListening = (worker: WorkerProcess): void => primaryAdmin.drain.workerListening(worker);
   const onEnded = (worker: WorkerProcess): void => {
-    figures.retire(worker);
-    answers.drain.workerEnded(worker);
+    poolMetrics.retire(worker);
+    primaryAdmin.drain.workerEnded(worker);
   };
   const gate = clientGate(config, { log, metrics, endIdle: () => pool.endIdle() });
   const pool = new WorkerPool({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
-  const answers = new PrimaryAdmin(pool, figures);
+  const primaryAdmin = new PrimaryAdmin(pool, poolMetrics);
   const killAll = () => pool.kill();
   process.once('exit', killAll);
-  let operators: Admin | undefined;
+  let adminListener: Admin | undefined;
   const close = async () => {
-    await operators?.close();
+    await adminListener?.close();
     process.off('exit', killAll);
   };
   try {
-    operators = admin && (await startAdminListener({ ...admin, log, respond: (request) => answers.answer(request) }));
+    adminListener =
+      admin && (await startAdminListener({ ...admin, log, respond: (request) => primaryAdmin.respond(request) }));
     const urls = await pool.start();
     return {
       urls,
-      ...(operators ? { adminUrl: operators.url } : {}),
+      ...(adminListener ? { adminUrl: adminListener.url } : {}),
       announce: () => pool.announce(),
       stop: () => pool.stop().finally(close),
     };

@@ -4,10 +4,10 @@ import type { ConnectionGate } from '../server/connection-limits.js';
 import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './messages.js';
 import { identityVariables, type WorkerIdentity } from './worker.js';
 
-/** A worker could not start; the message is for people. */
+/** A worker could not start; the message is for humans. */
 export class WorkerFailed extends Error {}
 
-/** How a process ended: with an exit code or by a signal. */
+/** The end of a process: an exit code or a signal. */
 export interface ProcessExit {
   readonly code?: number;
   readonly signal?: string;
@@ -42,7 +42,7 @@ export class WorkerProcess {
     return this.forked.process.pid!;
   }
 
-  /** Why it could not start, as reported by the worker. */
+  /** The reason why it could not start, as reported by the worker. */
   get problem(): string | undefined {
     return this.failureReason;
   }
@@ -52,7 +52,7 @@ export class WorkerProcess {
   }
 
   /** Sends a request. Rejects if the worker ends first or does not answer within `timeoutMs`. */
-  ask(request: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
+  request(request: WorkerRequest, timeoutMs?: number): Promise<WorkerReply> {
     const number = ++this.lastRequestNumber;
     return new Promise((resolve, reject) => {
       const timer =
@@ -83,14 +83,14 @@ export class WorkerProcess {
       case 'listening':
         return listens(message.urls);
       case 'failed':
-        this.failureReason = message.why;
+        this.failureReason = message.reason;
         return;
       case 'connections-ended':
         return this.connections.ended(message.numbers);
       case 'reply':
         return this.settle(message.number, message.reply);
       case 'no-reply':
-        return this.settle(message.number, new Error(message.why));
+        return this.settle(message.number, new Error(message.reason));
     }
   }
 

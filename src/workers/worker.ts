@@ -6,14 +6,14 @@ import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './message
 
 export interface PrimaryCommands {
   /** `primary-gone`: the primary process has exited. */
-  onStop(why: 'requested' | 'primary-gone'): void;
+  onStop(reason: 'requested' | 'primary-gone'): void;
   /** Called when all workers are listening. */
   onAnnounced(): void;
 }
 
 /** The channel of a worker to its primary process. */
 export class PrimaryLink {
-  private operators: App['admin'] | undefined;
+  private admin: App['admin'] | undefined;
   private connections: App['connections'] | undefined;
   private ended: number[] = [];
 
@@ -27,16 +27,16 @@ export class PrimaryLink {
   }
 
   /** Reports that this worker is listening; from now on the primary may send requests. */
-  ready({ urls, admin: operators, connections }: Pick<App, 'urls' | 'admin' | 'connections'>): void {
-    this.operators = operators;
+  ready({ urls, admin, connections }: Pick<App, 'urls' | 'admin' | 'connections'>): void {
+    this.admin = admin;
     this.connections = connections;
-    connections.whenEnded((number) => this.connectionEnded(number));
+    connections.onEnded((number) => this.connectionEnded(number));
     this.send({ kind: 'listening', urls });
   }
 
   /** Resolves when the message was sent, or the primary has exited. */
-  reportFailure(why: string): Promise<void> {
-    return new Promise((resolve) => this.send({ kind: 'failed', why }, resolve));
+  reportFailure(reason: string): Promise<void> {
+    return new Promise((resolve) => this.send({ kind: 'failed', reason }, resolve));
   }
 
   private onMessage(message: ToWorker, commands: PrimaryCommands): void {
@@ -59,18 +59,18 @@ export class PrimaryLink {
   }
 
   private reply(number: number, request: WorkerRequest): void {
-    this.answer(request).then(
+    this.execute(request).then(
       (reply) => this.send({ kind: 'reply', number, reply }),
-      (error: unknown) => this.send({ kind: 'no-reply', number, why: String(error) }),
+      (error: unknown) => this.send({ kind: 'no-reply', number, reason: String(error) }),
     );
   }
 
-  private async answer(request: WorkerRequest): Promise<WorkerReply> {
-    if (!this.operators) throw new Error('the worker is still starting');
-    if (request.about === 'figures') return { about: 'figures', figures: await this.operators.metricValues() };
+  private async execute(request: WorkerRequest): Promise<WorkerReply> {
+    if (!this.admin) throw new Error('the worker is still starting');
+    if (request.about === 'metrics') return { about: 'metrics', values: await this.admin.metricValues() };
     const { query, ...adminRequest } = request.request;
-    const answer = await this.operators.respond({ ...adminRequest, query: new URLSearchParams(query) });
-    return { about: 'request', answer };
+    const response = await this.admin.respond({ ...adminRequest, query: new URLSearchParams(query) });
+    return { about: 'request', response };
   }
 
   private send(message: FromWorker, done: () => void = () => undefined): void {

@@ -429,7 +429,7 @@ describe('the admin listener', () => {
     await once(theirs, 'listening');
     chmodSync(socketPath, 0);
     chmodSync(directory.path, 0o755);
-    const asking = withoutRights(() => new AdminClient({ socketPath }).ask('GET', '/uploads'));
+    const asking = withoutRights(() => new AdminClient({ socketPath }).request('GET', '/uploads'));
     await expect(asking).rejects.toThrow(
       /^this user may not connect to unix:.*theirs\.sock \(EACCES\)\. Run the command as the user of the proxy.*admin\.mode/,
     );

@@ -249,7 +249,7 @@ describe('answers', () => {
     await open();
     const upload = await room.whole();
     await expect(bodyOf(await room.answer(upload.id))).rejects.toThrow(/closed/);
-    expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     expect(await room.files()).toEqual(['chunk-0']);
   });
 
@@ -364,7 +364,7 @@ describe('parked', () => {
       origin.setScript((exchange) => (exchange.index === 0 ? exchange.reset() : answerOk(exchange)));
       const once = await DeliveryRoom.open(origin.url);
       const upload = await once.whole();
-      expect(await once.result(upload.id)).toMatchObject({ why: { reason: 'outcome-unknown' } });
+      expect(await once.result(upload.id)).toMatchObject({ failure: { reason: 'outcome-unknown' } });
       expect(await once.delivery.redeliver(upload.id)).toBe('begun');
       await until(async () => (await once.upload(upload.id)).phase === 'answered', 'the answer');
       expect((await once.upload(upload.id)).attempts).toMatchObject([{ number: 1 }, { number: 2, budgetFrom: 2 }]);

@@ -235,7 +235,7 @@ describe('a process that stood still', () => {
     await isTaken(id);
     expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
       kind: 'undelivered',
-      why: { reason: 'outcome-unknown' },
+      failure: { reason: 'outcome-unknown' },
     });
     stillness.goOn();
     if (origins) {
@@ -270,7 +270,9 @@ describe('a process that stood still', () => {
     stillness.stand();
     await room.store.renewClaim(id, 'worker-0', room.clock() - 1);
     await isTaken(id);
-    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ why: { reason: 'outcome-unknown' } });
+    expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
+      failure: { reason: 'outcome-unknown' },
+    });
     asked.abort();
     stillness.goOn();
     expect(await first).toMatchObject({ kind: 'parked', answer: { status: 401 } });

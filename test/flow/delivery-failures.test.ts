@@ -109,7 +109,7 @@ describe.each(failures)('an origin that $name', ({ stalls, script, problem }) =>
     const answered = await room.result(upload.id);
     if (answered.kind === 'answered') await expect(bodyOf(answered.answer)).rejects.toThrow();
     const result = answered.kind === 'answered' ? await room.result(upload.id) : answered;
-    expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     const { phase, attempts, undelivered } = await room.upload(upload.id);
     expect(phase).toBe('undelivered');
     expect(attempts).toMatchObject([{ number: 1, reached: 'sent', origin: origin.url }]);
@@ -150,7 +150,7 @@ test('an origin that is not there is tried again within the budget, then the upl
   const room = await open({}, `http://127.0.0.1:${await serverPort()}`);
   const upload = await room.whole();
   const result = await room.result(upload.id);
-  expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'unreachable' }, retryAfterSeconds: 1 });
+  expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'unreachable' }, retryAfterSeconds: 1 });
   const { attempts, phase } = await room.upload(upload.id);
   expect(phase).toBe('undelivered');
   expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'never-sent', 'never-sent']);
@@ -190,7 +190,7 @@ test('an origin that goes on refusing leaves the upload undelivered, with its st
   const room = await open();
   const upload = await room.whole();
   const why = { reason: 'refused', status: 503, problem: 'the origin answered 503' };
-  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why });
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: why });
   expect(origin.exchanges).toHaveLength(3);
   expect((await room.upload(upload.id)).undelivered).toEqual(why);
   expect(await room.files()).toEqual(['chunk-0']);
@@ -249,7 +249,7 @@ test('an answer that ends with the connection is not whole when that was reset',
   expect(String((await pieces.next()).value)).toBe('half an ans');
   readers!();
   await expect(pieces.next()).rejects.toThrow(/reset/);
-  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
 });
 
 async function startRawOriginAt(port: number): Promise<RawOrigin> {

@@ -453,7 +453,7 @@ describe('TLS', () => {
     );
     const upload = await room.whole();
     const result = await room.result(upload.id);
-    expect(result).toMatchObject({ kind: 'undelivered', why: { reason: 'unreachable' } });
+    expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'unreachable' } });
     const { attempts } = await room.upload(upload.id);
     expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'never-sent', 'never-sent']);
     expect(attempts[0]!.problem).toMatch(/certificate/);

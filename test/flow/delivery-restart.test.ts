@@ -70,7 +70,7 @@ describe('restarts', () => {
     const { undelivered, attempts } = await reaches(id, 'undelivered');
     expect(undelivered).toMatchObject({ reason: 'outcome-unknown', problem: expect.stringMatching(/stopped/) });
     expect(attempts).toMatchObject([{ number: 1, reached: 'sent', problem: expect.stringMatching(/stopped/) }]);
-    expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(await room.result(id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     expect(origin.exchanges).toHaveLength(0);
     expect(await bodyOf(await room.answer(id))).toEqual(Buffer.from('ok'));
     expect((await room.upload(id)).attempts).toMatchObject([{ number: 1 }, { number: 2, budgetFrom: 2 }]);
@@ -79,7 +79,7 @@ describe('restarts', () => {
   test('a client that comes back before the restart has been dealt with learns the same, and may then ask again', async () => {
     await open();
     const { id } = await leftDelivering('POST', attempt());
-    expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(await room.result(id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     expect(origin.exchanges).toHaveLength(0);
     expect((await room.answer(id)).status).toBe(200);
   });
@@ -174,7 +174,7 @@ describe('restarts', () => {
     await room.restart();
     room.delivery.start();
     await reaches(upload.id, 'undelivered');
-    expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     expect(origin.exchanges).toHaveLength(1);
     expect((await room.answer(upload.id)).status).toBe(200);
     const [first, second] = origin.exchanges.map((exchange) => exchange.header('idempotency-key'));
@@ -224,7 +224,7 @@ describe('stops', () => {
     const result = room.result(upload.id);
     const exchange = await origin.exchange(0);
     await within(room.delivery.stop(), 'the stop');
-    expect(await result).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+    expect(await result).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
     expect(await room.upload(upload.id)).toMatchObject({ phase: 'undelivered', attempts: [{ reached: 'sent' }] });
     await exchange.closed;
   });
@@ -235,7 +235,7 @@ describe('stops', () => {
     const result = room.result(upload.id);
     await origin.exchange(0);
     await room.delivery.stop();
-    expect(await result).toMatchObject({ kind: 'undelivered', why: { problem: 'the proxy is being stopped' } });
+    expect(await result).toMatchObject({ kind: 'undelivered', failure: { problem: 'the proxy is being stopped' } });
     expect((await room.upload(upload.id)).phase).toBe('complete');
     release();
     await room.restart();
@@ -249,7 +249,7 @@ describe('stops', () => {
     const result = room.result(upload.id);
     await until(async () => (await room.upload(upload.id)).dueAt !== undefined, 'the delivery to be postponed');
     await within(room.delivery.stop(), 'the stop');
-    expect(await result).toMatchObject({ kind: 'undelivered', why: { problem: 'the proxy is being stopped' } });
+    expect(await result).toMatchObject({ kind: 'undelivered', failure: { problem: 'the proxy is being stopped' } });
     const { phase, dueAt } = await room.upload(upload.id);
     expect(phase).toBe('complete');
     expect(dueAt).toBeGreaterThan(Date.now());

@@ -42,11 +42,11 @@ describe('waiting', () => {
       const release = origin.holdAnswers();
       await open({ rules: { waitMs: 30 } });
       const { id } = await room.whole();
-      expect(await room.result(id)).toMatchObject({ kind: 'pending', why: undefined, retryAfterSeconds: 1 });
+      expect(await room.result(id)).toMatchObject({ kind: 'pending', failure: undefined, retryAfterSeconds: 1 });
       await origin.exchange(0);
       expect(await room.result(id)).toMatchObject({
         kind: 'pending',
-        why: undefined,
+        failure: undefined,
         retryAfterSeconds: 1,
         upload: { phase: 'delivering' },
       });
@@ -76,7 +76,7 @@ describe('waiting', () => {
       const { id } = await room.whole();
       expect(await room.result(id)).toMatchObject({
         kind: 'pending',
-        why: { reason: 'refused', status: 503 },
+        failure: { reason: 'refused', status: 503 },
         upload: { phase: 'complete', dueAt: expect.any(Number) },
       });
       await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
@@ -89,7 +89,7 @@ describe('waiting', () => {
       await open({ retry: late });
       const { id } = await room.whole();
       const result = await room.result(id);
-      expect(result).toMatchObject({ kind: 'pending', why: { reason: 'refused' } });
+      expect(result).toMatchObject({ kind: 'pending', failure: { reason: 'refused' } });
       if (result.kind === 'pending') expect(result.retryAfterSeconds).toBeGreaterThan(60);
     });
   });
@@ -108,7 +108,7 @@ describe('waiting', () => {
     await open({ retry: { ...patientInBackground, retryOn: [429], whileWaitingMs: 5_000 } });
     const { id } = await room.whole();
     const told = await room.result(id);
-    expect(told).toMatchObject({ kind: 'pending', why: { status: 429 } });
+    expect(told).toMatchObject({ kind: 'pending', failure: { status: 429 } });
     if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeGreaterThan(20);
     if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeLessThanOrEqual(30);
     expect(await room.result(id)).toMatchObject({ kind: 'pending' });
@@ -139,7 +139,7 @@ describe('waiting', () => {
       `http://127.0.0.1:${await serverPort()}`,
     );
     const { id } = await room.whole();
-    expect(await room.result(id)).toMatchObject({ kind: 'pending', why: { reason: 'unreachable' } });
+    expect(await room.result(id)).toMatchObject({ kind: 'pending', failure: { reason: 'unreachable' } });
     await until(async () => (await room.upload(id)).phase === 'undelivered', 'the end of the budget');
     const { attemptCount } = await room.upload(id);
     expect(attemptCount).toBeGreaterThan(1);
@@ -157,7 +157,11 @@ describe('waiting', () => {
       await room.result(first.id);
       await room.result(second.id);
       const told = await room.result(third.id);
-      expect(told).toMatchObject({ kind: 'pending', why: { reason: 'unreachable' }, upload: { phase: 'complete' } });
+      expect(told).toMatchObject({
+        kind: 'pending',
+        failure: { reason: 'unreachable' },
+        upload: { phase: 'complete' },
+      });
       if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeGreaterThan(50);
       expect((await room.upload(third.id)).attempts).toEqual([]);
       expect(room.lines.filter(({ msg }) => String(msg).includes('failed repeatedly'))).toHaveLength(1);

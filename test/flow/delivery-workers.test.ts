@@ -65,8 +65,8 @@ test('a worker that waits for another learns that it gave up', async () => {
   const upload = await room.whole();
   const results = await Promise.all([room.result(upload.id), other.result(upload.id, { signal: neverAborted() })]);
   expect(results).toMatchObject([
-    { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
-    { kind: 'undelivered', why: { reason: 'outcome-unknown' } },
+    { kind: 'undelivered', failure: { reason: 'outcome-unknown' } },
+    { kind: 'undelivered', failure: { reason: 'outcome-unknown' } },
   ]);
 });
 
@@ -96,7 +96,7 @@ test('a worker that was asked to send an unknown one again does not, when anothe
   await room.delivery.result(upload.id, { signal: neverAborted() });
   expect(origin.exchanges).toHaveLength(2);
   secondIsOver();
-  expect(await asked).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+  expect(await asked).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
   expect(origin.exchanges).toHaveLength(2);
 });
 

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Admin } from '../../src/admin/admin-http.js';
 import { startAdmin } from '../../src/admin/admin.js';
 import { Drain, type DrainMigrator, NoMigrator } from '../../src/cluster/drain.js';
-import type { MoveProgress } from '../../src/cluster/migrator.js';
+import type { MigrationProgress } from '../../src/cluster/migrator.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
@@ -26,14 +26,14 @@ describe('drain', () => {
   let left: number;
   let leaving: () => Promise<void>;
   /** What the mover tells, one after the other; the last for ever. */
-  let progress: MoveProgress[];
+  let progress: MigrationProgress[];
   let isStarted: boolean;
 
   const migrator = {
     start: () => {
       isStarted = true;
     },
-    get progress(): MoveProgress {
+    get progress(): MigrationProgress {
       return progress.length > 1 ? progress.shift()! : progress[0]!;
     },
   };

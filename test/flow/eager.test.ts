@@ -246,7 +246,7 @@ describe('restarts', () => {
       const early: Attempt = attempts[0]!;
       await room.store.claimDelivery(id, 'the process that dies', Date.now() + HOUR, early);
       await room.restart();
-      expect(await room.result(id)).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+      expect(await room.result(id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
       expect(origin.exchanges).toHaveLength(1);
     });
   });

@@ -294,7 +294,7 @@ describe('gated deliveries', () => {
       says('echo macro; exit 3');
       room = await DeliveryRoom.open(origin.url, { rules: { gate } });
       const { id } = await room.whole({ body: 'picture' });
-      const keptBack = { kind: 'undelivered', why: { reason: 'quarantined', problem: 'macro' } };
+      const keptBack = { kind: 'undelivered', failure: { reason: 'quarantined', problem: 'macro' } };
       expect(await room.result(id)).toMatchObject(keptBack);
       expect(await room.result(id)).toMatchObject(keptBack);
       expect([origin.requests.length, timesAsked()]).toEqual([0, 1]);

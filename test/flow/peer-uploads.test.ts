@@ -501,7 +501,7 @@ describe('synced files', () => {
         signature: new PeerSignature(SECRET, 'other', Date.now),
         log,
       },
-      { onRequest: () => undefined, onFiles: (exchange) => void files.answer(exchange) },
+      { onRequest: () => undefined, onFiles: (exchange) => void files.respond(exchange) },
     );
     const client = new PeerFilesClient({ signature: new PeerSignature(SECRET, 'old', Date.now) });
     const node = { name: 'other', url: listener.url, silentMs: 0, isLeaving: false };

@@ -95,7 +95,7 @@ async function ask(machine: Machine, id: string): Promise<string> {
 }
 
 async function described(outcome: Outcome): Promise<string> {
-  if (outcome.kind === 'undelivered') return outcome.why.reason;
+  if (outcome.kind === 'undelivered') return outcome.failure.reason;
   if (outcome.kind !== 'answered') return outcome.kind;
   const pieces: Uint8Array[] = [];
   for await (const piece of outcome.answer.body) pieces.push(piece);

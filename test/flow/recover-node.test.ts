@@ -7,7 +7,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { Sweep, type SweepOptions } from '../../src/uploads/cleanup.js';
+import { Cleanup, type CleanupOptions } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newUpload } from '../contract/sample-upload.js';
@@ -51,12 +51,12 @@ interface Ended {
 
 const TOMORROW = new Date(Date.now() + DAY);
 
-function options(): SweepOptions {
+function options(): CleanupOptions {
   return { ...deps(), everyMs: 60_000, orphanAgeMs: -1, node: 'here' };
 }
 
-function sweep(more: Partial<SweepOptions> = {}): Promise<void> {
-  return new Sweep({ ...options(), ...more }).sweep();
+function sweep(more: Partial<CleanupOptions> = {}): Promise<void> {
+  return new Cleanup({ ...options(), ...more }).runOnce();
 }
 
 function pathOf(id: string, name: string): string {
@@ -258,21 +258,21 @@ describe('a sweep of one of many', () => {
     const time = { step: 0, passed: 0 };
     const start = Date.now();
     const clocks = { clock: () => start + time.step + time.passed, monotonic: () => time.passed };
-    const swept = new Sweep({ ...options(), ...clocks, longestAgeMs: DAY });
+    const swept = new Cleanup({ ...options(), ...clocks, longestAgeMs: DAY });
     const early = await room.empty({ expiresAt: start + DAY });
-    await swept.sweep();
+    await swept.runOnce();
     const meanwhile: string[] = [];
     for (const step of steps) {
       time.step = step;
       time.passed += MINUTE;
-      await swept.sweep();
+      await swept.runOnce();
       meanwhile.push(await room.empty({ expiresAt: clocks.clock() + DAY }));
     }
-    await swept.sweep();
+    await swept.runOnce();
     for (const id of [early, ...meanwhile]) expect(await room.store.get(id)).toBeDefined();
     // Its whole time has passed, and a day more in which the step was not believed.
     time.passed += stays ? 2 * DAY + MINUTE : DAY;
-    await swept.sweep();
+    await swept.runOnce();
     expect(await room.store.get(early)).toBeUndefined();
   });
 
@@ -288,9 +288,9 @@ describe('a sweep of one of many', () => {
     const chunk = (await room.files()).find((name) => name.startsWith('chunk'))!;
     const paths = [chunk, 'promised'].map((name) => join(room.path, 'spool', unknown, name));
     for (const path of paths) await utimes(path, new Date(start + at), new Date(start + at));
-    const swept = new Sweep({ ...options(), ...clocks, orphanAgeMs: HOUR });
+    const swept = new Cleanup({ ...options(), ...clocks, orphanAgeMs: HOUR });
     const round = async (): Promise<void> => {
-      for (let tenth = 0; tenth < 10; tenth++) await swept.sweep();
+      for (let tenth = 0; tenth < 10; tenth++) await swept.runOnce();
     };
     await round();
     time.passed += HOUR - MINUTE;

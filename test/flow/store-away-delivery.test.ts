@@ -110,7 +110,10 @@ test('a delivery that cannot be given up waits, and its client is told what came
   const result = room.result(upload.id);
   await asked('giveUp', 2);
   reach.heal();
-  expect(await within(result, 'the end')).toMatchObject({ kind: 'undelivered', why: { reason: 'outcome-unknown' } });
+  expect(await within(result, 'the end')).toMatchObject({
+    kind: 'undelivered',
+    failure: { reason: 'outcome-unknown' },
+  });
 });
 
 test('nobody hears an answer that is not recorded while the store is away: another worker might get another one', async () => {
@@ -231,8 +234,8 @@ test('the log hears once that the store is away, and once that it is back', asyn
   reach.heal();
   await asked('dueDeliveries', rounds + 3);
   expect(room.lines.map(({ level, msg }) => `${String(level)}: ${String(msg)}`)).toEqual([
-    'error: the store does not answer: deliveries wait for it',
-    'info: the store answers again: deliveries continue',
+    'error: the store is unavailable: deliveries wait for it',
+    'info: the store is available again: deliveries continue',
   ]);
   expect(JSON.stringify(room.lines)).not.toContain('stack');
 });

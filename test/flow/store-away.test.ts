@@ -139,7 +139,7 @@ describe('forgotten offsets', () => {
       const before = reach.count('commit');
       await until(async () => (await room.spool.size(id, 'chunk-1000000001-0')) === 11, 'the bytes on the disk');
       stream.destroy();
-      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', why: 'client-left' });
+      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', reason: 'client-left' });
       reach.settle();
       expect(reach.count('commit')).toBe(before);
       expect(told).toEqual([]);
@@ -197,7 +197,7 @@ describe('forgotten offsets', () => {
       await until(() => promised.mock.calls.length === 1, 'the record to be read');
       expect(await room.send(id, ' world', { offset: 5 })).toMatchObject({ kind: 'appended', upload: { offset: 11 } });
       goOn();
-      expect(await within(head, 'the end')).toEqual({ kind: 'interrupted', why: 'taken-over' });
+      expect(await within(head, 'the end')).toEqual({ kind: 'interrupted', reason: 'taken-over' });
       expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 11 } });
       expect(errors).toEqual([]);
     });
@@ -309,7 +309,7 @@ describe('receiving', () => {
       stream.push('hello');
       await until(() => reach.count('commit') > 0, 'a commit that is not answered');
       room.endLeases('lost');
-      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', why: 'lost' });
+      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', reason: 'lost' });
       expect(await room.offset(id)).toBe(0);
     });
 
@@ -350,7 +350,7 @@ describe('receiving', () => {
       await until(() => reach.count('commit') > before, 'a commit that is not answered');
       await room.store.nextToken(id);
       reach.heal();
-      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', why: 'taken-over' });
+      expect(await within(outcome, 'the end')).toEqual({ kind: 'interrupted', reason: 'taken-over' });
       expect(await room.offset(id)).toBe(5);
     });
   });

@@ -8,7 +8,7 @@ import { createLog, uploadTag } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { Sweep } from '../../src/uploads/cleanup.js';
+import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { startTestApp, type TestApp } from '../support/app.js';
@@ -157,7 +157,7 @@ describe('unreadable', () => {
     const WAYS = {
       'the recovery of one process': () => recover(deps()),
       'the recovery of one of many nodes': () => recoverNode(deps(), 'here'),
-      'the sweep': () => new Sweep({ ...deps(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep(),
+      'the sweep': () => new Cleanup({ ...deps(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).runOnce(),
     };
 
     test.each(
@@ -228,7 +228,7 @@ describe('unreadable', () => {
       const { unreadable, ...rest } = deps();
       const id = await uploaded();
       sicken(id, ['readdir'], 'EMFILE');
-      await new Sweep({ ...rest, unreadable, node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).sweep();
+      await new Cleanup({ ...rest, unreadable, node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).runOnce();
       const lookAfter = () => Promise.reject(new Error('it is looked after'));
       await unreadable.retry(lookAfter);
       expect(unreadable.list()).toMatchObject([{ id, state: 'unreadable' }]);

@@ -233,8 +233,8 @@ class FaithfulUpload {
   private async understand(machine: Machine, outcome: Outcome | Interrupted): Promise<void> {
     if (outcome.kind === 'created' || outcome.kind === 'appended') this.show(shownOffset(outcome.upload));
     else if (outcome.kind === 'answered') await this.take(machine, outcome);
-    else if (outcome.kind === 'interrupted') throw new Interruption(outcome.why);
-    else if (outcome.kind === 'undelivered' && outcome.why.reason === 'outcome-unknown') this.hearUnknown();
+    else if (outcome.kind === 'interrupted') throw new Interruption(outcome.reason);
+    else if (outcome.kind === 'undelivered' && outcome.failure.reason === 'outcome-unknown') this.hearUnknown();
     else if (outcome.kind !== 'pending' && outcome.kind !== 'undelivered') throw unexpected(outcome);
   }
 

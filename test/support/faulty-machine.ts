@@ -14,7 +14,7 @@ import { assertUsable, claimForEmbedded } from '../../src/spool/data-directory.j
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { DirectoryLock, thisOwner } from '../../src/store/embedded/directory-lock.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import { Sweep } from '../../src/uploads/cleanup.js';
+import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverOne } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { Uploads } from '../../src/uploads/uploads.js';
@@ -107,7 +107,7 @@ export class Machine {
     const { store, spool, unreadable } = this.parts;
     const leases = new EmbeddedLeases(store);
     const shared = { store, spool, leases, metrics, unreadable, log: silentLog(), clock: clockOf(this.options) };
-    await new Sweep({ ...shared, everyMs: HOUR, orphanAgeMs: 0 }).sweep();
+    await new Cleanup({ ...shared, everyMs: HOUR, orphanAgeMs: 0 }).runOnce();
   }
 
   /** As SIGTERM ends it. After a crash of its disk: has everything in it end. */

@@ -192,7 +192,7 @@ async function heard(result: DeliveryResult): Promise<string> {
       return body?.length === Number(declared) ? String(result.answer.status) : `cut ${result.answer.status}`;
     }
     case 'undelivered':
-      return result.why.reason === 'outcome-unknown' ? 'unknown' : result.why.reason;
+      return result.failure.reason === 'outcome-unknown' ? 'unknown' : result.failure.reason;
     case 'pending':
     case 'answer-lost':
     case 'gone':

@@ -206,7 +206,7 @@ export class PeerNode {
       { address: FREE_PORT, signature, log },
       {
         onRequest: (exchange, client) => void entry.handle(exchange, client),
-        onFiles: (exchange) => this.onFiles(exchange, () => files.answer(exchange)),
+        onFiles: (exchange) => this.onFiles(exchange, () => files.respond(exchange)),
       },
     );
     this.cluster.nodes.set(name, { url: this.peers.url });

@@ -65,7 +65,7 @@ export class UploadWitness {
     const { kind } = outcome;
     if (kind === 'retrieved' || kind === 'created' || kind === 'appended') return outcome.upload;
     if (kind === 'answered') return undefined;
-    if (kind === 'interrupted') return this.expectReason(asked, outcome.why);
+    if (kind === 'interrupted') return this.expectReason(asked, outcome.reason);
     if (kind === 'refused' && outcome.refusal.reason === 'already-complete') return undefined;
     if (kind === 'refused' && outcome.refusal.reason === 'mismatching-offset') {
       if (basedOn !== undefined) this.expectSomebodyBetween(asked, basedOn);
@@ -85,7 +85,7 @@ export class UploadWitness {
     if (shownOffset(upload) === this.size) throw new Error('all of it is shown before there is an answer');
   }
 
-  private expectReason({ order, wasCut }: Asked, why: Interrupted['why']): undefined {
+  private expectReason({ order, wasCut }: Asked, why: Interrupted['reason']): undefined {
     const isRight =
       why === 'taken-over' ? this.asked.some((other) => other.order > order) : why === 'client-left' && wasCut;
     if (!isRight) throw new Error(`ended as ${why} for no reason`);

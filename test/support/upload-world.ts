@@ -9,7 +9,7 @@ import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { Lease } from '../../src/store/leases.js';
 import type { CommitPace } from '../../src/uploads/chunk.js';
-import { Sweep } from '../../src/uploads/cleanup.js';
+import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { Uploads } from '../../src/uploads/uploads.js';
@@ -99,7 +99,7 @@ export class UploadWorld {
     const told = { log: silentLog(), metrics, clock: Date.now };
     const unreadable = new UnreadableBytes({ spool, ...told });
     const options = { store, spool, leases: new EmbeddedLeases(store), unreadable, ...told };
-    await new Sweep({ ...options, everyMs: 60_000, orphanAgeMs: -1 }).sweep();
+    await new Cleanup({ ...options, everyMs: 60_000, orphanAgeMs: -1 }).runOnce();
   }
 
   /** Every byte is here: what is left to do is the origin's. */

@@ -171,8 +171,8 @@ describe('cluster settings', () => {
       ],
       [
         'spool: { shared: true, sync: none }',
-        '3:30: spool.sync: cannot be none while spool.shared is true: what was acknowledged would be in one machine’s cache, ' +
-          'and not where the others look; write group or always',
+        '3:30: spool.sync: cannot be none while spool.shared is true: acknowledged bytes would be only in the cache of one ' +
+          'machine, where the other nodes cannot read them; use group or always',
       ],
       [`cluster: { ${AT} }`, '3:10: cluster: needs a secret that all nodes share: set `secret_file` or `secret`'],
       [

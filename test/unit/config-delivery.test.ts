@@ -399,13 +399,13 @@ describe('mistakes in delivery settings', () => {
       ],
       [
         `delivery: { mode: eager }\n${rechecked}`,
-        '2:19: delivery.mode: cannot be eager when authorize.recheck is true: the recheck comes before delivery, which has long begun by then',
+        '2:19: delivery.mode: cannot be eager when authorize.recheck is true: an eager delivery begins before the recheck',
       ],
       [
         'delivery: { wait: 10s, retry: { while_waiting: 20s } }',
         '2:48: delivery.retry.while_waiting: is 20000ms, which is more than delivery.wait (10000ms)',
       ],
-      ['authorize: { recheck: true }', '2:23: authorize.recheck: needs a `forward_auth` to ask, which is not set'],
+      ['authorize: { recheck: true }', '2:23: authorize.recheck: requires `authorize.forward_auth`, which is not set'],
       [
         'bind_to: principal',
         '2:10: bind_to: cannot be principal without `authorize.forward_auth`, which names the principal',

@@ -89,10 +89,7 @@ describe('warnings', () => {
     });
 
     test.each([
-      [
-        'delivery: { mode: eager, concurrency: 1 }',
-        [/^FILE:2:19: delivery\.mode: is eager, but no delivery ever is: /],
-      ],
+      ['delivery: { mode: eager, concurrency: 1 }', [/^FILE:2:19: delivery\.mode: is eager, which has no effect: /]],
       [
         'delivery: { mode: eager, concurrency: 1 }\nroutes: [{ match: { path: /a } }, { match: { path: /b }, delivery: { mode: spool } }]',
         [/: delivery\.mode: /],

@@ -199,7 +199,7 @@ describe('a last line that is damaged may have said that an attempt begins', () 
       logged = [];
       store = await open('group');
       const upload = await store.get(id);
-      expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', why: { reason: 'outcome-unknown' } });
+      expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', failure: { reason: 'outcome-unknown' } });
       expect(startOf(upload, true)).toMatchObject({ kind: 'send', number: number + 1 });
       expect(upload?.attemptCount).toBe(number);
       if (upload?.undelivered) expect(upload.undelivered).toMatchObject({ reason: 'outcome-unknown' });
@@ -223,7 +223,7 @@ describe('a last line that is damaged may have said that an attempt begins', () 
     store = await open('group');
     const upload = await store.get(id);
     expect(upload).toMatchObject({ phase: 'complete', attemptCount: 1 });
-    expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', why: { reason: 'outcome-unknown' } });
+    expect(startOf(upload, false)).toMatchObject({ kind: 'give-up', failure: { reason: 'outcome-unknown' } });
   });
 });
 

@@ -155,7 +155,7 @@ describe('sick disks', () => {
       store = await open();
       expect(store.acceptsBytes).toBe(false);
       expect(await store.get(shown)).toMatchObject({ offset: 10, phase: 'receiving' });
-      expect(await store.nextToken(shown, 'to-look')).toBe(1);
+      expect(await store.nextToken(shown, 'to-read')).toBe(1);
       await expect(store.nextToken(shown)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
       await expect(store.create(newUpload())).rejects.toMatchObject({ code: 'STORAGE_FULL' });
       expect(await store.nextToken(ended, 'to-end')).toBe(0);
@@ -164,7 +164,7 @@ describe('sick disks', () => {
       await disk.makeRoom();
       expect(await store.nextToken(shown)).toBeGreaterThan(before);
       expect(store.acceptsBytes).toBe(true);
-      expect(await store.nextToken(shown, 'to-look')).toBeGreaterThan(before);
+      expect(await store.nextToken(shown, 'to-read')).toBeGreaterThan(before);
     });
 
     test('uploads can still be ended and removed: that is what makes room', async () => {

@@ -139,7 +139,7 @@ describe('fields of clients', () => {
   ])('%s names another target: %p, which is believed only where a route says so', (name, isOther) => {
     for (const fields of [clientFields, originFields]) {
       expect(passed(fields, name, { passesUnderscores: true })).toBe(!isOther);
-      expect(passed(fields, name, { passesUnderscores: true, trustsOtherTargets: true })).toBe(true);
+      expect(passed(fields, name, { passesUnderscores: true, trustsTargetOverrides: true })).toBe(true);
     }
   });
 

@@ -5,7 +5,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
-import { Sweep } from '../../src/uploads/cleanup.js';
+import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { UnreadableBytes, UnrecordedBytes } from '../../src/uploads/unknown-bytes.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
@@ -80,7 +80,7 @@ async function start(looked: () => Promise<unknown> = () => Promise.resolve()): 
 /** Rounds of the sweep in the hours to come, as long as the upload has time. */
 async function sweep(hours = 5): Promise<void> {
   let passedMs = 0;
-  const sweeping = new Sweep({
+  const sweeping = new Cleanup({
     store,
     spool,
     log: told.log,
@@ -95,7 +95,7 @@ async function sweep(hours = 5): Promise<void> {
     unrecorded,
   });
   for (let hour = 0; hour < hours; hour++, passedMs += HOUR)
-    for (let round = 0; round < 10; round++) await sweeping.sweep();
+    for (let round = 0; round < 10; round++) await sweeping.runOnce();
 }
 
 async function damage(word: string, how: 'first' | 'last'): Promise<Buffer> {

@@ -479,7 +479,7 @@ describe('growing chunks', () => {
     disk.fail(1, true, () => (++count === first || count >= rest ? 'EIO' : undefined));
     await chunk.commit().catch(async (fault: unknown) => {
       if (!(fault instanceof Fault)) throw fault;
-      if (rescued) await chunk.rescue();
+      if (rescued) await chunk.commitAfterFault();
     });
     const operations = count;
     disk.heal();

@@ -224,12 +224,13 @@ describe('answers of the primary', () => {
     const slots = workers.map((readiness, at) => ({
       number: at + 1,
       listening: readiness && {
-        ask: () => Promise.resolve({ about: 'request', answer: { status: 200, body: JSON.stringify(readiness) } }),
+        request: () =>
+          Promise.resolve({ about: 'request', response: { status: 200, body: JSON.stringify(readiness) } }),
       },
     }));
     const [pool, figures] = [{ slots } as never, {} as never];
     const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
-    const { status, body } = await new PrimaryAdmin(pool, figures).answer(request);
+    const { status, body } = await new PrimaryAdmin(pool, figures).respond(request);
     return { status, ...(JSON.parse(body!) as object) };
   }
 

@@ -256,7 +256,7 @@ describe('lost nodes', () => {
   /** As much time as the interval between two looks. */
   async function lookAfter(ms: number): Promise<void> {
     now += ms;
-    await gone.look().catch((error: unknown) => {
+    await gone.check().catch((error: unknown) => {
       if (!(error instanceof Fault)) throw error;
     });
   }

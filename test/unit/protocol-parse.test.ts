@@ -224,7 +224,7 @@ describe('versions', () => {
   const appended: Outcome = { kind: 'appended', upload: upload() };
   const halfway: Outcome = { kind: 'retrieved', upload: upload({ length: 1000 }) };
   const why = { reason: 'unreachable', problem: '' } as const;
-  const undelivered: Outcome = { kind: 'undelivered', upload: wholeUpload(), why, retryAfterSeconds: 1 };
+  const undelivered: Outcome = { kind: 'undelivered', upload: wholeUpload(), failure: why, retryAfterSeconds: 1 };
   const refused = (refusal: Refusal): Outcome => ({ kind: 'refused', refusal });
   const resumable: InterimUpdate = { kind: 'resumable', upload: upload() };
   const progress = (during: 'create' | 'append'): InterimUpdate => ({

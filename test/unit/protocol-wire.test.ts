@@ -38,7 +38,7 @@ function undelivered(reason: Undelivered['reason']): Outcome {
   return {
     kind: 'undelivered',
     upload: wholeUpload({ phase: 'undelivered', undelivered: why }),
-    why,
+    failure: why,
     retryAfterSeconds: 30,
   };
 }
@@ -103,7 +103,7 @@ const outcomes: Readonly<Record<string, Outcome>> = {
   'pending, to be tried again': {
     kind: 'pending',
     upload: wholeUpload(),
-    why: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
+    failure: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
     retryAfterSeconds: 7,
   },
   'parked by a 401': parked([['WWW-Authenticate', 'Bearer'], ...OF_THE_ORIGIN]),

@@ -138,7 +138,7 @@ describe('retry policy', () => {
       ['answered, but not recorded', answered, repeatable, 1, 'again'],
     ])('%s (%j, %j), failure %i', (_name, how, policy, number, expected) => {
       const verdict = afterAttempt(attempt({ number, ...how }), policy, half);
-      expect(verdict.kind === 'give-up' ? verdict.why : verdict.kind).toEqual(expected);
+      expect(verdict.kind === 'give-up' ? verdict.failure : verdict.kind).toEqual(expected);
     });
 
     test('a budget begins where its first attempt says', () => {
@@ -159,7 +159,7 @@ describe('retry policy', () => {
         const patient = { repeatable: false, parkOn, rules: { ...rules, maxAttempts: 100, whileWaitingMs: 60_000 } };
         const verdict = afterAttempt(attempt({ number, ...neverSent }), patient, () => random);
         const why = { reason: 'unreachable', problem: 'ECONNREFUSED' };
-        expect(verdict).toEqual({ kind: 'again', dueAt: ms, why });
+        expect(verdict).toEqual({ kind: 'again', dueAt: ms, failure: why });
       },
     );
 
@@ -219,7 +219,7 @@ describe('retry policy', () => {
       ['answered, answer lost', attempt({ reached: 'answered', status: 500 }), 'outcome-unknown'],
       ['budget used up', attempt({ number: 3, reached: 'never-sent' }), 'unreachable'],
     ])('%s, and nobody asks: it is not sent', (_name, newest, reason) => {
-      expect(beforeAttempt(newest, false, once)).toMatchObject({ kind: 'give-up', why: { reason } });
+      expect(beforeAttempt(newest, false, once)).toMatchObject({ kind: 'give-up', failure: { reason } });
     });
 
     test('what may be repeated is sent, within the budget of the attempt before', () => {

@@ -21,7 +21,7 @@ import {
   recordTakeover,
   type SpoolClaim,
 } from '../../src/spool/spool-claim.js';
-import { Sweep, type SweepOptions } from '../../src/uploads/cleanup.js';
+import { Cleanup, type CleanupOptions } from '../../src/uploads/cleanup.js';
 import { UnknownBytes, UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newId } from '../contract/sample-upload.js';
 import { MemoryDisk, memoryDisks, type Trouble } from '../support/memory-disk.js';
@@ -391,11 +391,11 @@ describe('takeovers of a spool', () => {
       await mkdir(pathOf(own));
       await writeFile(pathOf(own, 'chunk-1-0'), 'an orphan');
       const nothing = () => Promise.resolve([]);
-      const swept = new Sweep({
+      const swept = new Cleanup({
         ...told,
         spool,
         store: { expired: nothing, setAsideRecords: nothing, get: () => Promise.resolve(undefined) } as never,
-        leases: {} as SweepOptions['leases'],
+        leases: {} as CleanupOptions['leases'],
         metrics: new Metrics(),
         unreadable: new UnreadableBytes({ spool, ...told }),
         monotonic: () => time.passed,
@@ -406,7 +406,7 @@ describe('takeovers of a spool', () => {
         takenOver: async () => (await readTakeovers(place.path))?.ids ?? new Set(),
       });
       const left = async () => {
-        for (let tenth = 0; tenth < 10; tenth++) await swept.sweep();
+        for (let tenth = 0; tenth < 10; tenth++) await swept.runOnce();
         const files = [...ids, own].map((id) => readFile(pathOf(id, 'chunk-1-0')).catch(() => undefined));
         return (await Promise.all(files)).filter((bytes) => bytes !== undefined).length;
       };

@@ -5,21 +5,19 @@ import type { DirectorySync } from '../../fs/directory-sync.js';
 import { hasCode, readFully, rename, storageFault, writeFully } from '../../fs/files.js';
 import type { Fault } from '../../model/fault.js';
 
-/** The id of the current boot of the operating system; undefined where the system has none. */
+/** The id of the current boot of the operating system; undefined if the system has none. */
 export async function bootId(): Promise<string | undefined> {
   return readIfPossible(readFile('/proc/sys/kernel/random/boot_id', 'utf8'));
 }
 
-/**
- * The namespace in which this process's id is valid: each container has its own. Undefined where the system has none.
- */
+/** The namespace in which this process's id is valid: each container has its own. Undefined if the system has none. */
 export async function pidNamespace(): Promise<string | undefined> {
   return readIfPossible(readlink('/proc/self/ns/pid'));
 }
 
 /**
- * The start of a process in ticks since boot, which tells it from a later process with the same id. `ended` for a
- * zombie, which stays visible until its parent collects it.
+ * The start of a process in ticks since boot, which distinguishes it from a later process with the same id. `ended` for
+ * a zombie, which stays visible until its parent collects it.
  */
 export async function processStart(pid: number): Promise<string | undefined> {
   const stat = await readIfPossible(readFile(`/proc/${pid}/stat`, 'utf8'));
@@ -28,7 +26,7 @@ export async function processStart(pid: number): Promise<string | undefined> {
   return fields && /[ZX]/.test(fields[0]!) ? 'ended' : fields?.[19];
 }
 
-/** The trimmed text, or undefined when it cannot be read for any reason. */
+/** The trimmed text, or undefined if it cannot be read for any reason. */
 async function readIfPossible(reading: Promise<string>): Promise<string | undefined> {
   try {
     return (await reading).trim();
@@ -37,7 +35,7 @@ async function readIfPossible(reading: Promise<string>): Promise<string | undefi
   }
 }
 
-/** When this machine was started, by the current wall clock; within a boot it changes only when the clock is set. */
+/** The start time of this machine, by the current wall clock; within a boot it changes only when the clock is set. */
 export function bootedAt(): number {
   return Date.now() - Math.round(uptime() * 1000);
 }
@@ -83,7 +81,7 @@ export class StartNumber {
     return this.number * TOKENS_PER_START + 1;
   }
 
-  /** Records the start unless that is done; must be fulfilled before a token is given. */
+  /** Records the start unless that is done; must resolve before a token is given. */
   async persist(): Promise<void> {
     if (this.isOnDisk) return;
     const { path, number, directory, directorySync } = this;

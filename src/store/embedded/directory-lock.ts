@@ -26,7 +26,7 @@ import { bootedAt, bootId, pidNamespace, processStart } from './boot.js';
 const CLOCK_TOLERANCE_MS = 1000;
 
 export interface DirectoryLockOptions extends Partial<StaleLimits> {
-  /** The owner that takes the lock; this process when missing. */
+  /** The owner that takes the lock; this process by default. */
   readonly owner?: LockOwner;
 }
 
@@ -38,8 +38,8 @@ interface OwnLock {
 }
 
 /**
- * Keeps two processes from using one data directory. A killed owner's lock is taken over at once where its death can
- * be proved, and otherwise after its heartbeat has stopped.
+ * Keeps two processes from using one data directory. A killed owner's lock is taken over immediately where its death
+ * can be proved, and otherwise after its heartbeat has stopped.
  */
 export class DirectoryLock {
   private readonly heartbeat: PeriodicTask;
@@ -72,8 +72,8 @@ export class DirectoryLock {
   }
 
   /**
-   * Aborted when the lock is no longer ours, because this process stood still for so long that another took it for
-   * dead. The process must then stop at once.
+   * Aborted when the lock is no longer ours, because this process was suspended for so long that another considered it
+   * dead. The process must then stop immediately.
    */
   get lost(): AbortSignal {
     return this.lossController.signal;
@@ -148,14 +148,14 @@ export interface StaleLimits {
 export interface FoundLock {
   /** Undefined for a file that is not a lock or is still being written. */
   readonly owner?: LockOwner;
-  /** Tells this lock from every other one. */
+  /** Distinguishes this lock from every other one. */
   readonly key: string;
   readonly inode: number;
   readonly heartbeatAt: number;
 }
 
 /**
- * Creates the lock file and first breaks a dead owner's. Gives the lock of a living owner, if there is one, and then
+ * Creates the lock file and first breaks a dead owner's. Returns the lock of a living owner, if there is one, and then
  * writes nothing.
  */
 async function acquire(path: string, self: LockOwner, staleLimits: StaleLimits): Promise<FoundLock | undefined> {
@@ -200,8 +200,8 @@ async function removeLeftovers(path: string): Promise<void> {
 }
 
 /**
- * Creates the lock file with its content or not at all, so that nobody reads half a lock. False when another process
- * was first.
+ * Creates the lock file with its content or not at all, so that nobody reads half a lock. False if another process was
+ * first.
  */
 async function createLock(path: string, self: LockOwner): Promise<boolean> {
   const text = lockText(self);
@@ -235,10 +235,9 @@ async function createLockWithoutLink(path: string, text: string): Promise<boolea
 }
 
 /**
- * True if our clock tells how old the owner's last heartbeat is. The host name alone does not: a container that moves
- * to another machine keeps it. In the same boot the clock must not have been set since the lock was taken; from
- * another boot the lock is an earlier run's of this machine only if its last heartbeat is older than the current
- * boot.
+ * Whether our clock tells how old the owner's last heartbeat is. The host name alone does not: a container that moves
+ * to another machine keeps it. In the same boot the clock must not have been set since the lock was taken; from another
+ * boot the lock is an earlier run's of this machine only if its last heartbeat is older than the current boot.
  */
 function sharesOurClock({ owner, heartbeatAt }: FoundLock, self: LockOwner): boolean {
   if (owner?.host !== self.host) return false;
@@ -273,9 +272,9 @@ async function hasHeartbeat(
 }
 
 /**
- * Removes the lock of a dead owner, or our own. Two processes that both found it dead must not remove each other's
- * new lock: only the holder of a second lock, named after the dead one, removes it, after another look. An owner that
- * releases does the same, since it may have stood still and been taken for dead. Gives the second lock when another
+ * Removes the lock of a dead owner, or our own. Two processes that both found it dead must not remove each other's new
+ * lock: only the holder of a second lock, named after the dead one, removes it, after checking again. An owner that
+ * releases does the same, since it may have been suspended and considered dead. Returns the second lock when another
  * process holds that.
  */
 async function breakLock(

@@ -70,24 +70,27 @@ const DEFAULT_RETRY_MS = 5000;
 
 const NO_ROOM_MESSAGE =
   'the disk of the data directory is full: other traffic is unaffected and uploads can be read and ended, but no bytes are ' +
-  'received until there is room';
+  'received until there is space';
 
 export interface EmbeddedStoreOptions extends LossObserver {
   /** The data directory, locked by this process; records are below `uploads/` in it. */
   readonly directory: string;
   readonly sync: SyncMode;
   readonly clock?: () => number;
-  /** The time by which uploads expire; the same as `clock` when it is missing. */
+  /** The time by which uploads expire; `clock` by default. */
   readonly expiryClock?: () => number;
   /** The clock that measures claims, in milliseconds; nobody can set it. */
   readonly monotonic?: () => number;
-  /** How often records that could not be read, and the record of the start, are tried again; 5 seconds when missing. */
+  /**
+   * Interval at which records that could not be read, and the record of the start, are tried again; 5 seconds by
+   * default.
+   */
   readonly retryMs?: number;
 }
 
 /**
- * The store of one process: reads come from memory, and one file an upload makes each change durable before it
- * counts. The steps of one upload run one after the other, and a step whose write fails changes nothing.
+ * The store of one process: reads come from memory, and one file per upload makes each change durable before it counts.
+ * The steps of one upload run one after the other, and a step whose write fails changes nothing.
  */
 export class EmbeddedStore implements UploadStore {
   readonly canLoseConfirmedSteps = false;
@@ -163,8 +166,8 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideCommit(record, commit));
   }
 
-  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, why));
+  invalidate(id: string, token: number, reason?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
+    return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, reason));
   }
 
   /** An upload that was given up at a start stays on the disk unchanged. */
@@ -277,24 +280,24 @@ export class EmbeddedStore implements UploadStore {
     );
   }
 
-  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
+  giveUp(id: string, worker: string, failure: Undelivered): Promise<Upload | 'stale'> {
     return this.changeAsClaimHolder(
       id,
       worker,
-      () => decideGiveUp(why),
-      (record) => isAlreadyGivenUp(record, why),
+      () => decideGiveUp(failure),
+      (record) => isAlreadyGivenUp(record, failure),
     );
   }
 
-  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+  recordClientInformed(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', ({ record }) =>
-      decideClientInformed(record, attempt, why, markClientKnows(why)),
+      decideClientInformed(record, attempt, failure, markClientKnows(failure)),
     );
   }
 
-  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
+  recordClientAskedAgain(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {
     return this.records.change(id, 'stale', ({ record }) =>
-      decideClientInformed(record, attempt, why, markAskedAgain(why)),
+      decideClientInformed(record, attempt, failure, markAskedAgain(failure)),
     );
   }
 
@@ -350,14 +353,14 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Invalidates an upload whose bytes are missing or damaged; its files stay until it expires. False when the bytes
-   * are no longer needed, because it was answered or ended meanwhile.
+   * Invalidates an upload whose bytes are missing or damaged; its files stay until it expires. False if the bytes are
+   * no longer needed, because it was answered or ended meanwhile.
    */
   giveUpLost(id: string): Promise<boolean> {
     return this.records.giveUp(id);
   }
 
-  /** True if the last line of the upload's record was damaged when it was read. */
+  /** Whether the last line of the upload's record was damaged when it was read. */
   hasLostLine(id: string): boolean {
     return this.records.get(id)?.hasLostLine ?? false;
   }
@@ -422,7 +425,7 @@ export class EmbeddedStore implements UploadStore {
   private async recordStart(): Promise<void> {
     if (this.start.isPersisted) return;
     await this.start.persist();
-    this.log.info('the disk of the data directory has room again: uploads are received again');
+    this.log.info('the disk of the data directory has space again: uploads are received again');
   }
 
   private async answerChange(id: string, { answer, body, expiresAt }: KeptAnswer): Promise<Change> {
@@ -458,7 +461,7 @@ export interface TokenSource {
 }
 
 export interface EmbeddedLeasesOptions {
-  /** How long a holder may take to release before it is passed over; 2 seconds when missing. */
+  /** Time that a holder may take to release before it is passed over; 2 seconds by default. */
   readonly graceMs?: number;
 }
 

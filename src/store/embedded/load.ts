@@ -37,7 +37,7 @@ export interface RecordEntry {
   readonly hasLostLine?: boolean;
 }
 
-/** The directory of the records, and what its users share. */
+/** The directory of the records, with the sync and the semaphore that all its users share. */
 export interface RecordsDisk {
   readonly directory: string;
   readonly directorySync: DirectorySync;
@@ -87,7 +87,7 @@ export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Pr
 }
 
 /**
- * A record's entry; `damaged` when its first line cannot be read, undefined when there is no record. Rejects when the
+ * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. Rejects when the
  * disk fails.
  */
 export async function readEntry(
@@ -131,7 +131,7 @@ const STATE_REPORTS: {
   cut: {
     level: 'error',
     message:
-      'a record is shorter than the room reserved in it: the upload continues from its last line, and a request that may have been sent is not repeated',
+      'a record is shorter than the space reserved in it: the upload continues from its last line, and a request that may have been sent is not repeated',
   },
   damaged: { level: 'error', message: 'a record is damaged: its upload is given up' },
 };
@@ -165,7 +165,7 @@ async function loadRecord(id: string, { disk, observer, loaded }: LoadTask): Pro
   }
 }
 
-/** The record as invalid, because something of its upload is lost. */
+/** The record, marked as invalid because part of its upload is lost. */
 export function asLost(record: UploadRecord): UploadRecord {
   return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
 }
@@ -184,8 +184,8 @@ export async function setAsideDamaged(
 }
 
 /**
- * Sets the file's time to the moment it was set aside, but never back: a record from the future shows that the clock
- * was set back.
+ * Sets the file's time to the moment it was set aside, but never to an earlier one: a record from the future shows that
+ * the clock was set back.
  */
 async function moveAside(path: string, aside: string): Promise<void> {
   const since = new Date(Math.max(Date.now(), (await stat(path)).mtimeMs));

@@ -60,12 +60,11 @@ const DELIVERY_ROOM: Room = { requiredBytes: ATTEMPT_START_BYTES, reservedBytes:
 const ANSWER_ROOM: Room = { requiredBytes: ANSWER_BYTES, reservedBytes: ANSWER_BYTES };
 
 /**
- * The file of one record: a snapshot, then one line a change. No descriptor stays open between changes, so the number
- * of uploads does not matter. The exception is a running attempt, whose result must be writable without opening a
- * file.
+ * The file of one record: a snapshot, then one line per change. No descriptor stays open between changes, so the number
+ * of uploads does not matter. The exception is a running attempt, whose result must be writable without opening a file.
  *
- * Room for the lines of a delivery is synced with the step before it, and the line of that step says so: a shorter
- * file has lost lines.
+ * Room for the lines of a delivery is synced with the step before it, and the line of that step says so: a shorter file
+ * has lost lines.
  *
  * The file is _certain_ if a power cut, or the next start, finds the record as it was given last and nothing else. A
  * failed write that leaves this open makes it uncertain. So is every file found at a start: its last line may never
@@ -105,12 +104,12 @@ export class RecordFile {
     return file;
   }
 
-  /** True if the next start may find one of two states: nothing may be acknowledged. */
+  /** Whether the next start may find one of two states: nothing may be acknowledged. */
   isUncertain(): boolean {
     return this.state === 'uncertain';
   }
 
-  /** Makes a change durable and gives the new record. When it rejects, the old record still holds. */
+  /** Makes a change durable and returns the new record. When it rejects, the old record still holds. */
   async save(record: UploadRecord, change: Change): Promise<UploadRecord> {
     if (this.heldFd !== undefined && !(await this.isHeldFileCurrent())) {
       await this.release();
@@ -238,7 +237,7 @@ export class RecordFile {
     return record;
   }
 
-  /** Writes the draft and gives its descriptor, which stays valid after the rename. */
+  /** Writes the draft and returns its descriptor, which stays valid after the rename. */
   private async writeDraft(bytes: Buffer): Promise<number> {
     const fd = await open(this.draftPath(), 'w', 0o600);
     try {
@@ -340,7 +339,7 @@ export class RecordFile {
   }
 
   /**
-   * True if the open file still has its name. A file that another program removed or replaced takes no more lines,
+   * Whether the open file still has its name. A file that another program removed or replaced takes no more lines,
    * since the next start would not find them.
    */
   private async isHeldFileCurrent(): Promise<boolean> {
@@ -406,7 +405,7 @@ function isSame(one: UploadRecord, other: UploadRecord): boolean {
   return kept(one) === kept(other);
 }
 
-/** Writes the body of an answer next to its record, so that it needs no memory, and gives its checksum. */
+/** Writes the body of an answer next to its record, so that it needs no memory, and returns its checksum. */
 export async function writeAnswer(path: string, body: Uint8Array, directorySync: DirectorySync): Promise<number> {
   const failures = directorySync.failures;
   try {

@@ -61,8 +61,8 @@ export function blanks(bytes: number): Buffer {
 }
 
 /**
- * Reads a record's file; undefined when its first line cannot be read. `readAt` becomes the start of an attempt that
- * has to be assumed.
+ * Reads a record's file; undefined if its first line cannot be read. `readAt` becomes the start of an attempt that has
+ * to be assumed.
  */
 export function readRecord(file: Buffer, readAt = Date.now()): ReadRecord | undefined {
   const snapshot = decodeLine(file, 0);
@@ -118,7 +118,7 @@ function stateOf(file: Buffer, validBytes: number, roomEnd: number): ReadRecord[
   return newline !== -1 || wasCompleteLine(file, validBytes, roomEnd) ? 'illegible' : 'torn';
 }
 
-/** True if a line without a newline was once complete. */
+/** Whether a line without a newline was once complete. */
 function wasCompleteLine(file: Buffer, validBytes: number, roomEnd: number): boolean {
   // Room reserved by the same write as the line before it was written after the end of that line.
   if (roomEnd <= validBytes) return endsWithRoom(file, validBytes);

@@ -38,7 +38,7 @@ import { type Change, applyChange, newRecord } from './transitions.js';
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 export interface RecordsDeps extends LossObserver {
-  /** Called after each change, with undefined when the upload was removed. */
+  /** Called after each change, with undefined if the upload was removed. */
   readonly onChange: (id: string, upload: Upload | undefined) => void;
 }
 
@@ -129,7 +129,7 @@ export class Records {
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
 
-  /** Makes the upload invalid in memory and leaves its files unchanged. False when its bytes are no longer needed. */
+  /** Makes the upload invalid in memory and leaves its files unchanged. False if its bytes are no longer needed. */
   giveUp(id: string): Promise<boolean> {
     return this.step(id, async (entry) => {
       if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
@@ -214,7 +214,7 @@ export class Records {
     return this.idsByClientKey.get(clientKey);
   }
 
-  /** Gives the phase that the upload had. */
+  /** Returns the phase that the upload had. */
   remove(id: string): Promise<Phase | undefined> {
     return this.step(id, async (entry) => {
       if (!entry) return undefined;
@@ -237,7 +237,7 @@ export class Records {
     await this.disk.semaphore.run(() => file.remove());
   }
 
-  /** Writes the body and gives its checksum. Call within a step, before the change that names the answer. */
+  /** Writes the body and returns its checksum. Call within a step, before the change that names the answer. */
   writeAnswerBody(id: string, body: Uint8Array): Promise<number> {
     return this.disk.semaphore.run(() => writeAnswer(this.answerPath(id), body, this.disk.directorySync));
   }
@@ -382,7 +382,7 @@ export class Leftovers {
     private readonly records: KnownRecords,
   ) {}
 
-  /** Looks once at all files and gives the ids of the damaged records that were removed. */
+  /** Looks once at all files and returns the ids of the damaged records that were removed. */
   async clear(age: LeftoverAge): Promise<readonly string[]> {
     const earlierSightings = this.sightings;
     this.sightings = new Map();
@@ -407,7 +407,7 @@ export class Leftovers {
     age: LeftoverAge,
   ): Promise<boolean> {
     const [id, kind] = splitFileName(name);
-    const { records: records } = this;
+    const { records } = this;
     const hasRecord = records.entry(id) !== undefined || records.setAsideRecord(id) !== undefined;
     if (kind === 'answer' && hasRecord) return false;
     const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));

@@ -60,7 +60,7 @@ export function applyToCopy(record: UploadRecord, change: Change): UploadRecord 
   return applyChange({ ...record, chunks: [...record.chunks] }, change);
 }
 
-/** True if the chunks follow each other without gaps up to the offset; a valid record always satisfies this. */
+/** Whether the chunks follow each other without gaps up to the offset; a valid record always satisfies this. */
 export function hasContiguousChunks({ upload, chunks }: UploadRecord): boolean {
   let end = 0;
   for (const chunk of chunks) {
@@ -84,18 +84,18 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
 
-/** True if the change begins an attempt, or allows an early attempt to send the complete upload. */
+/** Whether the change begins an attempt, or allows an early attempt to send the complete upload. */
 export function beginsAttempt({ attempt }: Change): boolean {
   return attempt !== undefined && attempt.reached === undefined;
 }
 
-/** True if an attempt has no recorded end, also when its process ended first: the attempt's answer will need room. */
+/** Whether an attempt has no recorded end, also when its process ended first: the attempt's answer will need room. */
 export function hasOpenAttempt({ upload }: UploadRecord): boolean {
   const newest = upload.attempts.at(-1);
   return newest !== undefined && newest.reached === undefined;
 }
 
-/** True if the newest attempt is still to get an end: it has none, and the upload was not given up. */
+/** Whether the newest attempt is still to get an end: it has none, and the upload was not given up. */
 export function hasAttemptUnderWay(record: UploadRecord): boolean {
   const { phase } = record.upload;
   return phase !== 'undelivered' && MAY_BE_SENT.has(phase) && hasOpenAttempt(record);
@@ -140,23 +140,23 @@ export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Chan
   return isOpenInPart(upload, attempt) ? { attempt } : 'stale';
 }
 
-/** True if the same call has recorded this answer already: its caller did not get the result. */
+/** Whether the same call has recorded this answer already: its caller did not get the result. */
 export function isAlreadyAnswered({ upload }: UploadRecord, answer: Answer, attempt?: Attempt): boolean {
   const isSame = upload.phase === 'answered' && upload.answer?.at === answer.at;
   return isSame && (attempt === undefined || isKnown(upload, attempt));
 }
 
-/** True if the same call has postponed the delivery already. */
+/** Whether the same call has postponed the delivery already. */
 export function isAlreadyPostponed({ upload }: UploadRecord, dueAt: number): boolean {
   return upload.phase === 'complete' && upload.dueAt === dueAt;
 }
 
-/** True if the same call has given the delivery up already. */
-export function isAlreadyGivenUp({ upload }: UploadRecord, why: Undelivered): boolean {
-  return upload.phase === 'undelivered' && isSame(upload.undelivered, why);
+/** Whether the same call has given the delivery up already. */
+export function isAlreadyGivenUp({ upload }: UploadRecord, failure: Undelivered): boolean {
+  return upload.phase === 'undelivered' && isSame(upload.undelivered, failure);
 }
 
-/** Allows a claim on `complete` and `undelivered` uploads, and on `delivering` ones whose claim has run out. */
+/** Allows a claim on `complete` and `undelivered` uploads, and on `delivering` ones whose claim has expired. */
 export function decideClaim(
   { record, claim }: ClaimedRecord,
   { monotonicMs }: Moment,
@@ -171,7 +171,7 @@ export function decideClaim(
 }
 
 /**
- * True if the worker holds the claim. A claim that has run out counts until another worker takes it, so that the
+ * Whether the worker holds the claim. A claim that has expired counts until another worker takes it, so that the
  * worker's result is not lost.
  */
 export function holdsClaim({ record, claim }: ClaimedRecord, worker: string): boolean {
@@ -179,7 +179,7 @@ export function holdsClaim({ record, claim }: ClaimedRecord, worker: string): bo
 }
 
 /**
- * True if this is the newest attempt and the upload waits for an answer. Its worker may record its end until a newer
+ * Whether this is the newest attempt and the upload waits for an answer. Its worker may record its end until a newer
  * attempt begins, because nothing else can tell what the origin did with it.
  */
 export function isNewestAttempt({ upload }: UploadRecord, number: number | undefined): boolean {
@@ -234,8 +234,8 @@ export function decidePostpone(dueAt: number): Change {
 }
 
 /** delivering → undelivered. */
-export function decideGiveUp(why: Undelivered): Change {
-  return { set: { phase: 'undelivered', undelivered: why } };
+export function decideGiveUp(failure: Undelivered): Change {
+  return { set: { phase: 'undelivered', undelivered: failure } };
 }
 
 /**
@@ -274,8 +274,8 @@ function withoutInPart(early: Attempt): Attempt {
 }
 
 /**
- * True if the upload should be delivered now. A due time later than `implausibleAfter` counts as due: the clock was
- * set back since.
+ * Whether the upload should be delivered now. A due time later than `implausibleAfter` counts as due: the clock was set
+ * back since.
  */
 export function isDue(
   { record, claim }: ClaimedRecord,
@@ -287,7 +287,7 @@ export function isDue(
   return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonicMs);
 }
 
-/** True if the upload may be removed; never while its delivery is claimed. */
+/** Whether the upload may be removed; never while its delivery is claimed. */
 export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wallMs, monotonicMs }: Moment): boolean {
   const { phase, expiresAt } = record.upload;
   if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
@@ -296,7 +296,7 @@ export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wa
 }
 
 /**
- * Checks the token and gives the change of a commit. Throws when the holder of the lease breaks the contract of
+ * Checks the token and returns the change of a commit. Throws when the holder of the lease breaks the contract of
  * `commit`.
  */
 export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
@@ -321,9 +321,9 @@ export function decideCommit(record: UploadRecord, commit: Commit): Change | 'st
 }
 
 /** receiving → invalid, unless a newer lease was taken. */
-export function decideInvalidate(record: UploadRecord, token: number, why?: 'lost'): Change | 'stale' | 'gone' {
+export function decideInvalidate(record: UploadRecord, token: number, reason?: 'lost'): Change | 'stale' | 'gone' {
   if (record.upload.phase === 'invalid' && token === record.token) return {};
-  return leaseRefusal(record, token) ?? { token, set: { phase: 'invalid', ...(why && { lost: true }) } };
+  return leaseRefusal(record, token) ?? { token, set: { phase: 'invalid', ...(reason && { lost: true }) } };
 }
 
 /** complete | delivering | undelivered → invalid, because stored bytes are lost. */
@@ -350,7 +350,7 @@ export function decideCancel({ upload }: UploadRecord): Change {
   return upload.phase === 'cancelled' ? {} : { set: { phase: 'cancelled' } };
 }
 
-/** True if this very commit has completed the upload before: its caller did not get the result. */
+/** Whether this same commit has completed the upload before: its caller did not get the result. */
 function isAlreadyCompleted({ upload, chunks, token }: UploadRecord, commit: Commit): boolean {
   const { chunk, length = upload.length } = commit;
   if (upload.phase !== 'complete' || upload.dueAt !== undefined) return false;
@@ -434,7 +434,7 @@ export class SettlementWaiters {
   }
 }
 
-/** True if no delivery is waiting or running; also for an unknown upload. */
+/** Whether no delivery is waiting or running; also for an unknown upload. */
 export function isSettled(upload: Upload | undefined): boolean {
   return upload?.phase !== 'complete' && upload?.phase !== 'delivering';
 }

@@ -4,7 +4,7 @@ import { isReadOnly, type RedisSettings, type RedisTls } from './errors.js';
 export type RedisClient = Redis | Cluster;
 
 export interface ClientOptions {
-  /** A subscriber queues commands until it is connected; a `commands` client rejects them at once. */
+  /** A subscriber queues commands until it is connected; a `commands` client rejects them immediately. */
   readonly role: 'commands' | 'subscriber';
   /** On a cluster: one subscription per server, each for the server's own slots. */
   readonly sharded?: boolean;
@@ -41,7 +41,9 @@ export function makeClient(settings: RedisSettings, options: ClientOptions): Red
   return inItsDatabase(new Redis({ ...common, ...address, db: settings.database ?? 0, retryStrategy }));
 }
 
-/** Reconnects when `SELECT` was refused: the connection would go on in database 0, where our data would seem lost. */
+/**
+ * Reconnects when `SELECT` was refused: the connection would continue in database 0, where our data would seem lost.
+ */
 function inItsDatabase(client: Redis): Redis {
   client.on('error', (error: { readonly command?: { readonly name: string } }) => {
     if (error.command?.name === 'select') client.disconnect(true);
@@ -49,7 +51,7 @@ function inItsDatabase(client: Redis): Redis {
   return client;
 }
 
-/** True if a command can be sent now. An unavailable cluster would queue it and run it later. */
+/** Whether a command can be sent now. An unavailable cluster would queue it and run it later. */
 export function isConnected(client: RedisClient): boolean {
   return client.status === 'ready';
 }
@@ -74,7 +76,7 @@ function commonOptions({
     disconnectTimeout: DISCONNECT_MS,
     // The ready check needs permissions that a user may lack; a loading server says so in reply to every command.
     enableReadyCheck: false,
-    // A step fails at once when its connection breaks.
+    // A step fails immediately when its connection breaks.
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     reconnectOnError: isReadOnly,
@@ -118,7 +120,7 @@ function tlsOptions({ ca, cert, key, serverName }: RedisTls): NonNullable<RedisO
 }
 
 /**
- * Gives a function to call before each command: it sends all commands of one turn of the event loop together. With
+ * Returns a function to call before each command: it sends all commands of one turn of the event loop together. With
  * many concurrent uploads, system calls for single commands were a fifth of all work.
  */
 export function gatheredWrites(client: RedisClient): () => void {

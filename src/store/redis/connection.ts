@@ -14,14 +14,13 @@ import { warnAboutServer } from './server-check.js';
 /** Raised when older versions could no longer read new data. */
 const FORMAT = '1';
 
-/** How long replicas may take to confirm; part of the time limit of a step. */
+/** Time that replicas may take to confirm; part of the time limit of a step. */
 const REPLICAS_MS = 400;
 
 export interface OpenOptions {
   readonly clock?: () => number;
   /**
-   * The longest lifetime of an upload: a change of the clock difference ends no upload within it. Unlimited when
-   * missing.
+   * The longest lifetime of an upload: a change of the clock difference ends no upload within it. Unlimited by default.
    */
   readonly maxUploadAgeMs?: number;
   /** Runs before a new store is made, and prevents it by rejecting; its argument tells whether there is still none. */
@@ -101,7 +100,7 @@ export class RedisConnection {
     });
   }
 
-  /** The reason why Redis is unavailable, for people; undefined while it is available. */
+  /** The reason why Redis is unavailable, for humans; undefined while it is available. */
   get unavailableReason(): string | undefined {
     return this.health.unavailableReason;
   }
@@ -130,7 +129,7 @@ export class RedisConnection {
     this.previousMark = undefined;
   }
 
-  /** True if the spool is known to be marked for this store. */
+  /** Whether the spool is known to be marked for this store. */
   get isMarked(): boolean {
     return this.isSpoolMarked;
   }
@@ -140,7 +139,7 @@ export class RedisConnection {
     return this.call(keys[0]!, (client) => callScript(client, script, keys, args) as Promise<unknown>);
   }
 
-  /** As `run`, but fulfilled only when `settings.replicas` replicas have the change. */
+  /** As `run`, but resolves only when `settings.replicas` replicas have the change. */
   async runDurably(script: string, keys: readonly string[], args: readonly ScriptArgument[]): Promise<unknown> {
     const { replicas = 0 } = this.settings;
     if (replicas === 0) return this.run(script, keys, args);
@@ -201,7 +200,7 @@ export class RedisConnection {
   private async checkHealth(): Promise<void> {
     const { failedKey } = this;
     const id = await this.probe();
-    if (id !== this.storeId) await this.handleDataLoss(id);
+    if (id !== this.storeId) await this.onDataLoss(id);
     if (!this.isSpoolMarked) {
       await this.markSpool(this.storeId);
       await this.confirmMarked();
@@ -226,7 +225,7 @@ export class RedisConnection {
   }
 
   /** Handles the loss of all known uploads: the data found now is another store's, or a new one. */
-  private async handleDataLoss(foundId: string | undefined): Promise<void> {
+  private async onDataLoss(foundId: string | undefined): Promise<void> {
     // Rejects if the server is a replica that is not filled yet: then nothing is lost.
     await this.identifyStore(randomUUID(), this.previousMark ?? this.storeId, true);
     this.isSpoolMarked = false;

@@ -3,7 +3,7 @@ import { Fault } from '../../model/fault.js';
 interface KnownError {
   readonly matches: RegExp;
   readonly advice: string | ((settings: RedisSettings) => string);
-  /** Waiting cannot help: at startup it is reported at once. */
+  /** Waiting cannot help: at startup it is reported immediately. */
   readonly isPermanent?: true;
 }
 
@@ -134,13 +134,13 @@ function withoutSecrets(text: string, { password, sentinel }: RedisSettings): st
   return secrets.reduce<string>((redacted, secret) => redacted.replaceAll(secret!, '***'), text);
 }
 
-/** True if the same attempt may succeed a moment later. */
+/** Whether the same attempt may succeed a moment later. */
 export function isTransient(error: unknown): boolean {
   if (error instanceof Fault) return error.retryable;
   return knownErrorOf(error)?.isPermanent !== true;
 }
 
-/** True if the server is a read-only replica: another server of the set may accept the command. */
+/** Whether the server is a read-only replica: another server of the set may accept the command. */
 export function isReadOnly(error: Error): boolean {
   return /\bREADONLY\b/.test(error.message);
 }
@@ -208,13 +208,13 @@ export interface RedisSettings extends RedisCredentials {
   readonly tls?: RedisTls;
   /** Starts every key and channel; installations with different prefixes do not see each other. */
   readonly prefix: string;
-  /** How many replicas must have a change before it counts as done. */
+  /** Number of replicas that must have a change before it counts as done. */
   readonly replicas?: number;
-  /** How long the start may wait for Redis, in milliseconds; 0 for a single attempt. */
+  /** Time that the start may wait for Redis, in milliseconds; 0 for a single attempt. */
   readonly waitMs?: number;
 }
 
-/** The configured address of Redis, for people; never contains a password. */
+/** The configured address of Redis, for humans; never contains a password. */
 export function describeAddresses({ kind, nodes, masterName }: RedisSettings): string {
   const where = nodes.map((node) => ('path' in node ? node.path : `${node.host}:${node.port}`)).join(', ');
   if (kind === 'single') return `Redis at ${where}`;

@@ -23,7 +23,7 @@ export class RedisHealth {
     this.periodic.start();
   }
 
-  /** The reason why Redis is unavailable, for people; undefined while it is available. */
+  /** The reason why Redis is unavailable, for humans; undefined while it is available. */
   get unavailableReason(): string | undefined {
     return this.reason;
   }
@@ -41,7 +41,7 @@ export class RedisHealth {
   }
 
   /**
-   * An outage causes many different messages, so only the first is logged, except for an error that somebody has to
+   * An outage causes many different messages, so only the first is logged, except for an error that the operator has to
    * fix, such as a wrong password.
    */
   private mustBeLogged({ message, cause }: Fault): boolean {
@@ -70,7 +70,7 @@ const STEP_LIMIT_MS = 3000;
 
 /**
  * Limits the time that a step waits for its reply. A step behind many others may take longer, as long as the same
- * server goes on replying.
+ * server keeps replying.
  */
 export class ReplyTimeout {
   private readonly lastReplyAt = new Map<string, number>();
@@ -83,7 +83,7 @@ export class ReplyTimeout {
         const lastHeardAt = Math.max(startedAt, this.lastReplyAt.get(server) ?? 0);
         const remainingMs = Math.min(lastHeardAt + SILENCE_LIMIT_MS, startedAt + STEP_LIMIT_MS) - performance.now();
         if (remainingMs > 0) timer = setTimeout(check, remainingMs);
-        // If this process stood still, the reply has arrived but is not read yet.
+        // If this process was suspended, the reply has arrived but is not read yet.
         else setImmediate(() => reject(new Error('not answered in time')));
       };
       timer = setTimeout(check, SILENCE_LIMIT_MS);
@@ -149,7 +149,7 @@ export class ServerClock {
   }
 
   /**
-   * When an upload expires, on the clock of Redis: never too early for nodes that do not know yet that the clock was
+   * The expiry of an upload on the clock of Redis: never too early for nodes that do not know yet that the clock was
    * set.
    */
   toServerExpiry(ours: number): number | '+inf' {
@@ -161,7 +161,7 @@ export class ServerClock {
     return shifted(ours, this.differences?.least ?? this.aheadMs);
   }
 
-  /** When an upload expires, on our clock, from a score or field in Redis. */
+  /** The expiry of an upload on our clock, from a score or field in Redis. */
   toLocalExpiry(theirs: string): number {
     return theirs === '+inf' ? Infinity : Number(theirs) - (this.differences?.least ?? this.aheadMs);
   }

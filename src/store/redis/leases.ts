@@ -153,14 +153,14 @@ export class RedisLease implements Lease {
     this.request.requestRelease('taken-over');
   }
 
-  /** Renews at once, to find out whether the lease is still ours. */
+  /** Renews immediately, to find out whether the lease is still ours. */
   async renewNow(): Promise<void> {
     if (this.isRenewing || this.hasEnded) return;
     clearTimeout(this.renewalTimer);
     this.isRenewing = true;
     const renewed = await this.upkeep.renew().catch(() => undefined);
     this.isRenewing = false;
-    this.handleRenewal(renewed);
+    this.applyRenewal(renewed);
   }
 
   /** Releases the lease; the next request of this process does not wait for Redis. */
@@ -184,10 +184,10 @@ export class RedisLease implements Lease {
     if (isOurs) await this.upkeep.giveBack().catch(() => undefined);
   }
 
-  private handleRenewal(renewed: RenewalResult | undefined): void {
+  private applyRenewal(renewed: RenewalResult | undefined): void {
     if (this.hasEnded) return;
     if (renewed === undefined) return this.renewIn(Math.min(RETRY_MS, this.upkeep.leaseMs / 3));
-    if (renewed === 'lost' || renewed === 'taken-over') return this.lose(renewed);
+    if (renewed === 'lost' || renewed === 'taken-over') return this.markLost(renewed);
     if (renewed === 'asked') this.requestRelease();
     this.extend();
   }
@@ -195,7 +195,7 @@ export class RedisLease implements Lease {
   private extend(): void {
     const { leaseMs } = this.upkeep;
     clearTimeout(this.expiryTimer);
-    this.expiryTimer = setTimeout(() => this.lose('lost'), leaseMs);
+    this.expiryTimer = setTimeout(() => this.markLost('lost'), leaseMs);
     this.renewIn(leaseMs / 3);
   }
 
@@ -203,9 +203,9 @@ export class RedisLease implements Lease {
     this.renewalTimer = setTimeout(() => void this.renewNow(), ms);
   }
 
-  private lose(why: 'lost' | 'taken-over'): void {
+  private markLost(reason: 'lost' | 'taken-over'): void {
     this.abandon();
-    this.request.requestRelease(why);
+    this.request.requestRelease(reason);
   }
 }
 
@@ -213,9 +213,9 @@ export class RedisLease implements Lease {
 export type LeaseConnection = Pick<RedisConnection, 'run' | 'runDurably' | 'keys' | 'bus'>;
 
 export interface LeaseTimes {
-  /** How long a holder may take to release before it is passed over. */
+  /** Time that a holder may take to release before it is passed over. */
   readonly graceMs: number;
-  /** How long a lease lasts without renewal. */
+  /** Duration of a lease without renewal. */
   readonly leaseMs: number;
 }
 
@@ -235,7 +235,7 @@ export type RenewalResult = 'held' | 'asked' | 'taken-over' | 'lost';
 
 /** The minimum time that Redis keeps the state of a lease that is never released. */
 const KEEP_HELD_MS = 60_000;
-/** How long Redis keeps the state of a released lease: requests for unknown uploads must not fill its memory. */
+/** Time that Redis keeps the state of a released lease: requests for unknown uploads must not fill its memory. */
 const KEEP_FREE_MS = 5000;
 
 /** The lease scripts, called for one process. */

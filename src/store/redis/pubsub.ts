@@ -17,7 +17,7 @@ export interface BusOptions {
   readonly channels: readonly string[];
   /** On a cluster of version 7 and later: each channel belongs to the server of its slot. */
   readonly sharded: boolean;
-  /** Gives a connected client without subscriptions. */
+  /** Returns a connected client without subscriptions. */
   readonly subscriber: () => Promise<RedisClient>;
   readonly publish: (channel: string, text: string) => Promise<unknown>;
 }
@@ -46,7 +46,7 @@ export class RedisBus {
     this.checkTimer = setInterval(() => this.check(), CHECK_MS).unref();
   }
 
-  /** Fulfilled when all channels are subscribed. */
+  /** Resolves when all channels are subscribed. */
   async open(): Promise<void> {
     const client = await this.options.subscriber();
     this.opening = client;
@@ -129,7 +129,7 @@ export class RedisBus {
   }
 
   /**
-   * A cluster's client can lose subscriptions for good when servers come and go; a missing echo shows it, and a new
+   * A cluster's client can lose subscriptions permanently when servers come and go; a missing echo shows it, and a new
    * client replaces it.
    */
   private sendEcho(): void {

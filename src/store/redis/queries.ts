@@ -6,9 +6,9 @@ import type { RedisBus } from './pubsub.js';
 
 /** The most ids that one query takes from a bucket. */
 const MAX_IDS = 1000;
-/** How long a caller that got an expired upload has to remove it before another caller gets it. */
+/** Time that a caller that got an expired upload has to remove it before another caller gets it. */
 const REMOVAL_MS = 10_000;
-/** How many buckets a page reads concurrently. */
+/** Number of buckets that a page reads concurrently. */
 const PARALLEL_BUCKETS = 16;
 
 /** Queries over many uploads, answered from their indexes. */
@@ -92,10 +92,10 @@ export class RedisQueries {
 
 type Waiter = (upload: Upload | undefined, failure?: Error) => void;
 
-/** How long a lost message can delay a waiting request. */
+/** The longest delay of a waiting request that a lost message can cause. */
 const POLL_MS = 2000;
 
-/** The requests that wait until a delivery has ended or been given up, in whichever process. */
+/** The requests that wait until a delivery has ended or been given up, in any process. */
 export class RedisSettlementWaiters {
   private readonly waiters = new Map<string, Set<Waiter>>();
   private readonly pollTimer: NodeJS.Timeout;

@@ -115,8 +115,8 @@ export class RedisStore implements UploadStore {
     return this.stepWithBytes('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
   }
 
-  invalidate(id: string, token: number, why?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
-    return this.stepWithBytes('stale', { script: 'invalidate', id, args: [token, why ?? ''] });
+  invalidate(id: string, token: number, reason?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
+    return this.stepWithBytes('stale', { script: 'invalidate', id, args: [token, reason ?? ''] });
   }
 
   markLost(id: string): Promise<Upload | 'gone'> {
@@ -186,16 +186,16 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'postpone', id, args: [worker, ...this.expiryArguments(dueAt)] });
   }
 
-  giveUp(id: string, worker: string, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.step({ script: 'give-up', id, args: [worker, JSON.stringify(why)] });
+  giveUp(id: string, worker: string, failure: Undelivered): Promise<Upload | 'stale'> {
+    return this.step({ script: 'give-up', id, args: [worker, JSON.stringify(failure)] });
   }
 
-  recordClientInformed(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.updateUndelivered(id, attempt, why, markClientKnows(why));
+  recordClientInformed(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {
+    return this.updateUndelivered(id, attempt, failure, markClientKnows(failure));
   }
 
-  recordClientAskedAgain(id: string, attempt: number, why: Undelivered): Promise<Upload | 'stale'> {
-    return this.updateUndelivered(id, attempt, why, markAskedAgain(why));
+  recordClientAskedAgain(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {
+    return this.updateUndelivered(id, attempt, failure, markAskedAgain(failure));
   }
 
   private updateUndelivered(

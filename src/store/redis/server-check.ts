@@ -21,7 +21,7 @@ export async function warnAboutServer(client: RedisClient, log: Log): Promise<vo
     log.warn('Redis writes nothing to disk: a restart loses all uploads. Set `appendonly yes` in its configuration');
 }
 
-/** A setting of the server; undefined where the user or the provider does not allow reading it. */
+/** A setting of the server; undefined if the user or the provider does not allow reading it. */
 async function readSetting(server: Redis, name: string): Promise<string | undefined> {
   try {
     const [, value] = await server.config('GET', name);
