@@ -37,7 +37,10 @@ export interface UploadsApi {
   readonly log: Log;
 }
 
-/** Responds to `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths. */
+/**
+ * Responds to `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths.
+ * Reasons: docs/decisions/0008.
+ */
 export async function respondToUploads(
   uploadsApi: UploadsApi,
   request: AdminRequest,

@@ -57,6 +57,7 @@ export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Ro
 /**
  * An attempt that begins while its upload is still received. It cannot send the end of the body before the complete
  * upload is claimed, so if it ends early, a new attempt can be made from the spool.
+ * Reasons: docs/decisions/0010.
  */
 export class EagerAttempt implements EagerFeed {
   /** The recorded attempt, once it has begun; undefined if it did not begin. Never rejects. */

@@ -49,6 +49,7 @@ export function isRepeatable(
 /**
  * The consequence of an attempt without a recorded answer. Only the attempt's own times count, not the clock, so that the
  * verdict is the same however long the proxy was stopped in between.
+ * Reasons: docs/decisions/0009.
  */
 export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
   const { rules, repeatable } = policy;

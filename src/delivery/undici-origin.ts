@@ -121,7 +121,7 @@ interface ExchangeEvents {
   readonly failed: (reason: Error) => void;
 }
 
-/** Limit of interim responses in one exchange, more than any origin needs. */
+/** Limit of interim responses in one exchange, more than any origin needs (docs/decisions/0024). */
 const MAX_INTERIMS = 1000;
 
 type AnswerBounds = Pick<OriginRequest, 'answerTimeoutMs' | 'maxAnswerSize'>;

@@ -22,6 +22,7 @@ const MAX_REMEMBERED_FAILURES = 1000;
  * A failed sync may have dropped every name made before it, and the next sync succeeds without them. Callers
  * therefore read `failures` before they make a name, and the name is durable only if no sync of its directory has
  * failed since.
+ * Reasons: docs/decisions/0004.
  */
 export class DirectorySync {
   private readonly rounds = new Map<string, SyncRound & { readonly running: Promise<void> }>();

@@ -54,7 +54,10 @@ const BODY_FIELDS = new Set(['content-length', 'expect', 'transfer-encoding', 'c
  */
 const PREFLIGHT_TIMEOUT_MS = 2000;
 
-/** Decides whether to admit a client before any byte of its body is read, and who owns its uploads. */
+/**
+ * Decides whether to admit a client before any byte of its body is read, and who owns its uploads.
+ * Reasons: docs/decisions/0027.
+ */
 export class Authorizer {
   private readonly agents = new ShortRequestAgents();
 

@@ -18,6 +18,7 @@ const NOT_DELIVERED: ReadonlySet<Undelivered['reason']> = new Set(['unreachable'
 /**
  * Renders the outcome of an ordinary request that went through the spool. Its client cannot resume, so an answered
  * upload is removed, and after an error the request is not delivered later, because the client may send it again.
+ * Reasons: docs/decisions/0019.
  */
 export class PlainReplies {
   constructor(private readonly options: PlainRepliesOptions) {}

@@ -15,6 +15,7 @@ const MAX_EXIT_RETRIES = 50;
  * Writes lines to a file or pipe in order, without ever blocking the caller. If nobody reads them any more they are
  * dropped without an error. Replaces pino's sonic-boom (4.2), which at exit retries forever if the reader has left or
  * stalls.
+ * Reasons: docs/decisions/0017.
  */
 export class LogOutput {
   private readonly lines: Buffer[] = [];

@@ -77,6 +77,7 @@ const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What 
 /**
  * Streams requests on uploads of other nodes to their owners, and the responses back, as if there were no node in
  * between. When the owner ends the connection, the client's connection ends too.
+ * Reasons: docs/decisions/0015.
  */
 export class PeerRelay implements Relay {
   private readonly requests: OriginRequests;

@@ -74,7 +74,10 @@ const NEARLY_FULL_INTERVAL_MS = 1000;
 /** A flood of refused connections makes one log line in this time. */
 const LOG_INTERVAL_MS = 10_000;
 
-/** Counts client connections, in total and by address, and refuses those beyond the limits. */
+/**
+ * Counts client connections, in total and by address, and refuses those beyond the limits.
+ * Reasons: docs/decisions/0025.
+ */
 export class ConnectionLimits implements ConnectionGate {
   private readonly byAddress = new Map<string, number>();
   private openCount = 0;

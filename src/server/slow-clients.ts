@@ -72,6 +72,7 @@ export interface WatchedBody {
 /**
  * Detects request bodies that arrive too slowly. The bodies of one HTTP/2 connection are measured together, because a
  * client that sends them one after the other is as fast as its connection.
+ * Reasons: docs/decisions/0025.
  */
 export class RequestRates {
   private readonly connections = new Map<Socket | Http2Session, ConnectionBodies>();

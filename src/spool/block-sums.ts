@@ -31,7 +31,10 @@ export function sizeWithSums(bytes: number): number {
   return bytes + SUM_BYTES * Math.ceil(bytes / BLOCK_BYTES);
 }
 
-/** The seed of a block's checksum. It contains the file and the position, so that a block in the wrong place is noticed. */
+/**
+ * The seed of a block's checksum. It contains the file and the position, so that a block in the wrong place is noticed.
+ * Reasons: docs/decisions/0021.
+ */
 export function seedOf(file: string, block: number): number {
   return crc32(`${file}/${block}`);
 }

@@ -11,7 +11,10 @@ export interface ParsedChunkName {
 
 const NAME = /^(chunk|answer)-(\d{1,16})-(\d{1,16})$/;
 
-/** The name of the file for the bytes of one lease: leases never share a token, so writers never share a file. */
+/**
+ * The name of the file for the bytes of one lease: leases never share a token, so writers never share a file.
+ * Reasons: docs/decisions/0003.
+ */
 export function chunkName(token: number, start: number): string {
   return `chunk-${token}-${start}`;
 }

@@ -49,7 +49,10 @@ export interface DirectoryUse {
   readonly isShared: boolean;
 }
 
-/** Rejects with reason and remedy when a start with this store must not use the directory. Changes nothing. */
+/**
+ * Rejects with reason and remedy when a start with this store must not use the directory. Changes nothing.
+ * Reasons: docs/decisions/0018.
+ */
 export async function assertUsable(use: DirectoryUse): Promise<DirectoryState> {
   const state = await inspectDirectory(use);
   const reason = refusalOf(state, use.store);

@@ -93,7 +93,10 @@ function parsed(text: string): { readonly [Name in keyof DirectoryMark]?: unknow
   }
 }
 
-/** The reason why a start with this kind of store must not use the directory; undefined if it may. */
+/**
+ * The reason why a start with this kind of store must not use the directory; undefined if it may.
+ * Reasons: docs/decisions/0018.
+ */
 export function refusalOf(state: DirectoryState, store: StoreKind): string | undefined {
   const owner = storeKindOf(state);
   const besideForeign = owner === undefined ? undefined : refuseBesideForeign(state);

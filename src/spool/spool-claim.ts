@@ -51,6 +51,7 @@ export async function assertClaimable(claim: SpoolClaim): Promise<void> {
 /**
  * Marks the directory as that of this Redis; rejects if it must not be. False if the disk is too full to change the
  * mark: the spool can be used, and `claimForStore` must be retried until it succeeds.
+ * Reasons: docs/decisions/0026.
  */
 export async function claimSpool(claim: SpoolClaim): Promise<boolean> {
   const { directory, storeId, log } = claim;

@@ -21,6 +21,7 @@ export function responseTo(request: ClientRequest): Promise<IncomingMessage> {
 /**
  * Makes Node write heads on this socket as Latin-1, so that field values keep their octets. By default Node chooses
  * Latin-1 or UTF-8 depending on the data that is written together with the head. Content must be written as bytes.
+ * Reasons: docs/decisions/0022.
  */
 export function writeHeadsAsLatin1<T extends Socket>(socket: T): T {
   socket.setDefaultEncoding('latin1');

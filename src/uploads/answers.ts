@@ -33,7 +33,10 @@ export interface AnswerCall {
 /** Some proxies close a connection that was silent for 30 s. */
 const HEARTBEAT_MS = 10_000;
 
-/** The origin's answer to a complete upload, for the request that completed it and for those that ask again. */
+/**
+ * The origin's answer to a complete upload, for the request that completed it and for those that ask again.
+ * Reasons: docs/decisions/0005.
+ */
 export class Answers {
   constructor(private readonly delivery: Pick<Delivery, 'result'>) {}
 

@@ -38,6 +38,7 @@ export interface ChunkTask {
  * The chunk of one lease. It grows with every write while commits run one at a time, and no byte waits longer for its
  * commit than the pace allows. While the store is unavailable it keeps growing, and the commit is retried until the
  * lease ends.
+ * Reasons: docs/decisions/0004.
  */
 export class GrowingChunk {
   /** The upload as of the last commit. */

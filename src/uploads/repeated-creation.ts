@@ -39,6 +39,7 @@ const POLL_MS = 25;
 /**
  * A creation that repeats an earlier one, as its own `Idempotency-Key` says. The upload continues where it is, or its
  * answer is sent again; nothing is delivered a second time.
+ * Reasons: docs/decisions/0023.
  */
 export class RepeatedCreations {
   constructor(private readonly deps: RepeatedCreationDeps) {}

@@ -10,6 +10,7 @@ export interface AcknowledgedOffsetsDeps {
 /**
  * Keeps the offsets that clients were shown beside the bytes, for a store that may forget confirmed steps. So an offset
  * never goes down, and bytes that went to the origin are not received a second time.
+ * Reasons: docs/decisions/0013.
  */
 export class AcknowledgedOffsets {
   constructor(private readonly deps: AcknowledgedOffsetsDeps) {}

@@ -31,6 +31,7 @@ export interface UnknownUploads {
 /**
  * Counts the uploads that a lost store has left in the spool, so that operators learn of them. It removes nothing; the
  * cleanup removes them when they are old enough.
+ * Reasons: docs/decisions/0026.
  */
 export class UnknownBytes {
   private counted: UnknownUploads | undefined;
@@ -106,6 +107,7 @@ function bytesIn(files: readonly SpooledChunk[]): number | undefined {
  * Uploads that a start found in the spool without a record, where no other process uses the spool. A record exists
  * before the first byte of its upload and until after the last, so they come from a partial copy or from lost records.
  * They are reported while they exist, and kept as long as an upload may live.
+ * Reasons: docs/decisions/0028.
  */
 export class UnrecordedBytes {
   private readonly bytesById = new Map<string, number>();

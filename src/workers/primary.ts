@@ -27,7 +27,10 @@ export interface Primary {
   stop(): Promise<void>;
 }
 
-/** Forks the workers and waits until all are listening. The primary itself serves only the admin listener, no clients. */
+/**
+ * Forks the workers and waits until all are listening. The primary itself serves only the admin listener, no clients.
+ * Reasons: docs/decisions/0016.
+ */
 export async function startPrimary({ log, program, ...config }: PrimaryOptions): Promise<Primary> {
   const { workers, admin } = config;
   cluster.schedulingPolicy = cluster.SCHED_RR;

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { describe, expect, test } from '@jest/globals';
 import { parse } from 'yaml';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
@@ -61,13 +61,6 @@ describe('README', () => {
     await directory.remove();
   });
 
-  test('every file the docs link to exists', () => {
-    for (const page of pages) {
-      const links = [...readFileSync(page, 'utf8').matchAll(/\]\((?!https?:)([^)#]+)\)/g)].map((match) => match[1]!);
-      for (const link of links) expect([link, existsSync(join(page, '..', link))]).toEqual([link, true]);
-    }
-  });
-
   test('every file the docs link to is in the package, whose docs have no others', () => {
     const { files } = JSON.parse(readFileSync('package.json', 'utf8')) as { files: string[] };
     // The map of the code is for those who have the code.
@@ -89,6 +82,101 @@ describe('README', () => {
   });
 });
 
+describe('links and paths in Markdown files', () => {
+  const SKIPPED = new Set(['node_modules', 'dist', 'coverage']);
+
+  function markdownFiles(directory = '.'): string[] {
+    return readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+      const path = join(directory, entry.name);
+      if (entry.isDirectory()) return SKIPPED.has(entry.name) || entry.name.startsWith('.') ? [] : markdownFiles(path);
+      return entry.name.endsWith('.md') ? [path] : [];
+    });
+  }
+
+  const files = markdownFiles();
+  const texts = new Map(files.map((file) => [file, readFileSync(file, 'utf8')]));
+
+  function withoutCode(markdown: string): string {
+    return markdown.replaceAll(/^ *```[\s\S]*?^ *```/gm, '').replaceAll(/`[^`\n]*`/g, '');
+  }
+
+  /** The anchors of a page as GitHub makes them: lower case, hyphens for spaces, no other punctuation, numbered if repeated. */
+  function anchorsOf(markdown: string): Set<string> {
+    const seen = new Map<string, number>();
+    const headings = markdown.replaceAll(/^ *```[\s\S]*?^ *```/gm, '').matchAll(/^#+ (.*)$/gm);
+    const anchors = [...headings].map(([, heading]) => {
+      const plain = heading!
+        .replaceAll(/\[([^\]]*)\]\([^)]*\)/g, '$1')
+        .trim()
+        .toLowerCase();
+      const slug = plain.replaceAll(/[^\p{L}\p{N}_ -]/gu, '').replaceAll(' ', '-');
+      const count = seen.get(slug) ?? 0;
+      seen.set(slug, count + 1);
+      return count === 0 ? slug : `${slug}-${count}`;
+    });
+    return new Set(anchors);
+  }
+
+  test('the search finds the pages', () => {
+    expect(files).toEqual(expect.arrayContaining(['README.md', 'docs/access.md', 'docs/decisions/README.md']));
+    expect(files).toContain('examples/README.md');
+  });
+
+  test.each(files)('%s: every relative link leads to a file, and its anchor to a heading', (file) => {
+    const links = [...withoutCode(texts.get(file)!).matchAll(/\]\((?![a-z]+:)([^)\s#]*)(?:#([^)\s]*))?\)/g)];
+    const broken = links.filter(([, path = '', anchor]) => {
+      const target = path === '' ? file : join(file, '..', path);
+      if (!existsSync(target)) return true;
+      if (anchor === undefined) return false;
+      return !anchorsOf(readFileSync(target, 'utf8')).has(anchor);
+    });
+    expect(broken.map(([link]) => link)).toEqual([]);
+  });
+
+  test.each(files)('%s: every path of the repository that it names exists', (file) => {
+    const named = texts
+      .get(file)!
+      .matchAll(/(?<![\w./~-])(?:src|test|scripts|bench|config|deploy|docs|examples|demo)\/[\w./*-]*[\w/*]/g);
+    const exists = (path: string): boolean => {
+      if (!path.includes('*')) return existsSync(path);
+      const [directory, name] = [dirname(path), basename(path)];
+      const pattern = new RegExp(`^${name.replaceAll('.', '\\.').replaceAll('*', '.*')}$`);
+      return existsSync(directory) && readdirSync(directory).some((entry) => pattern.test(entry));
+    };
+    // The number of a page in the rule for comments, not a path.
+    const paths = [...named].map(([path]) => path).filter((path) => path !== 'docs/decisions/NNNN');
+    expect(paths.filter((path) => !exists(path))).toEqual([]);
+  });
+});
+
+describe('decisions', () => {
+  const pages = readdirSync('docs/decisions').filter((name) => /^\d{4}-.*\.md$/.test(name));
+  const index = readFileSync('docs/decisions/README.md', 'utf8');
+
+  test.each(pages)('%s has its sections, and the index its title, date and status', (name) => {
+    const page = readFileSync(join('docs/decisions', name), 'utf8');
+    const [, number, title] = /^# (\d+)\. (.*)\n/.exec(page) ?? [];
+    expect(Number(number)).toBe(Number(name.slice(0, 4)));
+    const [, status, date] = /\n- Status: (.*)\n- Date: (\S+)/.exec(page) ?? [];
+    const row = index.split('\n').find((line) => line.includes(`](${name})`)) ?? '';
+    const cells = row.split('|').map((cell) => cell.trim());
+    expect(cells.slice(1, -1)).toEqual([number, `[${title}](${name})`, date, status]);
+    const sections = [...page.matchAll(/^## (.*)$/gm)].map(([, heading]) => heading);
+    expect(sections).toEqual(['Context', 'Decision', 'Consequences', 'What would change it']);
+  });
+
+  test('every decision about code is linked where it governs, and every link has a page', () => {
+    const sources = readdirSync('src', { recursive: true, encoding: 'utf8' }).filter((name) => name.endsWith('.ts'));
+    const linking = [...sources.map((name) => join('src', name)), 'test/unit/layers.test.ts'];
+    const linked = linking.flatMap((file) =>
+      [...readFileSync(file, 'utf8').matchAll(/docs\/decisions\/(\d{4})/g)].map(([, number]) => number!),
+    );
+    // Decision 11 is about package.json, which cannot have comments.
+    const numbers = pages.map((page) => page.slice(0, 4)).filter((number) => number !== '0011');
+    expect([...new Set(linked)].sort()).toEqual(numbers);
+  });
+});
+
 describe('architecture and contributing', () => {
   const text = (page: string): string => readFileSync(page, 'utf8');
 
@@ -106,15 +194,11 @@ describe('architecture and contributing', () => {
     expect(folders.map(({ name }) => name).filter((name) => !map.includes(`\`${name}/\``))).toEqual([]);
   });
 
-  test('every file and command that contributors are told of exists', () => {
+  test('every npm script that CONTRIBUTING names exists', () => {
     const page = text('CONTRIBUTING.md');
-    const files = [...page.matchAll(/`((?:src|test|config|docs)\/[\w./-]+\.(?:ts|md|yaml|json))`/g)].map(
-      ([, file]) => file!,
-    );
-    expect(files.length).toBeGreaterThan(10);
-    expect(files.filter((file) => !existsSync(file))).toEqual([]);
     const { scripts } = JSON.parse(text('package.json')) as { scripts: Record<string, string> };
     const commands = [...page.matchAll(/npm run ([\w:]+)/g)].map(([, command]) => command!);
+    expect(commands.length).toBeGreaterThan(5);
     expect(commands.filter((command) => !(command in scripts))).toEqual([]);
   });
 });
@@ -169,12 +253,7 @@ describe('hardening', () => {
     expect(schema.safeParse(parse(yaml!)).error).toBeUndefined();
   });
 
-  test('the pages that it names are there, and the README names it', () => {
-    const links = [...page.matchAll(/\]\(([^)#]+)[^)]*\)/g)].map(([, path]) =>
-      new URL(path!, 'file:///docs/').pathname.slice(1),
-    );
-    expect(links.length).toBeGreaterThan(5);
-    for (const link of links) expect(read(link)).not.toBe('');
+  test('the README names the page', () => {
     expect(read('README.md')).toContain('(docs/hardening.md)');
   });
 });

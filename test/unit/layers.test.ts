@@ -5,7 +5,7 @@ import { expect, test } from '@jest/globals';
 
 const src = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'src');
 
-/** What each folder may import, types included: folders below it, and packages. */
+/** What each folder may import, types included: folders below it, and packages (docs/decisions/0029). */
 const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   model: { folders: [], packages: [] },
   concurrency: { folders: [], packages: [] },

@@ -47,6 +47,7 @@ const TOKENS_PER_START = 1_000_000_000;
  * Counts the starts of a data directory. The tokens of a start are larger than all earlier ones, committed or not, so
  * that the name of a dead writer's chunk is never used again. No token is given before the start is recorded, which a
  * full disk can delay.
+ * Reasons: docs/decisions/0006.
  */
 export class StartNumber {
   private isOnDisk = false;

@@ -40,6 +40,7 @@ interface OwnLock {
 /**
  * Keeps two processes from using one data directory. A killed owner's lock is taken over immediately where its death
  * can be proved, and otherwise after its heartbeat has stopped.
+ * Reasons: docs/decisions/0006.
  */
 export class DirectoryLock {
   private readonly heartbeat: PeriodicTask;

@@ -70,6 +70,7 @@ const ANSWER_ROOM: Room = { requiredBytes: ANSWER_BYTES, reservedBytes: ANSWER_B
  * failed write that leaves this open makes it uncertain. So is every file found at a start: its last line may never
  * have been synced, or the sync may have failed, and a later sync that succeeds proves nothing. While the file is
  * uncertain nothing may be acknowledged until it is rewritten.
+ * Reasons: docs/decisions/0002, docs/decisions/0020.
  */
 export class RecordFile {
   private snapshotBytes = 0;

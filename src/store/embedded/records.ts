@@ -42,7 +42,10 @@ export interface RecordsDeps extends LossObserver {
   readonly onChange: (id: string, upload: Upload | undefined) => void;
 }
 
-/** All records: read from memory, written to disk. */
+/**
+ * All records: read from memory, written to disk.
+ * Reasons: docs/decisions/0007.
+ */
 export class Records {
   private readonly steps = new KeyedQueue();
   private readonly keyedCreations = new KeyedQueue();

@@ -298,6 +298,7 @@ export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wa
 /**
  * Checks the token and returns the change of a commit. Throws when the holder of the lease breaks the contract of
  * `commit`.
+ * Reasons: docs/decisions/0003.
  */
 export function decideCommit(record: UploadRecord, commit: Commit): Change | 'stale' | 'gone' {
   if (isAlreadyCompleted(record, commit)) return {};

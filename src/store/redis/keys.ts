@@ -7,6 +7,7 @@ const CLUSTER_BUCKETS = 64;
 /**
  * The names of all keys. Every upload belongs to a bucket, and all keys of a bucket share a hash tag: on a cluster
  * they are in one slot, so that one script can change an upload together with its indexes.
+ * Reasons: docs/decisions/0012.
  */
 export class RedisKeys {
   readonly buckets: number;

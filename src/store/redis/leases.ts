@@ -10,6 +10,7 @@ const POLL_MS = 200;
  * Leases shared by all processes of one Redis. The requests of one process form a queue; each draws a ticket on
  * arrival, and the ticket becomes the token. The newest ticket wins, and a lease granted after a newer one is stale
  * from the start. Holders are asked to release by message or in the reply to a renewal.
+ * Reasons: docs/decisions/0014.
  */
 export class RedisLeases implements Leases {
   private readonly queues: LeaseQueues;
