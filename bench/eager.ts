@@ -1,7 +1,7 @@
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import { startNginx } from './nginx.js';
 import type { Plan } from './plan.js';
-import { send, startSink, type Server } from './programs.js';
+import { send, type Server, startSink } from './programs.js';
 import { keepResult, printTable } from './report.js';
 import { median } from './statistics.js';
 

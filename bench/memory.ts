@@ -1,7 +1,7 @@
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
 import { residentMemory } from './process-figures.js';
-import { send, startSink, type Sent } from './programs.js';
+import { send, type Sent, startSink } from './programs.js';
 import { keepResult, printTable } from './report.js';
 
 const MEBIBYTE = 1024 * 1024;

@@ -3,7 +3,7 @@ import { Agent, request } from 'node:http';
 import { loadavg } from 'node:os';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
 import { startSink } from './programs.js';
 import { keepResult, printTable } from './report.js';

@@ -1,5 +1,5 @@
-import { startFakeOrigin, type FakeOrigin } from '../test/support/fake-origin.js';
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
+import { startTestOrigin, type TestOrigin } from '../test/support/test-origin.js';
 import type { Plan } from './plan.js';
 import { startBenchRedis, startRedisNodes } from './redis-nodes.js';
 import { keepResult, printTable } from './report.js';
@@ -20,7 +20,7 @@ interface Way {
 export async function benchNodes(plan: Plan): Promise<void> {
   const redis = await startBenchRedis();
   if (!redis) return;
-  const origin = await startFakeOrigin({ status: 201 });
+  const origin = await startTestOrigin({ status: 201 });
   const common = { origin: origin.url, flags: plan.proxyFlags };
   const onRedis = { ...common, nodes: 2, redisUrl: redis.url };
   const alone = await startProxy(common);
@@ -45,7 +45,7 @@ export async function benchNodes(plan: Plan): Promise<void> {
 }
 
 /** All ways in turn, over and over, so that a disturbance hits all of them alike. */
-async function measure(ways: readonly Way[], { takeovers }: Plan, origin: FakeOrigin): Promise<void> {
+async function measure(ways: readonly Way[], { takeovers }: Plan, origin: TestOrigin): Promise<void> {
   for (let run = -WARM_UP; run < takeovers; run++)
     for (const way of ways) {
       const taken = await takeOver(way.urls, origin);

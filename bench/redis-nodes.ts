@@ -1,9 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { startProxy, type ProxyProcess } from '../test/support/proxy.js';
-import { startRedis } from '../test/support/redis-servers.js';
-import type { RedisServer } from '../test/support/redis-server.js';
+import { type ProxyProcess, startProxy } from '../test/support/proxy-process.js';
+import { type RedisServer, startRedis } from '../test/support/redis-server.js';
 import { freePort, temporaryDirectory } from '../test/support/temporary.js';
 
 export interface RedisNodesOptions {

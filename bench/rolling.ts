@@ -1,4 +1,4 @@
-import { rollingRestart, type Rolled, type RollingFigures } from '../test/support/nodes-rolling.js';
+import { type Rolled, type RollingFigures, rollingRestart } from '../test/support/rolling-restart.js';
 import type { Plan } from './plan.js';
 import { keepResult, printTable } from './report.js';
 

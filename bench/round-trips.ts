@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fieldValue, type HeaderLine } from '../src/model/headers.js';
-import { requestOnce } from '../test/support/raw-client.js';
+import { requestOnce } from '../test/support/client.js';
 import { randomBytes } from '../test/support/temporary.js';
 import type { Plan } from './plan.js';
 import { startSink } from './programs.js';

@@ -1,4 +1,4 @@
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
 import { cpuSecondsOfAll } from './process-figures.js';
 import { type Crowd, sendMany, startSink } from './programs.js';

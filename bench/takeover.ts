@@ -1,7 +1,6 @@
 import type { HeaderLine } from '../src/model/headers.js';
-import { startFakeOrigin, type FakeOrigin } from '../test/support/fake-origin.js';
-import { startProxy } from '../test/support/proxy.js';
-import { connect, requestOnce, type RawClient } from '../test/support/raw-client.js';
+import { connect, type RawClient, requestOnce } from '../test/support/client.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import {
   appendLines,
   clientDialect,
@@ -10,6 +9,7 @@ import {
   type Send,
 } from '../test/support/resumable-client.js';
 import { randomBytes, sha256 } from '../test/support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../test/support/test-origin.js';
 import type { Plan } from './plan.js';
 import { keepResult, printTable } from './report.js';
 import { median, percentile } from './statistics.js';
@@ -34,7 +34,7 @@ export interface Takeover {
 
 /** A client that comes back while its own dead request still seems to be feeding: how long it waits. */
 export async function benchTakeover(plan: Plan): Promise<void> {
-  const origin = await startFakeOrigin({ status: 201 });
+  const origin = await startTestOrigin({ status: 201 });
   const proxy = await startProxy({ origin: origin.url, data: plan.data, flags: plan.proxyFlags });
   try {
     const takeovers: Takeover[] = [];
@@ -52,7 +52,7 @@ export async function benchTakeover(plan: Plan): Promise<void> {
  * Stalls a PATCH at one address, comes back at the other, does the same again the other way round without asking, lets both
  * dead ones wake up, and finishes.
  */
-export async function takeOver([first, second]: readonly [string, string], origin: FakeOrigin): Promise<Takeover> {
+export async function takeOver([first, second]: readonly [string, string], origin: TestOrigin): Promise<Takeover> {
   let url = first;
   const send: Send = (request) => requestOnce(url, request);
   const upload = await createUpload(DIALECT, send, { method: 'POST', target: '/takeover' });

@@ -1,7 +1,7 @@
-import { startProxy } from '../test/support/proxy.js';
+import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
 import { cpuSeconds } from './process-figures.js';
-import { send, startSink, type Sending } from './programs.js';
+import { send, type Sending, startSink } from './programs.js';
 import { keepResult, printTable } from './report.js';
 import { median } from './statistics.js';
 

@@ -1,11 +1,12 @@
-// The demo: an ordinary API, the proxy in front of it, and an upload that everything goes wrong with.
-import { startProxy, type ProxyProcess } from '../test/support/proxy.js';
+import { type ProxyProcess, startProxy } from '../test/support/proxy-process.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../test/support/temporary.js';
-import { demoFile, Hindrance, type DemoFile } from './file.js';
-import { startPlainOrigin, type PlainOrigin } from './plain-origin.js';
+import { demoFile, type DemoFile, Hindrance } from './file.js';
+import { type PlainOrigin, startPlainOrigin } from './plain-origin.js';
 import { mebibytes, Screen } from './screen.js';
 import { sentAgain, TroubledUpload } from './troubled-upload.js';
-import { judge, type Claim } from './verdict.js';
+import { type Claim, judge } from './verdict.js';
+
+// The demo: an ordinary API, the proxy in front of it, and an upload that everything goes wrong with.
 
 const USAGE = `
   npm run demo               uploads 256 MiB made on the spot

@@ -36,14 +36,14 @@ export class TroubledUpload implements Watcher {
   private giveUp: (error: unknown) => void = () => undefined;
 
   constructor(
-    private readonly stage: Stage,
+    private readonly setup: Stage,
     private readonly screen: Screen,
   ) {
-    this.saboteur = new Saboteur(stage.file.size, (misfortune, offset) => this.suffer(misfortune, offset));
+    this.saboteur = new Saboteur(setup.file.size, (misfortune, offset) => this.suffer(misfortune, offset));
   }
 
   async run(): Promise<Told> {
-    const { file, url } = this.stage;
+    const { file, url } = this.setup;
     const headers = { 'Content-Type': 'application/octet-stream', Authorization: 'Bearer demo' };
     const plan = { file: file.path, size: file.size, target: url, headers, bytesPerSecond: file.size / UPLOAD_SECONDS };
     const broken = new Promise<never>((_, reject) => (this.giveUp = reject));
@@ -97,7 +97,7 @@ export class TroubledUpload implements Watcher {
   private suffer(misfortune: Misfortune, offset: number): void {
     this.screen.event(misfortune === 'kill' ? '☠' : '✂', 'red', offset, TOLD[misfortune]);
     if (misfortune !== 'kill') return;
-    this.stage.killProxy().then(
+    this.setup.killProxy().then(
       (tookMs) => this.screen.event('✔', 'green', undefined, `proxy started again (${tookMs} ms)`),
       (error: unknown) => this.giveUp(error),
     );
@@ -105,7 +105,7 @@ export class TroubledUpload implements Watcher {
 
   private show(note?: string): void {
     this.note = note;
-    this.screen.show({ total: this.stage.file.size, sent: this.sentTo, safe: this.safeTo, note });
+    this.screen.show({ total: this.setup.file.size, sent: this.sentTo, safe: this.safeTo, note });
   }
 }
 

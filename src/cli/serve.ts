@@ -5,7 +5,7 @@ import { type ConfigSources, loadConfig } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
 import { startPrimary } from '../workers/primary.js';
 import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
-import { printWarnings, printErrors } from './check.js';
+import { printErrors, printWarnings } from './check.js';
 import { describeStartupError } from './startup-errors.js';
 
 /** Starts one proxy in this process. */

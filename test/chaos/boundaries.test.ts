@@ -1,22 +1,21 @@
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { connect, requestOnce } from '../support/raw-client.js';
+import { connect, requestOnce } from '../support/client.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { clientDialect, creationLines, ResumableUpload } from '../support/resumable-client.js';
-import { serverPort } from '../support/server-port.js';
-import { randomBytes, sha256, within } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { randomBytes, serverPort, sha256, within } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { part } from '../support/thoroughness.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 const PRELOAD = fileURLToPath(new URL('../support/kill-at.mjs', import.meta.url));
 const DIALECT = clientDialect('8');
 
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxy: ProxyProcess;
 
 beforeEach(async () => {
-  origin = await startFakeOrigin({ status: 201, body: 'made' });
+  origin = await startTestOrigin({ status: 201, body: 'made' });
 });
 
 afterEach(async () => {

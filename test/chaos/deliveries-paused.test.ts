@@ -1,19 +1,17 @@
 import { existsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { type FakeAnswer, type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { gate } from '../support/lost-answer.js';
-import { NodesStage } from '../support/nodes-stage.js';
-import { connect, requestOnce, type RawClient } from '../support/raw-client.js';
+import { connect, type RawClient, requestOnce } from '../support/client.js';
+import { latch } from '../support/lost-answer.js';
+import { NodesStage } from '../support/nodes.js';
 import { appendLines, clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { type OriginAnswer, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 const DIALECT = clientDialect('final');
 const BYTES = Buffer.from('the whole of it');
-const PROGRAM = fileURLToPath(new URL('../support/short-claims-program.ts', import.meta.url));
 /** A client waits for two nodes in turn. */
 const PATIENCE_MS = 60_000;
 
@@ -26,27 +24,27 @@ const MADE = { status: 201, body: 'made' };
 const MADE_AGAIN = { status: 201, body: 'made again' };
 
 let directory: TemporaryDirectory;
-let origin: FakeOrigin;
-let busy: FakeOrigin;
-let scanner: FakeOrigin;
-let stage: NodesStage;
+let origin: TestOrigin;
+let busy: TestOrigin;
+let scanner: TestOrigin;
+let nodes: NodesStage;
 /** Something that waits, by the target or the service it is about. */
-let gates: Map<string, ReturnType<typeof gate>>;
+let gates: Map<string, ReturnType<typeof latch>>;
 
 beforeEach(async () => {
   gates = new Map();
   directory = await temporaryDirectory();
-  origin = await startFakeOrigin(({ target }) => answerTo(target, requestsOf(target)));
-  busy = await startFakeOrigin(({ target }) => answerTo(target, requestsOf(target)));
-  scanner = await startFakeOrigin(async (_, index) => {
+  origin = await startTestOrigin(({ target }) => answerTo(target, requestsOf(target)));
+  busy = await startTestOrigin(({ target }) => answerTo(target, requestsOf(target)));
+  scanner = await startTestOrigin(async (_, index) => {
     if (index === 0) await heldBy('the scanner');
     return { status: 204 };
   });
-  stage = await NodesStage.open({
+  nodes = await NodesStage.open({
     origin: origin.url,
     spool: 'shared',
     nodes: 2,
-    program: { program: PROGRAM, nodeFlags: ['--import', 'tsx'] },
+    program: 'short-claims',
     config: `routes:
   - match: { path: /by-command }
     delivery: { gate: { command: [sh, -c, ${JSON.stringify(COMMAND)}, ${directory.path}], timeout: 60s } }
@@ -61,7 +59,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   for (const { open } of gates.values()) open();
-  await stage.close();
+  await nodes.close();
   for (const server of [origin, busy, scanner]) await server.close();
   await directory.remove();
 });
@@ -70,8 +68,8 @@ function heldBy(what: string): Promise<void> {
   return gateOf(what).opened;
 }
 
-function gateOf(what: string): ReturnType<typeof gate> {
-  if (!gates.has(what)) gates.set(what, gate());
+function gateOf(what: string): ReturnType<typeof latch> {
+  if (!gates.has(what)) gates.set(what, latch());
   return gates.get(what)!;
 }
 
@@ -79,7 +77,7 @@ function requestsOf(target: string): number {
   return [...origin.requests, ...busy.requests].filter((request) => request.target === target).length;
 }
 
-async function answerTo(target: string, count: number): Promise<FakeAnswer> {
+async function answerTo(target: string, count: number): Promise<OriginAnswer> {
   if (target === '/pause') return count === 1 ? LATER : MADE;
   if (target === '/asked-again' && count > 1) return MADE_AGAIN;
   if (HELD.has(target)) await heldBy(target);
@@ -99,7 +97,7 @@ class Waiting {
   ) {}
 
   static async at(target: string): Promise<Waiting> {
-    const url = stage.url(0);
+    const url = nodes.url(0);
     const send = (request: WireRequest): Promise<WireResponse> => requestOnce(url, request);
     const upload = await createUpload(DIALECT, send, { method: 'POST', target });
     const client = await connect(url, { deadlineMs: PATIENCE_MS });
@@ -115,7 +113,7 @@ class Waiting {
 
   /** The end once more, at the other node. */
   async askElsewhere(): Promise<Said> {
-    const client = await connect(stage.url(1), { deadlineMs: PATIENCE_MS });
+    const client = await connect(nodes.url(1), { deadlineMs: PATIENCE_MS });
     const headers = appendLines(DIALECT, { offset: BYTES.length - 1, complete: true });
     const request = { method: 'PATCH', target: this.upload.target, headers, body: BYTES.subarray(-1) };
     return said(await client.request(request).finally(() => client.destroy()));
@@ -123,7 +121,7 @@ class Waiting {
 
   /** As the other node shows it. */
   async isAfterOneAttempt(phase: 'complete' | 'delivering'): Promise<boolean> {
-    const { body } = await requestOnce(stage.url(1), { method: 'GET', target: `${this.upload.target}/status` });
+    const { body } = await requestOnce(nodes.url(1), { method: 'GET', target: `${this.upload.target}/status` });
     const shown = JSON.parse(body.toString()) as { phase: string; attempts: number };
     return shown.phase === phase && shown.attempts === 1;
   }
@@ -137,7 +135,7 @@ function said({ status, body }: WireResponse): Said {
 }
 
 async function queued(): Promise<number> {
-  const text = await (await fetch(`http://${stage.adminAddress(0)}/metrics`)).text();
+  const text = await (await fetch(`http://${nodes.adminAddress(0)}/metrics`)).text();
   return Number(/^rufh_queued_deliveries (\d+)$/m.exec(text)![1]);
 }
 
@@ -201,7 +199,7 @@ test('a node that stands still within deliveries until another one has acted sen
   const askAll = async (ask: (one: Waiting) => Promise<Said>): Promise<Record<string, Said>> =>
     Object.fromEntries(await Promise.all(waiting.map(async (one) => [one.target, await ask(one)] as const)));
 
-  const { pid } = stage.node(0);
+  const { pid } = nodes.node(0);
   process.kill(pid, 'SIGSTOP');
   gateOf('/answer-in-hand').open();
   expect(await askAll((one) => one.askElsewhere())).toEqual(

@@ -2,11 +2,11 @@ import { chmod, readdir, writeFile } from 'node:fs/promises';
 import { connect as connectTcp, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { connectH2 } from '../support/h2-client.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { requestOnce } from '../support/raw-client.js';
-import { temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 // Issue 9, §5: what ended or was refused holds no descriptor, and the process has some left whatever clients do.
 const DESCRIPTORS = 1024;
@@ -15,14 +15,14 @@ const SESSIONS = 1900;
 const ATTACKER = '127.0.0.2';
 
 let directory: TemporaryDirectory;
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxy: ProxyProcess;
 beforeAll(async () => {
   directory = await temporaryDirectory();
   const node = join(directory.path, 'node');
   await writeFile(node, `#!/bin/sh\nulimit -n ${DESCRIPTORS}\nexec "${process.execPath}" "$@"\n`);
   await chmod(node, 0o755);
-  origin = await startFakeOrigin();
+  origin = await startTestOrigin();
   proxy = await startProxy({ origin: origin.url, node, flags: ['--log-level', 'warn'] });
 });
 afterAll(async () => {

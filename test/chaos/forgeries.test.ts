@@ -1,20 +1,20 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { fieldKey } from '../../src/model/client-fields.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
 import {
-  forgeries,
   forgedNames,
-  IDENTITY,
+  forgeries,
   type Forgery,
+  IDENTITY,
   KINDS,
   MARK,
+  type Peer,
   play,
   PRINCIPAL,
-  type Peer,
 } from '../support/forgeries.js';
-import { startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 // Issue 9, "done when" 2: nothing forged. Every request that a client can make, with everything that a client can make up.
 const LANES = 8;

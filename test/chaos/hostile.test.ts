@@ -1,17 +1,17 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { Siege } from '../support/hostile-siege.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { requestOnce } from '../support/raw-client.js';
-import { sha256, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { requestOnce } from '../support/client.js';
+import { HostileClients } from '../support/hostile-clients.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
+import { sha256, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { rounds, seed } from '../support/thoroughness.js';
 
 const attacks = rounds(1200, 10_000);
 const LANES = 8;
 
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxy: ProxyProcess;
 /** The data directory is somewhere inside, with things of others around it. */
 let surroundings: TemporaryDirectory;
@@ -24,7 +24,7 @@ beforeEach(async () => {
   await mkdir(join(surroundings.path, 'some/where'), { recursive: true });
   for (const place of ['secret', 'some/uploads/secret', 'some/where/secret'])
     await writeFile(join(surroundings.path, place), place);
-  origin = await startFakeOrigin();
+  origin = await startTestOrigin();
   const config = 'uploads: { rfc104: true }\nlimits: { max_size: 1MiB, idle_timeout: 5s }';
   proxy = await startProxy({ origin: origin.url, data, config });
   // Only now: a directory with the files of others is refused at a start.
@@ -46,20 +46,20 @@ test.each([
   async (version, share) => {
     const { pid } = proxy;
     const before = await snapshot();
-    const siege = new Siege(proxy.url, origin, { seed, version });
+    const clients = new HostileClients(proxy.url, origin, { seed, version });
     process.stdout.write(`hostile ${version}, seed ${seed}\n`);
-    await siege.run(LANES, Math.ceil((attacks * share) / LANES));
-    process.stdout.write(`hostile ${version}: ${siege.size} attacks ${JSON.stringify(siege.counts)}\n`);
+    await clients.run(LANES, Math.ceil((attacks * share) / LANES));
+    process.stdout.write(`hostile ${version}: ${clients.size} attacks ${JSON.stringify(clients.counts)}\n`);
 
-    expect(siege.faults).toEqual([]);
-    expect(siege.size).toBeGreaterThanOrEqual(attacks * share);
+    expect(clients.faults).toEqual([]);
+    expect(clients.size).toBeGreaterThanOrEqual(attacks * share);
     expect(proxy.running && proxy.pid === pid).toBe(true);
     expect(proxy.errors).toEqual([]);
     expect(proxy.log.filter(({ level }) => level === 'error' || level === 'fatal')).toEqual([]);
     expect(await snapshot()).toEqual(before);
     await onlyUploadsAreKept();
     expect(proxy.lines.some((line) => line.includes('"msg":"request"'))).toBe(true);
-    const secrets = [...siege.uploadIds, 'hush-hush'];
+    const secrets = [...clients.uploadIds, 'hush-hush'];
     expect(proxy.lines.filter((line) => secrets.some((secret) => line.includes(secret)))).toEqual([]);
     // On Node 20 an HTTP/2 session that broke the protocol stays until it does not answer a PING.
     if (version === 'HTTP/1.1') await until(async () => (await openConnections()) === 0, 'every connection to be gone');

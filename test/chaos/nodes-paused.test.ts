@@ -1,20 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from '@jest/globals';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { SPOOLS, type SpoolKind } from '../support/nodes-plan.js';
-import { NodesStage } from '../support/nodes-stage.js';
-import { PausedWriter } from '../support/nodes-writer.js';
+import { type SpoolKind, SPOOLS } from '../support/nodes-campaign.js';
+import { NodesStage } from '../support/nodes.js';
+import { PausedWriter } from '../support/paused-writer.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { only } from '../support/thoroughness.js';
 
 /** Longer than a lease; where the paused node only relays, it has none. */
 const PAUSE_MS: Readonly<Record<SpoolKind, number>> = { shared: 30_000, 'node-local': 5000 };
 
-let origin: FakeOrigin;
-let stage: NodesStage;
+let origin: TestOrigin;
+let nodes: NodesStage;
 
 afterEach(async () => {
-  await stage.close();
+  await nodes.close();
   await origin.close();
 });
 
@@ -23,16 +23,16 @@ afterEach(async () => {
 test.each(only(SPOOLS, (spool) => spool === 'node-local'))(
   'a node that was paused in the middle of uploads, and goes on after they went on elsewhere, changes nothing (%s spool)',
   async (spool) => {
-    origin = await startFakeOrigin({ status: 201, body: 'made' });
-    stage = await NodesStage.open({ origin: origin.url, spool, nodes: 2, config: 'uploads: { rfc104: true }' });
+    origin = await startTestOrigin({ status: 201, body: 'made' });
+    nodes = await NodesStage.open({ origin: origin.url, spool, nodes: 2, config: 'uploads: { rfc104: true }' });
     const bytes = randomBytes(900_000, 4);
     // Uploads belong to the first node, and the other one is paused: with node-local bytes it is but a relay.
-    const [owner, paused] = [stage.url(0), stage.url(1)];
+    const [owner, paused] = [nodes.url(0), nodes.url(1)];
     const open = (name: string) => PausedWriter.open({ name, bytes, createdAt: owner, writesAt: paused });
     const [ends, half, cancels, late] = await Promise.all(['ends', 'half', 'cancels', 'late'].map(open));
     const writers = [ends!, half!, cancels!, late!];
 
-    const { pid } = stage.node(1);
+    const { pid } = nodes.node(1);
     process.kill(pid, 'SIGSTOP');
     const pausedAt = Date.now();
     for (const writer of writers) await writer.sendUnread(300_000);

@@ -1,6 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { NodesCampaign } from '../support/nodes-campaign.js';
-import { SPOOLS } from '../support/nodes-plan.js';
+import { NodesCampaign, SPOOLS } from '../support/nodes-campaign.js';
 import { rounds, seed } from '../support/thoroughness.js';
 
 const count = rounds(4, 30);

@@ -3,16 +3,13 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { PEER_FIELD } from '../../src/proxy/peer-auth.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
-import { connect } from '../support/raw-client.js';
-import { type RecordedRequest, RecordingRelay } from '../support/recording-relay.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
-import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { connect, exchangeOver, type Transport, TRANSPORTS } from '../support/client.js';
+import { type RecordedRequest, RecordingRelay } from '../support/network.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
+import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 // Issue 9, "done when" 2: nothing replayed, neither between nodes nor by clients.
 const UPLOAD: HeaderLine[] = [['Upload-Draft-Interop-Version', '10']];
@@ -29,8 +26,8 @@ interface Node {
 }
 
 let redis: RedisServer;
-let origin: FakeOrigin;
-let auth: FakeOrigin;
+let origin: TestOrigin;
+let auth: TestOrigin;
 let directory: TemporaryDirectory;
 let [owner, other]: [Node, Node] = [undefined!, undefined!];
 /** Added to the time of the wall that nodes which were started under it see. */
@@ -65,8 +62,8 @@ delivery: { client_keys: true }
 beforeAll(async () => {
   Date.now = () => realNow() + aheadMs;
   redis = await startRedis();
-  origin = await startFakeOrigin({ status: 201, body: 'made' });
-  auth = await startFakeOrigin((request) => {
+  origin = await startTestOrigin({ status: 201, body: 'made' });
+  auth = await startTestOrigin((request) => {
     const user = request.header('Authorization');
     return user === undefined ? { status: 401 } : { status: 200, headers: [['X-User', user]] };
   });

@@ -1,6 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { SPOOLS } from '../support/nodes-plan.js';
-import { rollingRestart } from '../support/nodes-rolling.js';
+import { SPOOLS } from '../support/nodes-campaign.js';
+import { rollingRestart } from '../support/rolling-restart.js';
 
 const MEBIBYTE = 1024 * 1024;
 

@@ -1,10 +1,9 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import type { Lease } from '../../src/store/leases.js';
-import { CuttingProxy } from '../support/cutting-proxy.js';
-import { type LeaseProcess, LeaseProcesses } from '../support/lease-processes.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { CuttingProxy } from '../support/network.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
+import { type LeaseProcess, LeaseProcesses } from '../support/redis-store.js';
 import { seededRandom, until, within } from '../support/temporary.js';
 import { commitOf } from './lease-holder.js';
 import { newUpload } from './sample-upload.js';

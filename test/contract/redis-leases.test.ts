@@ -1,19 +1,18 @@
 import { afterAll, beforeAll, describe } from '@jest/globals';
-import { LeaseProcesses } from '../support/lease-processes.js';
-import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
+import { CONTRACT_SETUPS, LeaseProcesses, type RedisSetup } from '../support/redis-store.js';
 import { describeLeases } from './leases-contract.js';
 import { describeSharedLeases } from './shared-leases-contract.js';
 
-describe.each(CONTRACT_PLACES)('%s', (name, open) => {
-  let place: RedisPlace;
+describe.each(CONTRACT_SETUPS)('%s', (name, open) => {
+  let setup: RedisSetup;
 
   beforeAll(async () => {
-    place = await open();
+    setup = await open();
   });
 
-  afterAll(() => place.stop());
+  afterAll(() => setup.stop());
 
-  const makeProcesses = (): LeaseProcesses => new LeaseProcesses((prefix) => place.settings(prefix));
+  const makeProcesses = (): LeaseProcesses => new LeaseProcesses((prefix) => setup.settings(prefix));
 
   describeLeases(name, async (graceMs) => {
     const processes = makeProcesses();

@@ -2,22 +2,22 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { silentLog } from '../../src/observe/log.js';
 import { RedisConnection } from '../../src/store/redis/connection.js';
 import { RedisNodes } from '../../src/store/redis/nodes.js';
-import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
-import { startRedis } from '../support/redis-servers.js';
+import { startRedis } from '../support/redis-server.js';
+import { CONTRACT_SETUPS, type RedisSetup } from '../support/redis-store.js';
 import { until } from '../support/temporary.js';
 
 const NEVER = 600_000;
 
-describe.each(CONTRACT_PLACES)('nodes in %s', (_, open) => {
-  let place: RedisPlace;
+describe.each(CONTRACT_SETUPS)('nodes in %s', (_, open) => {
+  let setup: RedisSetup;
   let worlds = 0;
   let ends: (() => Promise<void>)[];
 
   beforeAll(async () => {
-    place = await open();
+    setup = await open();
   });
 
-  afterAll(() => place.stop());
+  afterAll(() => setup.stop());
 
   beforeEach(() => {
     worlds += 1;
@@ -30,7 +30,7 @@ describe.each(CONTRACT_PLACES)('nodes in %s', (_, open) => {
 
   /** Each repeats only in the test that is about it: a repetition would undo what another test has just done. */
   async function nodes(everyMs = NEVER, clock = Date.now): Promise<RedisNodes> {
-    const connection = await RedisConnection.open(place.settings(`world-${worlds}`), silentLog(), { clock });
+    const connection = await RedisConnection.open(setup.settings(`world-${worlds}`), silentLog(), { clock });
     const opened = new RedisNodes(connection, { everyMs });
     ends.push(async () => {
       await opened.close();

@@ -3,13 +3,13 @@ import { afterAll, beforeAll, describe } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { RedisConnection } from '../../src/store/redis/connection.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
-import { CONTRACT_PLACES, type RedisPlace } from '../support/redis-places.js';
+import { CONTRACT_SETUPS, type RedisSetup } from '../support/redis-store.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';
 import { describeStoreModel } from './store-model-contract.js';
 
 /** Each test has a prefix of its own; a store that is opened again has a connection of its own. */
-async function makeStore(place: RedisPlace): Promise<StoreUnderTest> {
-  const settings = place.settings(randomBytes(6).toString('hex'));
+async function makeStore(setup: RedisSetup): Promise<StoreUnderTest> {
+  const settings = setup.settings(randomBytes(6).toString('hex'));
   let close = (): Promise<void> => Promise.resolve();
   const open = async (): Promise<RedisStore> => {
     const connection = await RedisConnection.open(settings, silentLog());
@@ -31,13 +31,13 @@ async function makeStore(place: RedisPlace): Promise<StoreUnderTest> {
   };
 }
 
-describe.each(CONTRACT_PLACES)('%s', (name, open) => {
-  let place: RedisPlace;
+describe.each(CONTRACT_SETUPS)('%s', (name, open) => {
+  let setup: RedisSetup;
   beforeAll(async () => {
-    place = await open();
+    setup = await open();
   });
-  afterAll(() => place.stop());
+  afterAll(() => setup.stop());
 
-  describeStore(name, () => makeStore(place));
-  describeStoreModel(name, () => makeStore(place), 15);
+  describeStore(name, () => makeStore(setup));
+  describeStoreModel(name, () => makeStore(setup), 15);
 });

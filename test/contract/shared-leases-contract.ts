@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Lease } from '../../src/store/leases.js';
-import type { LeaseProcess, LeaseProcesses, ProcessOptions } from '../support/lease-processes.js';
+import type { LeaseProcess, LeaseProcesses, ProcessOptions } from '../support/redis-store.js';
 import { until, within } from '../support/temporary.js';
 import { commitOf, told } from './lease-holder.js';
 import { newId, newUpload } from './sample-upload.js';

@@ -3,12 +3,12 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { NodeSet } from '../support/node-set.js';
-import { SlowUpload } from '../support/nodes-slow-upload.js';
-import { requestOnce } from '../support/raw-client.js';
+import { requestOnce } from '../support/client.js';
+import { NodeSet } from '../support/nodes.js';
 import { clientDialect, createUpload, ResumableUpload, type Send } from '../support/resumable-client.js';
+import { SlowUpload } from '../support/rolling-restart.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 // Issue 4: a node with bytes of its own is emptied while it runs, and then stopped for good.
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
@@ -16,10 +16,10 @@ const DIALECT = clientDialect('10');
 const BYTES = randomBytes(60_000);
 const SLOW = 6;
 
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let set: NodeSet;
 beforeEach(async () => {
-  origin = await startFakeOrigin({ status: 201, headers: [['X-Origin', 'yes']], body: 'kept' });
+  origin = await startTestOrigin({ status: 201, headers: [['X-Origin', 'yes']], body: 'kept' });
   set = await NodeSet.start({ origin: origin.url, nodes: 2, bytes: 'node-local' });
 });
 afterEach(async () => {

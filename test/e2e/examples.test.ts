@@ -1,4 +1,4 @@
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
@@ -6,10 +6,16 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
-import { CuttingProxy } from '../support/cutting-proxy.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { serverPort } from '../support/server-port.js';
-import { randomBytes, sha256, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
+import { CuttingProxy } from '../support/network.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
+import {
+  randomBytes,
+  serverPort,
+  sha256,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+} from '../support/temporary.js';
 
 /** The part of examples/browser/upload.js that the tests use. */
 interface UploadOptions {

@@ -1,13 +1,13 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFile } from 'node:fs/promises';
 import { setTimeout } from 'node:timers/promises';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { Front, FRONTS, frontsTable } from '../support/front.js';
-import { exchangeOver, openRequest, type OpenRequest, type Transport } from '../support/open-request.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { exchangeOver, openRequest, type OpenRequest, type Transport } from '../support/client.js';
+import { Front, FRONTS, frontsTable } from '../support/front-proxies.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { appendLines, clientDialect, createUpload, creationLines } from '../support/resumable-client.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 const DIALECT = clientDialect('8');
 const BYTES = randomBytes(3_000_000);
@@ -15,15 +15,15 @@ const PIECE = 1024 * 1024;
 const BIG = randomBytes(24 * PIECE, 2);
 
 describe.each(FRONTS)('behind $name with the configuration we ship', (kind) => {
-  let origin: FakeOrigin;
-  let application: FakeOrigin;
+  let origin: TestOrigin;
+  let application: TestOrigin;
   let proxy: ProxyProcess;
   let front: Front;
   const opened: (() => Promise<unknown>)[] = [];
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 201, headers: [['Location', '/files/7']], body: 'made' });
-    application = await startFakeOrigin({ status: 200, body: 'of the application' });
+    origin = await startTestOrigin({ status: 201, headers: [['Location', '/files/7']], body: 'made' });
+    application = await startTestOrigin({ status: 200, body: 'of the application' });
     opened.push(() => Promise.all([origin.close(), application.close()]));
     proxy = await startProxy({
       origin: origin.url,

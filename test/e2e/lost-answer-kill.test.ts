@@ -1,20 +1,20 @@
 import { afterEach, expect, test } from '@jest/globals';
+import { FlowClient } from '../support/flow-client.js';
 import { ANSWERS, isGood, loseAnswer } from '../support/lost-answer.js';
-import { startProxy } from '../support/proxy.js';
-import { Stage } from '../support/stage.js';
-import { StageClient } from '../support/stage-client.js';
+import { startProxy } from '../support/proxy-process.js';
 import { randomBytes, until } from '../support/temporary.js';
+import { TestProxy } from '../support/test-proxy.js';
 
-let stage: Stage;
+let proxy: TestProxy;
 
 afterEach(async () => {
-  await stage.close();
+  await proxy.close();
 });
 
 /** The built binary, which `restart` kills with SIGKILL. */
-async function open(): Promise<StageClient> {
-  stage = await Stage.open({}, startProxy);
-  return new StageClient(stage, 'HTTP/1.1', '8');
+async function open(): Promise<FlowClient> {
+  proxy = await TestProxy.open({}, startProxy);
+  return new FlowClient(proxy, 'HTTP/1.1', '8');
 }
 
 test('answers that had come before the proxy was killed are given to the clients that come back', async () => {
@@ -27,7 +27,7 @@ test('answers that had come before the proxy was killed are given to the clients
     await lost.expectAnswer(await lost.repeatEnd(), answer);
     uploads.push({ lost, answer });
   }
-  await stage.restart();
+  await proxy.restart();
   for (const { lost, answer } of uploads) {
     if (isGood(answer)) await lost.expectComplete();
     else await lost.expectHeldBack({ answered: true });
@@ -41,9 +41,9 @@ test('a PUT in delivery when the proxy was killed is delivered again', async () 
   const client = await open();
   const what = { target: '/killed/put', method: 'PUT', answer: ANSWERS[1]!, bytes: randomBytes(50_000) };
   const { lost, letAnswer } = await loseAnswer(client, what);
-  await stage.restart();
+  await proxy.restart();
   letAnswer();
-  await stage.requestsWhole('/killed/put', 2);
+  await proxy.requestsWhole('/killed/put', 2);
   await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[1]!);
   lost.expectRequests(2);
   await lost.expectComplete();
@@ -53,9 +53,9 @@ test('a POST in delivery when the proxy was killed is sent again only when its c
   const client = await open();
   const what = { target: '/killed/post', answer: ANSWERS[1]!, bytes: randomBytes(50_000) };
   const { lost, letAnswer } = await loseAnswer(client, what);
-  await stage.restart();
+  await proxy.restart();
   letAnswer();
-  await until(() => stage.app.log.some(({ phase }) => phase === 'undelivered'), 'the upload to be given up');
+  await until(() => proxy.app.log.some(({ phase }) => phase === 'undelivered'), 'the upload to be given up');
   await lost.expectHeldBack({ answered: false, isUnknown: true });
   await lost.expectUndelivered(await lost.repeatEnd());
   // It asks as one does that lost the response: it is told once more.
@@ -73,7 +73,7 @@ test('a client that waits while the proxy is killed gets the answer when it come
   const { lost, letAnswer } = await loseAnswer(client, what);
   const waiting = await lost.repeatEnd();
   await lost.expectHeldBack({ answered: false });
-  await stage.restart();
+  await proxy.restart();
   await expect(waiting.readFinal()).rejects.toThrow('connection closed');
   letAnswer();
   await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[0]!);

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { ANSWERS, gate, isGood, LostAnswer, loseAnswer } from '../support/lost-answer.js';
-import { NodeStage, SETS } from '../support/node-stage.js';
-import { TRANSPORTS } from '../support/open-request.js';
+import { TRANSPORTS } from '../support/client.js';
+import { FlowClient } from '../support/flow-client.js';
+import { ANSWERS, isGood, latch, loseAnswer, LostAnswer } from '../support/lost-answer.js';
+import { NodeStage, SETS } from '../support/nodes.js';
 import { DIALECTS } from '../support/resumable-client.js';
-import { StageClient } from '../support/stage-client.js';
 import { randomBytes, until } from '../support/temporary.js';
 
 /** Every dialect, alternating between the transports. */
@@ -22,7 +22,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
 
   describe.each(VOICES)('over $transport, interop $interop', ({ transport, interop }) => {
     test.each(ANSWERS)('an answer of $status that was lost at one node waits at all of them', async (answer) => {
-      const client = new StageClient(world.stage, transport, interop);
+      const client = new FlowClient(world.proxy, transport, interop);
       const target = named(`lost-${answer.status}-${interop}`);
       const { lost, letAnswer } = await loseAnswer(client, { target, answer, bytes: randomBytes(30_000, nodes) });
       await lost.expectHeldBack({ answered: false });
@@ -40,7 +40,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
   });
 
   describe.each(TRANSPORTS)('over %s', (transport) => {
-    const open = (): StageClient => new StageClient(world.stage, transport, '10');
+    const open = (): FlowClient => new FlowClient(world.proxy, transport, '10');
 
     test('whoever waits at whatever node gets the answer when it is there, and the origin one request', async () => {
       const client = open();
@@ -59,7 +59,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
       const client = open();
       const target = named(`at-once-${transport}`);
       const answer = ANSWERS[1]!;
-      world.stage.answer(target, answer);
+      world.proxy.answer(target, answer);
       const bytes = randomBytes(10_000);
       const upload = await client.place({ target, length: 10_000 });
       await upload.append(bytes.subarray(0, 9999), { offset: 0, complete: false });
@@ -77,8 +77,8 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
       const client = open();
       const target = named(`accepted-${transport}`);
       const answer = ANSWERS[3]!;
-      const { opened, open: letAnswer } = gate();
-      world.stage.answer(target, { ...answer, after: opened });
+      const { opened, open: letAnswer } = latch();
+      world.proxy.answer(target, { ...answer, after: opened });
       const bytes = randomBytes(5000);
       const upload = await client.place({ target, length: 5000 });
       const end = { offset: 0, complete: true } as const;
@@ -89,7 +89,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
         const response = await client.send({ method: 'GET', target: status });
         return JSON.parse(response.body.toString()) as Record<string, unknown>;
       };
-      await world.stage.requestFor(target);
+      await world.proxy.requestFor(target);
       for (let at = 0; at < nodes; at++) {
         expect(await shown()).toMatchObject({ phase: 'delivering', offset: 5000, attempts: 1 });
       }
@@ -100,14 +100,14 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
         const kept = await client.send({ method: 'GET', target: `${upload.target}/answer` });
         expect([kept.status, kept.body.toString()]).toEqual([422, answer.body]);
       }
-      expect(world.stage.requestsFor(target)).toHaveLength(1);
+      expect(world.proxy.requestsFor(target)).toHaveLength(1);
     });
 
     test('an answer that is too large for the record is given again at every node', async () => {
       const client = open();
       const target = named(`large-${transport}`);
       const answer = { status: 200, headers: [], body: 'large '.repeat(400_000) };
-      world.stage.answer(target, answer);
+      world.proxy.answer(target, answer);
       const bytes = randomBytes(3000);
       const upload = await client.place({ target, length: 3000 });
       const first = await upload.append(bytes, { offset: 0, complete: true });

@@ -1,11 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { NodeStage, SETS } from '../support/node-stage.js';
+import { comparable, FEWER_VARIANTS, FlowClient, VARIANTS } from '../support/flow-client.js';
+import { NodeStage, SETS } from '../support/nodes.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
-import { framed } from '../support/stage.js';
-import { FEWER_VARIANTS, StageClient, VARIANTS } from '../support/stage-client.js';
 import { randomBytes, seededRandom, sha256 } from '../support/temporary.js';
-import { told } from '../support/told.js';
+import { framed } from '../support/test-proxy.js';
 
 /** End-to-end lines of the client, which its origin is to get whatever node had them. */
 const OWN_LINES: readonly HeaderLine[] = [
@@ -30,14 +29,14 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
   afterAll(() => world.close());
 
   function expectOneRequest(target: string, bytes: Buffer): void {
-    const [request, ...others] = world.stage.requestsFor(target);
+    const [request, ...others] = world.proxy.requestsFor(target);
     expect(others).toEqual([]);
     expect(request).toMatchObject({ method: 'POST', size: bytes.length, sha256: sha256(bytes), trailers: [] });
     const names = OWN_LINES.map(([name]) => name);
     const own = request!.headers.filter(([name]) => names.includes(name.toLowerCase()));
     expect(own.map(([name, value]) => [name.toLowerCase(), value])).toEqual(OWN_LINES);
     expect(request!.header('content-length')).toBe(`${bytes.length}`);
-    expect(request!.header('host')).toBe(world.stage.host);
+    expect(request!.header('host')).toBe(world.proxy.host);
   }
 
   // With three nodes, those that stand for the others: what is said does not depend on how many there are.
@@ -47,8 +46,8 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
     const bytes = randomBytes(50_000 + Math.floor(random() * 100_000), seed);
     const { length } = bytes;
 
-    async function createAndCut(client: StageClient, target: string, cutAt: number): Promise<ResumableUpload> {
-      world.stage.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
+    async function createAndCut(client: FlowClient, target: string, cutAt: number): Promise<ResumableUpload> {
+      world.proxy.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
       const { request, upload } = await client.begin({ target, lines: OWN_LINES, length });
       await request.send(bytes.subarray(0, cutAt));
       await world.set.untilSpooled(upload, cutAt);
@@ -57,37 +56,37 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
     }
 
     test('an upload that was cut goes on at another node each time, and its origin gets one request', async () => {
-      const client = new StageClient(world.stage, transport, interop);
+      const client = new FlowClient(world.proxy, transport, interop);
       const { expected } = client;
       const target = `/files/cut-${nodes}-${place}-${seed}`;
       const cutAt = 1 + Math.floor(random() * (length - 1));
       const upload = await createAndCut(client, target, cutAt);
       const retrieved = await upload.retrieve();
-      expect(told(retrieved)).toEqual(expected.retrieved(cutAt, { complete: false, length }));
+      expect(comparable(retrieved)).toEqual(expected.retrieved(cutAt, { complete: false, length }));
       const middle = cutAt + Math.floor((length - cutAt) / 2);
       const part = await upload.append(bytes.subarray(cutAt, middle), { offset: cutAt, complete: false });
-      expect(told(part)).toEqual(expected.appended(middle));
-      expect(world.stage.requestsFor(target)).toEqual([]);
+      expect(comparable(part)).toEqual(expected.appended(middle));
+      expect(world.proxy.requestsFor(target)).toEqual([]);
       const answer = await upload.append(bytes.subarray(middle), { offset: middle, complete: true });
-      expect(told(answer)).toEqual(expected.answered(RELAYED, length));
+      expect(comparable(answer)).toEqual(expected.answered(RELAYED, length));
       expect([...retrieved.interims, ...part.interims, ...answer.interims]).toEqual([]);
       expectOneRequest(target, bytes);
-      expect(told(await upload.retrieve(), KEPT)).toEqual(expected.retrieved(length, { complete: true, length }));
+      expect(comparable(await upload.retrieve(), KEPT)).toEqual(expected.retrieved(length, { complete: true, length }));
       // A client that is not told where to go on begins with a request of its own for it.
       await world.expectSpread(upload, target, client.dialect.version === undefined ? 6 : 5);
     });
 
     test('an upload that is cancelled at another node is gone everywhere', async () => {
-      const client = new StageClient(world.stage, transport, interop);
+      const client = new FlowClient(world.proxy, transport, interop);
       const target = `/files/cancelled-${nodes}-${place}-${seed}`;
       const upload = await createAndCut(client, target, 1000);
-      expect(told(await upload.cancel())).toEqual(client.expected.cancelled());
+      expect(comparable(await upload.cancel())).toEqual(client.expected.cancelled());
       for (let at = 0; at < nodes; at++) {
-        expect(told(await upload.retrieve())).toEqual(client.expected.unknownToHead());
+        expect(comparable(await upload.retrieve())).toEqual(client.expected.unknownToHead());
         const append = await upload.append('x', { offset: 1000, complete: false });
-        expect(told(append)).toEqual(client.expected.unknown());
+        expect(comparable(append)).toEqual(client.expected.unknown());
       }
-      expect(world.stage.requestsFor(target)).toEqual([]);
+      expect(world.proxy.requestsFor(target)).toEqual([]);
     });
   });
 });

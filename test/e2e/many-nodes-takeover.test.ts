@@ -1,11 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { NodeStage, SETS } from '../support/node-stage.js';
-import { TRANSPORTS, type OpenRequest } from '../support/open-request.js';
+import { type OpenRequest, TRANSPORTS } from '../support/client.js';
+import { comparable, FlowClient } from '../support/flow-client.js';
+import { NodeStage, SETS } from '../support/nodes.js';
 import { progressOf, type ResumableUpload } from '../support/resumable-client.js';
-import { framed } from '../support/stage.js';
-import { StageClient } from '../support/stage-client.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
-import { told } from '../support/told.js';
+import { framed } from '../support/test-proxy.js';
 
 const BYTES = randomBytes(60_000);
 const { length } = BYTES;
@@ -26,7 +25,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
 
   /** An append that has brought `arrived` bytes from `offset` on and then says nothing. */
   async function stall(
-    client: StageClient,
+    client: FlowClient,
     upload: ResumableUpload,
     { offset = 0, arrived }: { offset?: number; arrived: number },
   ): Promise<OpenRequest> {
@@ -37,14 +36,14 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
   }
 
   function expectWhole(target: string): void {
-    const requests = world.stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+    const requests = world.proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
     expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
   }
 
   describe.each(PAIRS)('an append stalls at one node over $dead, its client is back at another over $alive', (pair) => {
     const name = `${nodes}-${bytes}-${pair.dead}-${pair.alive}`.replaceAll('/', '-');
-    const before = (): StageClient => new StageClient(world.stage, pair.dead, '10');
-    const after = (): StageClient => new StageClient(world.stage, pair.alive, '10');
+    const before = (): FlowClient => new FlowClient(world.proxy, pair.dead, '10');
+    const after = (): FlowClient => new FlowClient(world.proxy, pair.alive, '10');
 
     test('HEAD ends it, its offset is taken by the next append, and what comes late does not count', async () => {
       const target = `/takeover/head-${name}`;
@@ -53,9 +52,9 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
       const client = after();
       const retrieved = await client.at(upload.url).retrieve();
       await stalled.send(LATE).catch(() => undefined);
-      expect(told(retrieved)).toEqual(client.expected.retrieved(21_000, { complete: false, length }));
+      expect(comparable(retrieved)).toEqual(client.expected.retrieved(21_000, { complete: false, length }));
       const answer = await client.at(upload.url).append(BYTES.subarray(21_000), { offset: 21_000, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
       await stalled.givenUp();
       expectWhole(target);
     });
@@ -69,7 +68,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
       expect(refused.status).toBe(409);
       expect(progressOf(client.dialect, refused)).toMatchObject({ offset: 8000, complete: false });
       const answer = await client.at(upload.url).append(BYTES.subarray(8000), { offset: 8000, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
       expectWhole(target);
     });
 
@@ -78,11 +77,11 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
       const upload = await before().place({ target, length });
       const stalled = await stall(before(), upload, { arrived: 30_000 });
       const client = after();
-      expect(told(await client.at(upload.url).cancel())).toEqual(client.expected.cancelled());
+      expect(comparable(await client.at(upload.url).cancel())).toEqual(client.expected.cancelled());
       await stalled.send(LATE).catch(() => undefined);
       expect((await client.at(upload.url).retrieve()).status).toBe(404);
       await world.set.untilGone(upload);
-      expect(world.stage.requestsFor(target)).toEqual([]);
+      expect(world.proxy.requestsFor(target)).toEqual([]);
     });
 
     test('a creation that stalls is ended by HEAD as well', async () => {
@@ -92,9 +91,9 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
       await world.set.untilSpooled(upload, 17_000);
       const client = after();
       const retrieved = await client.at(upload.url).retrieve();
-      expect(told(retrieved)).toEqual(client.expected.retrieved(17_000, { complete: false, length }));
+      expect(comparable(retrieved)).toEqual(client.expected.retrieved(17_000, { complete: false, length }));
       const answer = await client.at(upload.url).append(BYTES.subarray(17_000), { offset: 17_000, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
       expectWhole(target);
     });
 
@@ -119,7 +118,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
 
   test('offsets are asked for at all nodes in the middle of an upload, and it goes on every time', async () => {
     const target = `/takeover/twenty-${nodes}-${bytes}`;
-    const client = new StageClient(world.stage, 'HTTP/1.1', '10');
+    const client = new FlowClient(world.proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target, length });
     let offset = 0;
     for (let count = 0; count < 20; count++) {
@@ -131,7 +130,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
     const offsets = await Promise.all(Array.from({ length: 20 }, () => upload.offset()));
     expect(offsets).toEqual(Array.from({ length: 20 }, () => offset + 100));
     const answer = await upload.append(BYTES.subarray(offset + 100), { offset: offset + 100, complete: true });
-    expect(told(answer)).toEqual(client.expected.answered(OK, length));
+    expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
     expectWhole(target);
   });
 });

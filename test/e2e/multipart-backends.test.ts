@@ -1,13 +1,12 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
+import { connect, requestOnce } from '../support/client.js';
 import { clientDialect, createUpload } from '../support/resumable-client.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import { serverPort } from '../support/server-port.js';
-import { randomBytes, sha256, until } from '../support/temporary.js';
-import type { WireRequest } from '../support/wire-response.js';
+import { randomBytes, serverPort, sha256, until } from '../support/temporary.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest } from '../support/wire.js';
 
 const folder = fileURLToPath(new URL('./backends/', import.meta.url));
 

@@ -2,13 +2,12 @@ import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { chmod, chown, cp, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { type AddressInfo, createServer } from 'node:net';
 import { join, resolve } from 'node:path';
-import { createServer, type AddressInfo } from 'node:net';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
-import { serverPort } from '../support/server-port.js';
-import { sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { serverPort, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 const README = readFileSync('README.md', 'utf8');
 

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { OpenRequest } from '../support/open-request.js';
+import type { OpenRequest } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
 import { RedisTrouble } from '../support/redis-trouble.js';
-import { untilSpooled } from '../support/spooled.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 
 // Issue 4: Redis is lost while the proxy runs.
@@ -9,8 +9,8 @@ const BYTES = randomBytes(60_000);
 const { length } = BYTES;
 
 interface Way {
-  begin(world: RedisTrouble): unknown;
-  end(world: RedisTrouble): unknown;
+  begin(setup: RedisTrouble): unknown;
+  end(setup: RedisTrouble): unknown;
   readonly says: RegExp;
 }
 

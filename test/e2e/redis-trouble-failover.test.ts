@@ -1,10 +1,9 @@
 import { afterEach, expect, test } from '@jest/globals';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { SlowUpload } from '../support/nodes-slow-upload.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
+import { type RedisServer, startRedisCluster, startSentinels } from '../support/redis-server.js';
+import { SlowUpload } from '../support/rolling-restart.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 // Issue 4: the master that takes the writes is killed, and a replica takes its place.
 const UPLOADS = 20;
@@ -74,7 +73,7 @@ test.each([
   async (_, start) => {
     const redis = await start();
     closing.push(() => redis.stop());
-    const origin: FakeOrigin = await startFakeOrigin({ status: 201, headers: [['X-Origin', 'yes']] });
+    const origin: TestOrigin = await startTestOrigin({ status: 201, headers: [['X-Origin', 'yes']] });
     closing.push(() => origin.close());
     const config = `store: { type: redis, ${redis.store} }\nspool: { shared: true }\n`;
     const proxy: ProxyProcess = await startProxy({ origin: origin.url, config });

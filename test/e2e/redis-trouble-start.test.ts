@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { ProxyProcess } from '../support/proxy.js';
-import { requestOnce } from '../support/raw-client.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { requestOnce } from '../support/client.js';
+import { ProxyProcess } from '../support/proxy-process.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { until, within } from '../support/temporary.js';
 
 // Issue 4: Redis cannot be used when the proxy starts.

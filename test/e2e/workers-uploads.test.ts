@@ -1,16 +1,13 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { workerPids } from '../support/crew.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { SlowUpload } from '../support/nodes-slow-upload.js';
-import { openRequest, type OpenRequest } from '../support/open-request.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { requestOnce } from '../support/raw-client.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { openRequest, type OpenRequest, requestOnce } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { type ProxyProcess, startProxy, workerPids } from '../support/proxy-process.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { appendLines, clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
+import { SlowUpload } from '../support/rolling-restart.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 // Issue 4: `workers`, with the store that they share.
 const DIALECT = clientDialect('8');
@@ -18,13 +15,13 @@ const BYTES = randomBytes(60_000);
 const { length } = BYTES;
 
 let redis: RedisServer;
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxy: ProxyProcess;
 const opened: OpenRequest[] = [];
 
 async function start({ shared = true } = {}): Promise<void> {
   redis = await startRedis({ settings: ['appendonly yes', 'appendfsync always'] });
-  origin = await startFakeOrigin({ headers: [['X-Origin', 'yes']], status: 201 });
+  origin = await startTestOrigin({ headers: [['X-Origin', 'yes']], status: 201 });
   const config = `workers: 2\nstore: { type: redis, url: "${redis.url}" }\nspool: { shared: ${shared} }\n`;
   proxy = await startProxy({ origin: origin.url, config });
 }

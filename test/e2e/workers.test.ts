@@ -1,19 +1,17 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { workerPids } from '../support/crew.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { startProxy, type ProxyProcess } from '../support/proxy.js';
-import { requestOnce } from '../support/raw-client.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { requestOnce } from '../support/client.js';
+import { type ProxyProcess, startProxy, workerPids } from '../support/proxy-process.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 // Issue 4: `workers`, with the store that they share.
 let redis: RedisServer;
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxy: ProxyProcess;
 beforeEach(async () => {
   redis = await startRedis({ settings: ['appendonly yes'] });
-  origin = await startFakeOrigin();
+  origin = await startTestOrigin();
   const config = `workers: 2\nstore: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n`;
   proxy = await startProxy({ origin: origin.url, config });
 });

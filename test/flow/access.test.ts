@@ -1,18 +1,18 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeAnswer, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import { startRawOrigin, type RawExchange, type RawOrigin } from '../support/raw-origin.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { connect, requestOnce } from '../support/client.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
+import { type OriginAnswer, type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
-let origin: FakeOrigin;
-let auth: FakeOrigin;
+let origin: TestOrigin;
+let auth: TestOrigin;
 let app: TestApp | undefined;
 
 beforeEach(async () => {
-  origin = await startFakeOrigin({ status: 201, body: 'made' });
-  auth = await startFakeOrigin({
+  origin = await startTestOrigin({ status: 201, body: 'made' });
+  auth = await startTestOrigin({
     status: 200,
     headers: [
       ['Remote-User', 'ann'],
@@ -125,7 +125,7 @@ describe('forward_auth', () => {
 
 describe('with recheck the origin hears of one identity', () => {
   /** Says whose token it is, and knows nobody without one. */
-  const byToken = (request: OriginRequest): FakeAnswer => {
+  const byToken = (request: OriginRequest): OriginAnswer => {
     const token = request.header('Authorization')?.slice('Bearer '.length) ?? request.header('Cookie');
     return token === undefined ? { status: 401 } : { status: 200, headers: [['Remote-User', token]] };
   };
@@ -194,7 +194,7 @@ test.each([
 
 test('a refusal of the service shows nothing that it says to us alone', async () => {
   await auth.close();
-  auth = await startFakeOrigin({
+  auth = await startTestOrigin({
     status: 403,
     headers: [
       ['Remote-User', 'ann'],

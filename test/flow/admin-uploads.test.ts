@@ -3,14 +3,14 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { answer, attempt, newUpload } from '../contract/sample-upload.js';
-import { FakeDesk } from '../support/fake-desk.js';
+import { FakeAdmin } from '../support/fake-admin.js';
 
 describe('listing', () => {
   const SECRET = 's3cret-of-the-client';
 
-  let uploadsApi: FakeDesk;
+  let uploadsApi: FakeAdmin;
   beforeEach(async () => {
-    uploadsApi = await FakeDesk.start();
+    uploadsApi = await FakeAdmin.start();
   });
   afterEach(() => uploadsApi.admin.close());
 
@@ -218,9 +218,9 @@ describe('listing', () => {
 });
 
 describe('actions', () => {
-  let uploadsApi: FakeDesk;
+  let uploadsApi: FakeAdmin;
   beforeEach(async () => {
-    uploadsApi = await FakeDesk.start();
+    uploadsApi = await FakeAdmin.start();
   });
   afterEach(() => uploadsApi.admin.close());
 

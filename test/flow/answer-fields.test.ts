@@ -1,14 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { TRANSPORTS } from '../support/open-request.js';
+import { TRANSPORTS } from '../support/client.js';
+import { FlowClient, VARIANTS } from '../support/flow-client.js';
 import { appendLines, creationLines } from '../support/resumable-client.js';
-import { Stage } from '../support/stage.js';
-import { StageClient, VARIANTS } from '../support/stage-client.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
-let stage: Stage;
+let proxy: TestProxy;
 beforeAll(async () => {
-  stage = await Stage.open({
+  proxy = await TestProxy.open({
     config: `
 alt_svc: h3=":443"; ma=60
 routes:
@@ -20,7 +20,7 @@ routes:
 `,
   });
 });
-afterAll(() => stage.close());
+afterAll(() => proxy.close());
 
 const references = (response: WireResponse): (string | undefined)[] =>
   ['Location', 'Content-Location', 'Link'].map((name) => response.header(name));
@@ -32,7 +32,7 @@ function answering(target: string, value: string): void {
     ['Link', value],
     ['Alt-Svc', 'h3=":8443"'],
   ];
-  stage.answer(target, { status: 201, headers, body: 'ok' });
+  proxy.answer(target, { status: 201, headers, body: 'ok' });
 }
 
 describe.each(VARIANTS)('over $transport, interop $interop', ({ transport, interop, seed }) => {
@@ -46,7 +46,7 @@ describe.each(VARIANTS)('over $transport, interop $interop', ({ transport, inter
   ])(
     '%s as the answer to an append means what it means at the target, as often as it is asked for',
     async (said, meant) => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/api/files/new-?seed=${seed}&said=${encodeURIComponent(said)}`;
       answering(target, said);
       const created = await client.send({
@@ -67,7 +67,7 @@ describe.each(VARIANTS)('over $transport, interop $interop', ({ transport, inter
   );
 
   test('as the answer to a creation it stays as it is', async () => {
-    const client = new StageClient(stage, transport, interop);
+    const client = new FlowClient(proxy, transport, interop);
     const target = `/api/files/one?seed=${seed}`;
     answering(target, '7');
     const headers = creationLines(client.dialect, { complete: true });
@@ -77,30 +77,30 @@ describe.each(VARIANTS)('over $transport, interop $interop', ({ transport, inter
   });
 
   test('a host of the origin’s own becomes the one that the client knows', async () => {
-    const client = new StageClient(stage, transport, interop);
+    const client = new FlowClient(proxy, transport, interop);
     for (const [path, meant] of [
-      ['/own/a', `${stage.base}/files/7`],
-      ['/kept/a', `${stage.origin.url}/files/7`],
-      ['/api/a', `${stage.origin.url}/files/7`],
+      ['/own/a', `${proxy.base}/files/7`],
+      ['/kept/a', `${proxy.origin.url}/files/7`],
+      ['/api/a', `${proxy.origin.url}/files/7`],
     ] as const) {
       const target = `${path}?seed=${seed}`;
-      answering(target, `${stage.origin.url}/files/7`);
+      answering(target, `${proxy.origin.url}/files/7`);
       const headers = creationLines(client.dialect, { complete: true });
       const response = await client.send({ method: 'POST', target, headers, body: 'abc' });
-      expect(references(response)).toEqual([meant, meant, `${stage.origin.url}/files/7`]);
+      expect(references(response)).toEqual([meant, meant, `${proxy.origin.url}/files/7`]);
     }
   });
 });
 
 test.each(TRANSPORTS)('over %s, what passes through is treated alike', async (transport) => {
   for (const [target, said, meant] of [
-    [`/own/${transport}`, `${stage.origin.url}/files/7`, `${stage.base}/files/7`],
+    [`/own/${transport}`, `${proxy.origin.url}/files/7`, `${proxy.base}/files/7`],
     [`/own/rel-${transport}`, '7', '7'],
-    [`/kept/${transport}`, `${stage.origin.url}/files/7`, `${stage.origin.url}/files/7`],
+    [`/kept/${transport}`, `${proxy.origin.url}/files/7`, `${proxy.origin.url}/files/7`],
   ] as const) {
     answering(target, said);
-    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
-    const response = await stage.send(transport, { method: 'GET', target, headers: host });
+    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', proxy.host]] : [];
+    const response = await proxy.send(transport, { method: 'GET', target, headers: host });
     expect(references(response)).toEqual([meant, meant, said]);
     expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
   }
@@ -109,7 +109,7 @@ test.each(TRANSPORTS)('over %s, what passes through is treated alike', async (tr
 /** Every way that an answer takes to a client. */
 const WAYS = ['passed through', 'of a whole upload', 'of an append', 'kept', 'on its page', 'of a discovery'] as const;
 
-async function answerOnItsWay(client: StageClient, way: (typeof WAYS)[number], target: string): Promise<WireResponse> {
+async function answerOnItsWay(client: FlowClient, way: (typeof WAYS)[number], target: string): Promise<WireResponse> {
   const { dialect } = client;
   if (way === 'passed through') return client.send({ method: 'GET', target, headers: [] });
   if (way === 'of a discovery') return client.send({ method: 'OPTIONS', target, headers: [] });
@@ -131,10 +131,10 @@ async function answerOnItsWay(client: StageClient, way: (typeof WAYS)[number], t
 
 describe.each(TRANSPORTS)('over %s, behind the body of an answer', (transport) => {
   test.each(WAYS)('%s stands nothing that its head may not say, and nothing of it is announced', async (way) => {
-    const client = new StageClient(stage, transport, '9');
+    const client = new FlowClient(proxy, transport, '9');
     const target = `/own/behind?${way.replaceAll(' ', '-')}-${transport}`;
-    const location = `${stage.origin.url}/files/7`;
-    stage.answer(target, {
+    const location = `${proxy.origin.url}/files/7`;
+    proxy.answer(target, {
       status: 200,
       headers: [
         ['Trailer', 'Alt-Svc, X-Sum'],
@@ -153,20 +153,20 @@ describe.each(TRANSPORTS)('over %s, behind the body of an answer', (transport) =
     expect([response.status, response.body.toString()]).toEqual([200, 'ok']);
     expect(response.trailers.map(([name, value]) => [name.toLowerCase(), value])).toEqual([
       ['x-sum', '7'],
-      ['location', `${stage.base}/files/7`],
+      ['location', `${proxy.base}/files/7`],
     ]);
     expect(response.header('Trailer')).toBe(transport === 'HTTP/1.1' ? 'X-Sum, Location' : undefined);
     expect(response.header('Alt-Svc')).toBe('h3=":443"; ma=60');
   });
 
   test.each(WAYS.slice(1, 5))('%s and in its head stands nothing in the name of an upload', async (way) => {
-    const client = new StageClient(stage, transport, '9');
+    const client = new FlowClient(proxy, transport, '9');
     const target = `/api/named?${way.replaceAll(' ', '-')}-${transport}`;
     const named: HeaderLine[] = [
       ['Upload-Length', '99'],
       ['Tus-Resumable', '1.0.0'],
     ];
-    stage.answer(target, {
+    proxy.answer(target, {
       status: 200,
       headers: [...named, ['Trailer', 'Upload-Length, Tus-Resumable'], ['Transfer-Encoding', 'chunked']],
       body: 'ok',

@@ -9,16 +9,18 @@ import { type App, startApp } from '../../src/app/app.js';
 import type { Config } from '../../src/config/config.js';
 import { loadConfig } from '../../src/config/load.js';
 import { silentLog } from '../../src/observe/log.js';
-import { makeCertificate } from '../support/certificate.js';
-import { CLIENTS, expectedCell, matrixTable } from '../support/delivery-matrix.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { play } from '../support/matrix-play.js';
-import { originFaults } from '../support/origin-faults.js';
-import { type ProxyProcess, startProxy } from '../support/proxy.js';
-import { connect } from '../support/raw-client.js';
+import { connect } from '../support/client.js';
+import { CLIENTS, expectedCell, matrixTable, originFaults, runCase } from '../support/delivery-matrix.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import {
+  makeCertificate,
+  serverPort,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+} from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 describe('start and stop', () => {
   let directory: TemporaryDirectory;
@@ -97,10 +99,10 @@ describe('operator', () => {
   const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
   const version = { 'Upload-Draft-Interop-Version': '10' };
 
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let proxy: ProxyProcess;
   beforeEach(async () => {
-    origin = await startFakeOrigin({ status: 503 });
+    origin = await startTestOrigin({ status: 503 });
     proxy = await startProxy({ origin: origin.url, config: 'delivery: { retry: { attempts: 1, in_background: 0s } }' });
   });
   afterEach(async () => {
@@ -167,7 +169,7 @@ describe('the table of deliveries', () => {
     test.each(faults)('$name', async (fault) => {
       const cells = ['POST', 'PUT'].flatMap((method) => CLIENTS.map((client) => ({ method, client })));
       const played = await Promise.all(
-        cells.map(async (cell) => ({ ...cell, ...(await play({ ...cell, fault, guarantee })) })),
+        cells.map(async (cell) => ({ ...cell, ...(await runCase({ ...cell, fault, guarantee })) })),
       );
       const { course } = fault;
       const isRepeated = course.is === 'refused' || (course.is === 'gateways' && guarantee === 'at_least_once');

@@ -5,24 +5,22 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { isUploadId, nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { BLOCK_BYTES } from '../../src/spool/block-sums.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, type OriginRequest, startFakeOrigin } from '../support/fake-origin.js';
-import { gate } from '../support/lost-answer.js';
-import { TRANSPORTS } from '../support/open-request.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { TRANSPORTS } from '../support/client.js';
+import { FlowClient } from '../support/flow-client.js';
+import { latch } from '../support/lost-answer.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { completenessValue, DIALECTS, type ResumableUpload } from '../support/resumable-client.js';
-import { StageClient } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('damaged bytes', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
   let redis: RedisServer | undefined;
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
     await redis?.stop();
     redis = undefined;
   });
@@ -41,18 +39,18 @@ describe('damaged bytes', () => {
   }
 
   async function fileOf({ target }: ResumableUpload, kind: string): Promise<string> {
-    const directory = join(stage.app.data, 'spool', target.split('/').at(-1)!);
+    const directory = join(proxy.app.data, 'spool', target.split('/').at(-1)!);
     const names = (await readdir(directory)).filter((name) => name.startsWith(kind)).sort();
     return join(directory, names[0]!);
   }
 
   /** A request of the origin's that was sent to its end has the right bytes; one that was not is visibly cut. */
   function expectNothingWrong(target: string): void {
-    const whole = stage.requestsFor(target).filter(({ ended }) => ended !== 'cut');
+    const whole = proxy.requestsFor(target).filter(({ ended }) => ended !== 'cut');
     expect(whole.map(({ sha256: sum }) => sum)).toEqual(whole.map(() => sha256(BYTES)));
   }
 
-  function expectLost(client: StageClient, response: WireResponse): void {
+  function expectLost(client: FlowClient, response: WireResponse): void {
     expect([404, 410]).toContain(response.status);
     expect(response.header('Content-Type')).toBe('application/problem+json');
     expect(JSON.parse(response.body.toString())).toMatchObject({ status: response.status, detail: LOST });
@@ -76,9 +74,9 @@ describe('damaged bytes', () => {
     test.each(Object.keys(MODES))(
       'a changed byte ends an upload that is delivered %s, wherever it is',
       async (mode) => {
-        stage = await Stage.open({ config: MODES[mode] });
+        proxy = await TestProxy.open({ config: MODES[mode] });
         for (const [place, at] of Object.entries(PLACES)) {
-          const client = new StageClient(stage, transport, '10');
+          const client = new FlowClient(proxy, transport, '10');
           const target = `/rot/${place.replaceAll(' ', '-')}`;
           const upload = await client.place({ target, length });
           await upload.append(BYTES.subarray(0, CUT), { offset: 0, complete: false });
@@ -87,23 +85,23 @@ describe('damaged bytes', () => {
           if (mode !== 'eagerly' || refused.status >= 400) expectLost(client, refused);
           expect((await upload.retrieve()).status).toBe(refused.status >= 400 ? 410 : 204);
           if (mode !== 'as a form') expectNothingWrong(target);
-          else expect(stage.requestsFor(target).filter(({ ended }) => ended !== 'cut')).toEqual([]);
+          else expect(proxy.requestsFor(target).filter(({ ended }) => ended !== 'cut')).toEqual([]);
         }
-        const lines = stage.app.log.filter(({ msg }) => msg === 'an upload whose bytes are lost is given up');
+        const lines = proxy.app.log.filter(({ msg }) => msg === 'an upload whose bytes are lost is given up');
         if (mode !== 'eagerly') expect(lines).toHaveLength(3);
       },
     );
 
     test('a kept answer that is damaged or missing is told with a status, and never given', async () => {
-      stage = await Stage.open({ config: 'delivery: { keep_answer_size: 1KiB }' });
-      const client = new StageClient(stage, transport, '10');
+      proxy = await TestProxy.open({ config: 'delivery: { keep_answer_size: 1KiB }' });
+      const client = new FlowClient(proxy, transport, '10');
       for (const damage of ['changed', 'missing'] as const)
         for (const size of [100, 3000]) {
           const target = `/answer/${damage}/${size}`;
-          stage.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(size) }));
+          proxy.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(size) }));
           const upload = await client.place({ target, length });
           expect((await upload.append(BYTES, { offset: 0, complete: true })).status).toBe(201);
-          const record = join(stage.app.data, 'uploads', `${upload.target.split('/').at(-1)!}.answer`);
+          const record = join(proxy.app.data, 'uploads', `${upload.target.split('/').at(-1)!}.answer`);
           const path = size > 1024 ? await fileOf(upload, 'answer') : record;
           if (damage === 'missing') await rm(path);
           else {
@@ -120,22 +118,22 @@ describe('damaged bytes', () => {
           });
           const page = await client.send({ method: 'GET', target: `${upload.target}/answer` });
           expect([page.status, page.header('Content-Type')]).toEqual([500, 'application/problem+json']);
-          expect(stage.requestsFor(target)).toHaveLength(1);
+          expect(proxy.requestsFor(target)).toHaveLength(1);
         }
-      const lines = stage.app.log.filter(({ msg }) => /^a kept answer is lost/.test(String(msg)));
+      const lines = proxy.app.log.filter(({ msg }) => /^a kept answer is lost/.test(String(msg)));
       expect(lines).toHaveLength(4);
     });
 
     test.each(['its page', 'the end once more'])(
       'a kept answer is looked through only as long as the client that asks for it, by %s, is there',
       async (by) => {
-        stage = await Stage.open({ config: 'delivery: { keep_answer_size: 1KiB }' }, startTestApp);
-        const client = new StageClient(stage, transport, '10');
-        stage.answer('/long', { status: 201, body: 'x'.repeat(3 * 1024 * 1024) });
+        proxy = await TestProxy.open({ config: 'delivery: { keep_answer_size: 1KiB }' }, startTestApp);
+        const client = new FlowClient(proxy, transport, '10');
+        proxy.answer('/long', { status: 201, body: 'x'.repeat(3 * 1024 * 1024) });
         const upload = await client.place({ target: '/long', length: 5 });
         expect((await upload.append('hello', { offset: 0, complete: true })).status).toBe(201);
         let reads = 0;
-        const { opened: over, open: end } = gate();
+        const { opened: over, open: end } = latch();
         useFileSystem({
           ...nodeFileSystem,
           readv: async (...given) => (reads++, await over, await nodeFileSystem.readv(...given)),
@@ -144,14 +142,14 @@ describe('damaged bytes', () => {
           const page = { method: 'GET', target: `${upload.target}/answer`, headers: [] };
           const request =
             by === 'its page'
-              ? await stage.begin(transport, page)
+              ? await proxy.begin(transport, page)
               : await client.append(upload, { offset: 5, complete: true, bytes: 0 });
           await request.end();
           await until(() => reads > 0, 'the first block to be read');
-          const ended = stage.app.log.length;
+          const ended = proxy.app.log.length;
           request.leave('reset');
           // The disk has given nothing yet.
-          await until(() => stage.app.log.slice(ended).some(({ msg }) => msg === 'request'), 'the end of the request');
+          await until(() => proxy.app.log.slice(ended).some(({ msg }) => msg === 'request'), 'the end of the request');
           await request.close();
         } finally {
           end();
@@ -159,14 +157,14 @@ describe('damaged bytes', () => {
         }
         expect(reads).toBe(1);
         expect((await upload.append('', { offset: 5, complete: true })).body).toHaveLength(3 * 1024 * 1024);
-        expect(stage.app.log.filter(({ level }) => level === 'error')).toEqual([]);
+        expect(proxy.app.log.filter(({ level }) => level === 'error')).toEqual([]);
       },
     );
   });
 
   test.each(DIALECTS)('a client of version %s hears that its upload was lost', async (interop) => {
-    stage = await Stage.open();
-    const client = new StageClient(stage, 'HTTP/1.1', interop);
+    proxy = await TestProxy.open();
+    const client = new FlowClient(proxy, 'HTTP/1.1', interop);
     const upload = await client.place({ target: '/rot', length });
     await upload.append(BYTES.subarray(0, CUT), { offset: 0, complete: false });
     await rot(upload, 'chunk', 5);
@@ -177,15 +175,15 @@ describe('damaged bytes', () => {
   test('with Redis, bytes and kept answers are held to their checksums as well', async () => {
     redis = await startRedis();
     const config = `store: { type: redis, url: 'redis://127.0.0.1:${redis.port}' }\ndelivery: { keep_answer_size: 1KiB }`;
-    stage = await Stage.open({ config });
-    const client = new StageClient(stage, 'HTTP/1.1', '10');
+    proxy = await TestProxy.open({ config });
+    const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target: '/rot', length });
     await upload.append(BYTES.subarray(0, CUT), { offset: 0, complete: false });
     await rot(upload, 'chunk', 199_000);
     expectLost(client, await upload.append(BYTES.subarray(CUT), { offset: CUT, complete: true }));
     expectLost(client, await upload.append(BYTES.subarray(-1), { offset: length - 1, complete: true }));
     expectNothingWrong('/rot');
-    stage.answer('/well', () => ({ status: 201, headers: [], body: 'x'.repeat(3000) }));
+    proxy.answer('/well', () => ({ status: 201, headers: [], body: 'x'.repeat(3000) }));
     const well = await client.place({ target: '/well', length });
     await well.append(BYTES.subarray(0, CUT), { offset: 0, complete: false });
     expect((await well.append(BYTES.subarray(CUT), { offset: CUT, complete: true })).status).toBe(201);
@@ -233,8 +231,8 @@ describe('every way of delivery', () => {
 
   describe.each(Object.keys(STORES))('with %s', (kind) => {
     let redis: RedisServer;
-    let gate: FakeOrigin;
-    let stage: Stage;
+    let gate: TestOrigin;
+    let proxy: TestProxy;
     let app: TestApp;
     let before: MetricValues;
 
@@ -246,17 +244,17 @@ describe('every way of delivery', () => {
     }
 
     beforeAll(async () => {
-      [redis, gate] = await Promise.all([startRedis(), startFakeOrigin()]);
+      [redis, gate] = await Promise.all([startRedis(), startTestOrigin()]);
       const config = STORES[kind]!(redis.url) + routes(gate.url);
-      stage = await Stage.open({ config }, async (options) => (app = await startTestApp(options)));
+      proxy = await TestProxy.open({ config }, async (options) => (app = await startTestApp(options)));
     });
     beforeEach(async () => {
       // A sound one in between: an origin that says "not now" each time would be left alone for a while.
-      expect((await stage.send('HTTP/1.1', { method: 'POST', target: '/0/sound', body: 'well' })).status).toBe(200);
+      expect((await proxy.send('HTTP/1.1', { method: 'POST', target: '/0/sound', body: 'well' })).status).toBe(200);
       before = await figures();
     });
     afterAll(async () => {
-      await stage.close();
+      await proxy.close();
       await gate.close();
       await redis.stop();
     });
@@ -272,13 +270,13 @@ describe('every way of delivery', () => {
         lost: figure('rufh_bytes_lost_total{what="upload"}'),
         lostAnswers: figure('rufh_bytes_lost_total{what="answer"}'),
         invalid: figure('rufh_uploads_ended_total{phase="invalid"}'),
-        lines: stage.app.log.filter(({ msg }) => msg === 'an upload whose bytes are lost is given up').length,
+        lines: proxy.app.log.filter(({ msg }) => msg === 'an upload whose bytes are lost is given up').length,
       };
     }
 
     /** Changes one byte of the newest upload, in the largest file of this kind; only one is under way here at a time. */
     async function rot(prefix: 'chunk' | 'answer', at: number): Promise<void> {
-      const root = join(stage.app.data, 'spool');
+      const root = join(proxy.app.data, 'spool');
       const files: { path: string; size: number; bornAt: number }[] = [];
       for (const id of (await readdir(root)).filter(isUploadId)) {
         // Those of the upload before this one may be about to go.
@@ -299,7 +297,7 @@ describe('every way of delivery', () => {
     /** The origin's first answer is "not now", and meanwhile a byte changes. */
     function rotsAtFirst(target: string): () => number {
       let attempts = 0;
-      stage.answer(target, async () => {
+      proxy.answer(target, async () => {
         if (++attempts > 1) return { status: 201, body: 'made' };
         await rot('chunk', PLACE);
         return { status: 503 };
@@ -335,22 +333,22 @@ describe('every way of delivery', () => {
       'an upload delivered $way ends as lost when a byte changes $moment (Repr-Digest: $hasDigest)',
       async ({ way, moment, hasDigest }) => {
         const target = `/${Object.keys(WAYS).indexOf(way)}/${moment.replaceAll(' ', '-')}/${String(hasDigest)}`;
-        const client = new StageClient(stage, 'HTTP/1.1', '10');
+        const client = new FlowClient(proxy, 'HTTP/1.1', '10');
         const asked = gate.requests.length;
         const attempts = moment === 'between two attempts' ? rotsAtFirst(target) : undefined;
         // What an eager origin has got already was right; the rest of its request would be, too.
         const isSentBefore = way === 'eagerly' && moment === 'before its end';
-        if (isSentBefore) stage.answer(target, ({ ended }) => ({ status: ended === 'whole' ? 503 : 500 }));
+        if (isSentBefore) proxy.answer(target, ({ ended }) => ({ status: ended === 'whole' ? 503 : 500 }));
         const digest = hasDigest ? [REPR_DIGEST] : [];
         const upload = await client.place({ target, length: BYTES.length, lines: digest });
         await upload.append(BYTES.subarray(0, CUT), { offset: 0, complete: false });
         if (!attempts) await rot('chunk', PLACE);
         expectLost(await upload.append(BYTES.subarray(CUT), { offset: CUT, complete: true }));
         if (attempts) expect(attempts()).toBe(1);
-        expect(wrong(stage.requestsFor(target), way)).toEqual([]);
+        expect(wrong(proxy.requestsFor(target), way)).toEqual([]);
         expect(wrong(gate.requests.slice(asked), way)).toEqual([]);
         if (!attempts && !isSentBefore)
-          expect(stage.requestsFor(target).filter(({ ended }) => ended !== 'cut').length).toBe(0);
+          expect(proxy.requestsFor(target).filter(({ ended }) => ended !== 'cut').length).toBe(0);
         expectLost(await upload.append(BYTES.subarray(-1), { offset: BYTES.length - 1, complete: true }));
         await expectToldOnce();
       },
@@ -359,14 +357,14 @@ describe('every way of delivery', () => {
     test.each(Object.keys(WAYS) as Way[])('a plain body that is spooled and delivered %s is as safe', async (way) => {
       const target = `/${Object.keys(WAYS).indexOf(way)}/plain`;
       const attempts = rotsAtFirst(target);
-      const answer = await stage.send('HTTP/1.1', { method: 'POST', target, body: BYTES });
+      const answer = await proxy.send('HTTP/1.1', { method: 'POST', target, body: BYTES });
       expect(answer.status).toBe(500);
       expect(JSON.parse(answer.body.toString())).toMatchObject({
         status: 500,
         detail: expect.stringContaining('its stored bytes were lost or damaged'),
       });
       expect(attempts()).toBe(1);
-      expect(wrong(stage.requestsFor(target), way)).toEqual([]);
+      expect(wrong(proxy.requestsFor(target), way)).toEqual([]);
       await expectToldOnce();
     });
 
@@ -374,19 +372,19 @@ describe('every way of delivery', () => {
       'a kept answer with a wrong byte (%i) is told to whoever asks for it, and never given',
       async (at) => {
         const target = `/0/answer/${at}`;
-        stage.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(700_000) }));
-        const upload = await new StageClient(stage, 'HTTP/1.1', '10').place({ target, length: BYTES.length });
+        proxy.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(700_000) }));
+        const upload = await new FlowClient(proxy, 'HTTP/1.1', '10').place({ target, length: BYTES.length });
         expect((await upload.append(BYTES, { offset: 0, complete: true })).status).toBe(201);
         await rot('answer', at);
         const again = await upload.append(BYTES.subarray(-1), { offset: BYTES.length - 1, complete: true });
-        const page = await stage.send('HTTP/1.1', { method: 'GET', target: `${upload.target}/answer` });
+        const page = await proxy.send('HTTP/1.1', { method: 'GET', target: `${upload.target}/answer` });
         for (const { status, body } of [again, page]) {
           expect(status).toBe(500);
           expect(JSON.parse(body.toString())).toMatchObject({
             detail: expect.stringContaining('The upload was delivered, and its target answered 201'),
           });
         }
-        expect(stage.requestsFor(target)).toHaveLength(1);
+        expect(proxy.requestsFor(target)).toHaveLength(1);
         const { lost, lostAnswers, invalid } = before;
         expect(await figures()).toMatchObject({ lost, lostAnswers: lostAnswers + 1, invalid });
       },

@@ -9,16 +9,16 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { AdminClient, resolveAdminTarget } from '../../src/cli/admin-client.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { attempt, newUpload } from '../contract/sample-upload.js';
-import { FakeDesk } from '../support/fake-desk.js';
+import { FakeAdmin } from '../support/fake-admin.js';
 import { temporaryDirectory, type TemporaryDirectory, withoutRights } from '../support/temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
 let directory: TemporaryDirectory;
-let uploadsApi: FakeDesk;
+let uploadsApi: FakeAdmin;
 beforeEach(async () => {
   directory = await temporaryDirectory();
-  uploadsApi = await FakeDesk.start();
+  uploadsApi = await FakeAdmin.start();
 });
 afterEach(async () => {
   await uploadsApi.admin.close();
@@ -244,10 +244,10 @@ test('uploads redeliver --past-gate says so, and who does it', async () => {
 // Issue 9, §5.
 describe('the token of the admin listener', () => {
   const TOKEN = 'the-token-of-the-test';
-  let own: FakeDesk;
+  let own: FakeAdmin;
   let file: string;
   beforeEach(async () => {
-    own = await FakeDesk.start({ token: TOKEN });
+    own = await FakeAdmin.start({ token: TOKEN });
     file = join(directory.path, 'token');
     writeFileSync(file, `${TOKEN}\n`);
   });

@@ -12,9 +12,9 @@ import {
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { type ProxyOptions, ProxyProcess, startProxy } from '../support/proxy.js';
+import { type ProxyOptions, ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 const VERSION = (
@@ -22,11 +22,11 @@ const VERSION = (
 ).version;
 
 let directory: TemporaryDirectory;
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let proxies: ProxyProcess[];
 beforeEach(async () => {
   directory = await temporaryDirectory();
-  origin = await startFakeOrigin();
+  origin = await startTestOrigin();
   proxies = [];
 });
 afterEach(async () => {

@@ -1,22 +1,20 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp } from '../support/app.js';
-import { TRANSPORTS, type Transport } from '../support/open-request.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { type Transport, TRANSPORTS } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import {
   appendLines,
   clientDialect,
   creationLines,
+  type DialectName,
   DIALECTS,
   progressOf,
   versionLines,
-  type DialectName,
 } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
-import { Stage } from '../support/stage.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { startTestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 // Issue 9: a creation that repeats its client's own Idempotency-Key finds the upload that the key has made.
 const ROUTES = `
@@ -47,20 +45,20 @@ interface Creation {
 
 describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   let redis: RedisServer | undefined;
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
     redis = kind === 'redis' ? await startRedis() : undefined;
     const store = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
-    stage = await Stage.open({ config: store + ROUTES }, startTestApp);
+    proxy = await TestProxy.open({ config: store + ROUTES }, startTestApp);
   });
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
     await redis?.stop();
   });
 
   function headersOf({ transport, dialect, key, complete = true, more = [], body = BYTES }: Creation): HeaderLine[] {
-    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
+    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', proxy.host]] : [];
     const fields = dialect === ('plain' as string) ? [] : creationLines(clientDialect(dialect), { complete, length });
     return [...host, ...fields, ['Idempotency-Key', key], ['Content-Length', `${body.length}`], ...more];
   }
@@ -68,16 +66,16 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   function create(creation: Creation): Promise<WireResponse> {
     const { transport, target, method = 'POST', body = BYTES } = creation;
     const headers = headersOf(creation).filter(([name]) => name !== 'Content-Length' && name !== 'Host');
-    return stage.send(transport, { method, target, headers, body });
+    return proxy.send(transport, { method, target, headers, body });
   }
 
   /** Begins to send the whole, and leaves when so much of it is in the spool. */
   async function cutAfter(bytes: number, creation: Creation): Promise<string> {
     const { transport, target } = creation;
-    const request = await stage.begin(transport, { method: 'POST', target, headers: headersOf(creation) });
+    const request = await proxy.begin(transport, { method: 'POST', target, headers: headersOf(creation) });
     const location = (await request.readInterim()).header('Location')!;
     await request.send(BYTES.subarray(0, bytes));
-    await untilSpooled(stage.app.data, location, bytes);
+    await untilSpooled(proxy.app.data, location, bytes);
     request.leave('reset');
     await request.close();
     return location;
@@ -86,7 +84,7 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   async function offsetOf(transport: Transport, dialect: DialectName, location: string): Promise<number> {
     const target = new URL(location).pathname;
     const headers = versionLines(clientDialect(dialect));
-    const response = await stage.send(transport, { method: 'HEAD', target, headers });
+    const response = await proxy.send(transport, { method: 'HEAD', target, headers });
     return progressOf(clientDialect(dialect), response).offset!;
   }
 
@@ -98,14 +96,14 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   describe.each(TRANSPORTS)('over %s', (transport) => {
     test.each(DIALECTS)('version %s: what was answered is answered again, and delivered once', async (dialect) => {
       const { key, target } = fresh();
-      stage.answer(target, { status: 201, headers: [['X-Made', '7']], body: 'made' });
+      proxy.answer(target, { status: 201, headers: [['X-Made', '7']], body: 'made' });
       const creation = { transport, dialect, key, target };
       for (let time = 0; time < 3; time++) {
         const response = await create(creation);
         expect([response.status, response.header('X-Made'), response.body.toString()]).toEqual([201, '7', 'made']);
       }
-      expect(stage.requestsFor(target)).toHaveLength(1);
-      expect(stage.requestsFor(target)[0]!.header('Idempotency-Key')).toBe(key);
+      expect(proxy.requestsFor(target)).toHaveLength(1);
+      expect(proxy.requestsFor(target)[0]!.header('Idempotency-Key')).toBe(key);
     });
 
     // What differs between stores is not what versions say.
@@ -117,7 +115,7 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       const location = first.header('Location')!;
       const path = new URL(location).pathname;
       const half = { method: 'PATCH', target: path, body: BYTES.subarray(0, 1000) };
-      await stage.send(transport, {
+      await proxy.send(transport, {
         ...half,
         headers: appendLines(clientDialect(dialect), { offset: 0, complete: false }),
       });
@@ -126,11 +124,11 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       expect(progressOf(clientDialect(dialect), again)).toMatchObject({ offset: 1000, complete: false });
       const end = { method: 'PATCH', target: path, body: BYTES.subarray(1000) };
       const headers = appendLines(clientDialect(dialect), { offset: 1000, complete: true });
-      expect((await stage.send(transport, { ...end, headers })).status).toBe(200);
+      expect((await proxy.send(transport, { ...end, headers })).status).toBe(200);
       const after = await create(creation);
       expect([after.status, after.header('Location')]).toEqual([201, location]);
       expect(progressOf(clientDialect(dialect), after)).toMatchObject({ offset: length, complete: true });
-      expect(stage.requestsFor(target)).toHaveLength(1);
+      expect(proxy.requestsFor(target)).toHaveLength(1);
     });
 
     test('a whole body that broke off is sent again from its start, and goes on where the upload stands', async () => {
@@ -139,9 +137,9 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       const again = await create(creation);
       expect(again.status).toBe(200);
       expect(again.interims[0]!.header('Location')).toBe(location);
-      const [request] = await stage.requestsWhole(creation.target, 1);
+      const [request] = await proxy.requestsWhole(creation.target, 1);
       expect([request!.size, request!.sha256]).toEqual([length, sha256(BYTES)]);
-      expect(stage.requestsFor(creation.target)).toHaveLength(1);
+      expect(proxy.requestsFor(creation.target)).toHaveLength(1);
     });
 
     test('another content under the same key is refused, and nothing of it counts', async () => {
@@ -154,17 +152,17 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       expect((await create({ ...creation, body: other })).status).toBe(422);
       expect(await offsetOf(transport, '8', location)).toBe(offset);
       expect((await create(creation)).status).toBe(200);
-      expect((await stage.requestFor(creation.target)).sha256).toBe(sha256(BYTES));
+      expect((await proxy.requestFor(creation.target)).sha256).toBe(sha256(BYTES));
     });
 
     test('six at the same moment make one upload', async () => {
       const { key, target } = fresh();
-      stage.answer(target, { status: 201, body: 'made' });
+      proxy.answer(target, { status: 201, body: 'made' });
       const all = Array.from({ length: 6 }, () => create({ transport, dialect: '8', key, target }));
       const responses = await Promise.all(all);
       expect(responses.map(({ status }) => status)).toEqual(Array(6).fill(201));
       expect(new Set(responses.map(({ interims }) => interims[0]!.header('Location'))).size).toBe(1);
-      expect(stage.requestsFor(target)).toHaveLength(1);
+      expect(proxy.requestsFor(target)).toHaveLength(1);
     });
 
     test('six empty ones at the same moment get one URL', async () => {
@@ -177,13 +175,13 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     test('an ordinary request that is spooled is delivered once, also when its client comes back later', async () => {
       const { key } = fresh();
       const creation = { transport, dialect: 'plain' as DialectName, key, target: `/spooled/${keys}` };
-      stage.answer(creation.target, { status: 201, body: 'made' });
+      proxy.answer(creation.target, { status: 201, body: 'made' });
       const responses = await Promise.all([create(creation), create(creation)]);
       responses.push(await create(creation));
       expect(responses.map((response) => [response.status, response.body.toString()])).toEqual(
         Array(3).fill([201, 'made']),
       );
-      expect(stage.requestsFor(creation.target)).toHaveLength(1);
+      expect(proxy.requestsFor(creation.target)).toHaveLength(1);
       const other = await create({ ...creation, body: 'another body' });
       expect([other.status, other.header('Upload-Complete')]).toEqual([422, undefined]);
     });
@@ -210,10 +208,10 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       ([name], at, all) => name !== 'Upload-Length' || at === all.findLastIndex(([last]) => last === name),
     );
     const { body = BYTES, method = 'POST', transport } = changed;
-    const response = await stage.send(transport, { method, target: changed.target, headers, body });
+    const response = await proxy.send(transport, { method, target: changed.target, headers, body });
     expect([response.status, response.header('Content-Type')]).toEqual([422, 'application/problem+json']);
     expect(response.body.toString()).toContain('Idempotency-Key');
-    expect(stage.requestsFor(target)).toHaveLength(1);
+    expect(proxy.requestsFor(target)).toHaveLength(1);
   });
 
   const CLIENTS: readonly (readonly [string, string, readonly HeaderLine[], readonly HeaderLine[]])[] = [
@@ -230,14 +228,14 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     for (const more of [one, two, one])
       told.push((await create({ ...creation, more })).interims[0]!.header('Location')!);
     expect([told[0] === told[1], told[0] === told[2]]).toEqual([false, true]);
-    expect(stage.requestsFor(creation.target)).toHaveLength(2);
+    expect(proxy.requestsFor(creation.target)).toHaveLength(2);
   });
 
   test('a cancelled upload gives way to a new one', async () => {
     const creation = { transport: 'HTTP/1.1' as const, dialect: '8' as const, ...fresh(), complete: false, body: '' };
     const first = (await create(creation)).header('Location')!;
     const headers = versionLines(clientDialect('8'));
-    await stage.send('HTTP/1.1', { method: 'DELETE', target: new URL(first).pathname, headers });
+    await proxy.send('HTTP/1.1', { method: 'DELETE', target: new URL(first).pathname, headers });
     const second = (await create(creation)).header('Location')!;
     expect(second).not.toBe(first);
     expect((await create(creation)).header('Location')).toBe(second);
@@ -246,13 +244,13 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   test('a key is known after a restart', async () => {
     const creation = { transport: 'HTTP/1.1' as const, dialect: '8' as const, ...fresh() };
     const begun = { ...creation, ...fresh(), complete: false, body: '' };
-    stage.answer(creation.target, { status: 201, body: 'made' });
+    proxy.answer(creation.target, { status: 201, body: 'made' });
     await create(creation);
     const location = (await create(begun)).header('Location')!;
-    await stage.restart();
+    await proxy.restart();
     const again = await create(creation);
     expect([again.status, again.body.toString()]).toEqual([201, 'made']);
-    expect(stage.requestsFor(creation.target)).toHaveLength(1);
+    expect(proxy.requestsFor(creation.target)).toHaveLength(1);
     expect(new URL((await create(begun)).header('Location')!).pathname).toBe(new URL(location).pathname);
   });
 
@@ -261,6 +259,6 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     const target = `/off/${keys}`;
     for (let time = 0; time < 2; time++)
       expect((await create({ transport: 'HTTP/1.1', dialect: '8', key, target })).status).toBe(200);
-    expect(stage.requestsFor(target).map((request) => request.header('Idempotency-Key'))).toEqual([key, key]);
+    expect(proxy.requestsFor(target).map((request) => request.header('Idempotency-Key'))).toEqual([key, key]);
   });
 });

@@ -5,14 +5,12 @@ import { type AddressInfo, connect as connectTcp, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { detectProtocol } from '../../src/server/listener.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { makeCertificate } from '../support/certificate.js';
-import { startCrew, workerPids } from '../support/crew.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { connectH2 } from '../support/h2-client.js';
-import type { ProxyProcess } from '../support/proxy.js';
-import { connect } from '../support/raw-client.js';
-import { temporaryDirectory, until } from '../support/temporary.js';
+import { connect } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { type ProxyProcess, startWorkers, workerPids } from '../support/proxy-process.js';
+import { makeCertificate, temporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('limits', () => {
   // Issue 9, §5: `limits.connections`.
@@ -28,10 +26,10 @@ describe('limits', () => {
   let held = (): number => 0;
 
   /** Answers everything but `HELD`, which it answers when the test is over. */
-  async function origin(): Promise<FakeOrigin> {
+  async function origin(): Promise<TestOrigin> {
     let release = (): void => undefined;
     const after = new Promise<void>((resolve) => (release = resolve));
-    const started = await startFakeOrigin(({ target }) => (target === HELD.target ? { after } : {}));
+    const started = await startTestOrigin(({ target }) => (target === HELD.target ? { after } : {}));
     held = () => started.requests.filter(({ target }) => target === HELD.target).length;
     closing.push(() => (release(), started.close()));
     return started;
@@ -167,7 +165,7 @@ describe('limits', () => {
 
   describe('workers', () => {
     async function pool(config: string): Promise<ProxyProcess> {
-      const started = await startCrew({ origin: (await origin()).url, config });
+      const started = await startWorkers({ origin: (await origin()).url, config });
       closing.push(() => started.stop());
       return started;
     }

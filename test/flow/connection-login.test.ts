@@ -1,13 +1,12 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { DeliveryRoom, bodyOf } from '../support/delivery-room.js';
-import { connectH2 } from '../support/h2-client.js';
-import { connect } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { connect } from '../support/client.js';
+import { bodyOf, DeliveryHarness } from '../support/delivery-harness.js';
+import { connectH2 } from '../support/http2-client.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 /** By the origin's connection: what its login has come to. */
 let users: Map<number, string>;
@@ -215,15 +214,15 @@ describe('deliveries', () => {
         await exchange.readBody();
         await exchange.respond({ status: 200, headers, body: 'ok' });
       });
-      const room = await DeliveryRoom.open(origin.url);
+      const harness = await DeliveryHarness.open(origin.url);
       for (const request of [{ method: 'PUT' }, authorization(value), { method: 'PUT' }]) {
-        const { id } = await room.whole({ request });
-        expect((await bodyOf(await room.answer(id))).toString()).toBe('ok');
+        const { id } = await harness.whole({ request });
+        expect((await bodyOf(await harness.answer(id))).toString()).toBe('ok');
       }
       const [first, login, last] = origin.exchanges.map(({ connectionIndex }) => connectionIndex);
       expect(login === last || (headers.length === 0 && login === first)).toBe(false);
       await until(() => !origin.connections[login!]!.open, 'the end of the connection');
-      await room.close();
+      await harness.close();
     },
   );
 });

@@ -2,25 +2,25 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { DeliveryResult } from '../../src/delivery/delivery.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { RelayedAnswer } from '../../src/model/messages.js';
-import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions, neverAborted } from '../support/delivery-harness.js';
 import { answerOk, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 
 describe('answers', () => {
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin();
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
-  async function open(options: RoomOptions = {}): Promise<void> {
-    room = await DeliveryRoom.open(origin.url, options);
+  async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+    harness = await DeliveryHarness.open(origin.url, options);
   }
 
   async function seen(answer: RelayedAnswer) {
@@ -48,7 +48,7 @@ describe('answers', () => {
       });
     });
     await open();
-    const upload = await room.whole();
+    const upload = await harness.whole();
     const expected = {
       status: 201,
       reason: 'Made It',
@@ -62,10 +62,10 @@ describe('answers', () => {
       body: 'made',
       trailers: [],
     };
-    expect(await seen(await room.answer(upload.id))).toEqual(expected);
-    expect(await seen(await room.answer(upload.id))).toEqual(expected);
-    await room.restart();
-    expect(await seen(await room.answer(upload.id))).toEqual(expected);
+    expect(await seen(await harness.answer(upload.id))).toEqual(expected);
+    expect(await seen(await harness.answer(upload.id))).toEqual(expected);
+    await harness.restart();
+    expect(await seen(await harness.answer(upload.id))).toEqual(expected);
     expect(origin.exchanges).toHaveLength(1);
   });
 
@@ -83,11 +83,11 @@ describe('answers', () => {
       });
     });
     await open();
-    const upload = await room.whole();
+    const upload = await harness.whole();
     const trailers = [['X-Check', 'sum']];
     const expected = { status: 200, reason: 'OK', headers: [['Trailer', 'X-Check']], body: 'in chunks', trailers };
-    expect(await seen(await room.answer(upload.id))).toEqual(expected);
-    expect(await seen(await room.answer(upload.id))).toEqual(expected);
+    expect(await seen(await harness.answer(upload.id))).toEqual(expected);
+    expect(await seen(await harness.answer(upload.id))).toEqual(expected);
   });
 
   test.each([
@@ -100,8 +100,8 @@ describe('answers', () => {
       await exchange.respond({ status, headers });
     });
     await open();
-    const upload = await room.whole();
-    const answer = await room.answer(upload.id);
+    const upload = await harness.whole();
+    const answer = await harness.answer(upload.id);
     expect(answer.bodySize).toBe(0);
     expect(answer.upload).toMatchObject({ phase: 'answered', answer: { status, bodySize: 0 } });
     expect(await seen(answer)).toMatchObject({ status, headers, body: '' });
@@ -122,8 +122,8 @@ describe('answers', () => {
       });
       await open();
       for (const [count, method] of ['POST', 'PUT', 'PUT'].entries()) {
-        const upload = await room.whole({ request: { method } });
-        const answer = await room.answer(upload.id);
+        const upload = await harness.whole({ request: { method } });
+        const answer = await harness.answer(upload.id);
         expect(answer.upload).toMatchObject({ phase: 'answered', answer: { status, bodySize: 0 }, attemptCount: 1 });
         expect(await seen(answer)).toMatchObject({ status, reason: 'Fine', body: '' });
         expect(origin.exchanges).toHaveLength(count + 1);
@@ -142,8 +142,8 @@ describe('answers', () => {
     await open();
     for (let count = 0; count < 3; count++) {
       // A method that may be repeated: only its requests share a connection.
-      const upload = await room.whole({ body: randomBytes(100_000), request: { method: 'PUT' } });
-      expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 200, body: 'ok' });
+      const upload = await harness.whole({ body: randomBytes(100_000), request: { method: 'PUT' } });
+      expect(await seen(await harness.answer(upload.id))).toMatchObject({ status: 200, body: 'ok' });
     }
     expect(origin.connections).toHaveLength(1);
   });
@@ -155,23 +155,23 @@ describe('answers', () => {
       exchange.end();
     });
     await open();
-    const upload = await room.whole();
-    expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 200, body: 'old style' });
+    const upload = await harness.whole();
+    expect(await seen(await harness.answer(upload.id))).toMatchObject({ status: 200, body: 'old style' });
   });
 
   test('whoever has seen the end of an answer can rely on its being kept', async () => {
     await open();
     for (const body of ['a', 'bb', 'ccc']) {
-      const upload = await room.whole({ body });
-      await bodyOf(await room.answer(upload.id));
-      expect((await room.upload(upload.id)).phase).toBe('answered');
+      const upload = await harness.whole({ body });
+      await bodyOf(await harness.answer(upload.id));
+      expect((await harness.upload(upload.id)).phase).toBe('answered');
     }
   });
 
   test('a short answer is recorded before its client sees anything of it: no crash can take back what it says', async () => {
     await open();
-    const upload = await room.whole();
-    expect((await room.answer(upload.id)).upload.phase).toBe('answered');
+    const upload = await harness.whole();
+    expect((await harness.answer(upload.id)).upload.phase).toBe('answered');
   });
 
   test('the head is given before the body is there, and the body as it comes', async () => {
@@ -184,8 +184,8 @@ describe('answers', () => {
       await exchange.write('later');
     });
     await open();
-    const upload = await room.whole();
-    const answer = await room.answer(upload.id);
+    const upload = await harness.whole();
+    const answer = await harness.answer(upload.id);
     expect(answer.bodySize).toBeUndefined();
     const pieces = answer.body[Symbol.asyncIterator]();
     expect(String((await pieces.next()).value)).toBe('first');
@@ -202,22 +202,22 @@ describe('answers', () => {
       await exchange.respond({ status: 200, body: BIG });
     });
     await open();
-    const upload = await room.whole();
-    const slow = (await room.answer(upload.id)).body[Symbol.asyncIterator]();
+    const upload = await harness.whole();
+    const slow = (await harness.answer(upload.id)).body[Symbol.asyncIterator]();
     const start = (await slow.next()).value as Uint8Array;
     // The slow reader stands still: the origin is done with us nevertheless.
-    await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
-    expect((await room.upload(upload.id)).answer?.body).toMatchObject({ in: 'spool', name: 'answer-1-0' });
-    const second = await room.answer(upload.id);
+    await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+    expect((await harness.upload(upload.id)).answer?.body).toMatchObject({ in: 'spool', name: 'answer-1-0' });
+    const second = await harness.answer(upload.id);
     expect(second.bodySize).toBe(BIG.length);
     expect(sha256(await bodyOf(second))).toBe(sha256(BIG));
     const rest: Uint8Array[] = [start];
     for (let piece = await slow.next(); !piece.done; piece = await slow.next()) rest.push(piece.value);
     expect(sha256(Buffer.concat(rest))).toBe(sha256(BIG));
-    await until(async () => (await room.files()).length === 1, 'the upload’s own bytes to be removed');
-    expect(await room.files()).toEqual(['answer-1-0']);
-    await room.restart();
-    expect(sha256(await bodyOf(await room.answer(upload.id)))).toBe(sha256(BIG));
+    await until(async () => (await harness.files()).length === 1, 'the upload’s own bytes to be removed');
+    expect(await harness.files()).toEqual(['answer-1-0']);
+    await harness.restart();
+    expect(sha256(await bodyOf(await harness.answer(upload.id)))).toBe(sha256(BIG));
   });
 
   test('readers that come while a large answer grows all get it from its start', async () => {
@@ -231,10 +231,10 @@ describe('answers', () => {
       await exchange.write(BIG.subarray(1_000_000));
     });
     await open();
-    const upload = await room.whole();
-    const readers = [bodyOf(await room.answer(upload.id)), bodyOf(await room.answer(upload.id))];
+    const upload = await harness.whole();
+    const readers = [bodyOf(await harness.answer(upload.id)), bodyOf(await harness.answer(upload.id))];
     release!();
-    readers.push(bodyOf(await room.answer(upload.id)));
+    readers.push(bodyOf(await harness.answer(upload.id)));
     for (const reader of readers) expect(sha256(await reader)).toBe(sha256(BIG));
     expect(origin.exchanges).toHaveLength(1);
   });
@@ -247,16 +247,19 @@ describe('answers', () => {
       exchange.end();
     });
     await open();
-    const upload = await room.whole();
-    await expect(bodyOf(await room.answer(upload.id))).rejects.toThrow(/closed/);
-    expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
-    expect(await room.files()).toEqual(['chunk-0']);
+    const upload = await harness.whole();
+    await expect(bodyOf(await harness.answer(upload.id))).rejects.toThrow(/closed/);
+    expect(await harness.result(upload.id)).toMatchObject({
+      kind: 'undelivered',
+      failure: { reason: 'outcome-unknown' },
+    });
+    expect(await harness.files()).toEqual(['chunk-0']);
   });
 
   test('those who ask at the same time share one delivery', async () => {
     await open();
-    const upload = await room.whole();
-    const answers = await Promise.all(Array.from({ length: 10 }, () => room.answer(upload.id)));
+    const upload = await harness.whole();
+    const answers = await Promise.all(Array.from({ length: 10 }, () => harness.answer(upload.id)));
     for (const answer of answers) expect((await bodyOf(answer)).toString()).toBe('ok');
     expect(origin.exchanges).toHaveLength(1);
   });
@@ -270,24 +273,24 @@ describe('answers', () => {
       await exchange.respond({ status: 201, body: 'made' });
     });
     await open();
-    const upload = await room.whole();
+    const upload = await harness.whole();
     const client = new AbortController();
-    const waiting = room.result(upload.id, { to: client.signal });
+    const waiting = harness.result(upload.id, { to: client.signal });
     await origin.exchange(0);
     client.abort(new Error('the client left'));
     await expect(waiting).rejects.toThrow('the client left');
     release!();
-    await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
-    expect(await seen(await room.answer(upload.id))).toMatchObject({ status: 201, body: 'made' });
+    await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+    expect(await seen(await harness.answer(upload.id))).toMatchObject({ status: 201, body: 'made' });
     expect(origin.exchanges).toHaveLength(1);
   });
 
   test('an unknown or cancelled upload is gone', async () => {
     await open();
-    const upload = await room.whole();
-    await room.store.cancel(upload.id);
-    expect(await room.result(upload.id)).toMatchObject({ kind: 'gone', upload: { phase: 'cancelled' } });
-    expect(await room.result('upload-that-never-existed')).toEqual({ kind: 'gone' });
+    const upload = await harness.whole();
+    await harness.store.cancel(upload.id);
+    expect(await harness.result(upload.id)).toMatchObject({ kind: 'gone', upload: { phase: 'cancelled' } });
+    expect(await harness.result('upload-that-never-existed')).toEqual({ kind: 'gone' });
     expect(origin.exchanges).toHaveLength(0);
   });
 });
@@ -297,7 +300,7 @@ describe('parked', () => {
   const CHALLENGE: HeaderLine = ['WWW-Authenticate', 'Bearer error="invalid_token"'];
 
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin(async (exchange) => {
@@ -305,11 +308,11 @@ describe('parked', () => {
       await exchange.readBody();
       await exchange.respond({ status: 401, headers: [CHALLENGE], body: 'who are you?' });
     });
-    room = await DeliveryRoom.open(origin.url, { rules: { guarantee: 'at_least_once' } });
+    harness = await DeliveryHarness.open(origin.url, { rules: { guarantee: 'at_least_once' } });
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
@@ -322,67 +325,67 @@ describe('parked', () => {
 
   describe('an origin’s 401', () => {
     test('reaches the client as it is, also one that comes later, and parks the upload with its bytes', async () => {
-      const { id } = await room.whole();
-      expect(await parked(await room.result(id))).toBe('who are you?');
-      expect(await parked(await room.result(id))).toBe('who are you?');
-      await room.restart();
-      expect(await parked(await room.result(id))).toBe('who are you?');
-      expect(await room.files()).toEqual(['answer-1-0', 'chunk-0']);
+      const { id } = await harness.whole();
+      expect(await parked(await harness.result(id))).toBe('who are you?');
+      expect(await parked(await harness.result(id))).toBe('who are you?');
+      await harness.restart();
+      expect(await parked(await harness.result(id))).toBe('who are you?');
+      expect(await harness.files()).toEqual(['answer-1-0', 'chunk-0']);
       expect(origin.exchanges).toHaveLength(1);
     });
 
     test('is no end: other credentials deliver the upload', async () => {
-      const { id } = await room.whole();
-      await parked(await room.result(id));
-      const result = await room.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
+      const { id } = await harness.whole();
+      await parked(await harness.result(id));
+      const result = await harness.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
       expect(result).toMatchObject({ kind: 'answered', answer: { status: 200 } });
       expect(origin.exchanges[1]!.body.endedCleanly).toBe(true);
-      expect((await room.upload(id)).undelivered).toBeUndefined();
+      expect((await harness.upload(id)).undelivered).toBeUndefined();
     });
 
     test('parks it again when those are no better', async () => {
-      const { id } = await room.whole();
-      await parked(await room.result(id));
+      const { id } = await harness.whole();
+      await parked(await harness.result(id));
       const stale: HeaderLine = ['Authorization', 'Bearer stale'];
-      const again = await room.delivery.result(id, { credentials: [stale], signal: neverAborted() });
+      const again = await harness.delivery.result(id, { credentials: [stale], signal: neverAborted() });
       expect(await parked(again)).toBe('who are you?');
       expect(origin.exchanges).toHaveLength(2);
     });
 
     test('leaves it to the operator as well', async () => {
-      const { id } = await room.whole();
-      await parked(await room.result(id));
+      const { id } = await harness.whole();
+      await parked(await harness.result(id));
       origin.setScript(answerOk);
-      expect(await room.delivery.redeliver(id)).toBe('begun');
-      await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
+      expect(await harness.delivery.redeliver(id)).toBe('begun');
+      await until(async () => (await harness.upload(id)).phase === 'answered', 'the answer');
     });
   });
 
   describe('the operator', () => {
     test('has an upload delivered again whose outcome nobody knows', async () => {
-      const { id } = await room.whole();
+      const { id } = await harness.whole();
       origin.setScript((exchange) => (exchange.index === 0 ? exchange.reset() : answerOk(exchange)));
-      const once = await DeliveryRoom.open(origin.url);
+      const once = await DeliveryHarness.open(origin.url);
       const upload = await once.whole();
       expect(await once.result(upload.id)).toMatchObject({ failure: { reason: 'outcome-unknown' } });
       expect(await once.delivery.redeliver(upload.id)).toBe('begun');
       await until(async () => (await once.upload(upload.id)).phase === 'answered', 'the answer');
       expect((await once.upload(upload.id)).attempts).toMatchObject([{ number: 1 }, { number: 2, budgetFrom: 2 }]);
       await once.close();
-      expect((await room.upload(id)).phase).toBe('complete');
+      expect((await harness.upload(id)).phase).toBe('complete');
     });
 
     test('is told why there is nothing to deliver', async () => {
-      const { id } = await room.whole();
-      await room.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
-      expect(await room.delivery.redeliver(id)).toBe('answered');
-      expect(await room.delivery.redeliver('upload-that-never-existed')).toBe('unknown');
-      const cancelled = await room.whole();
-      await room.store.cancel(cancelled.id);
-      expect(await room.delivery.redeliver(cancelled.id)).toBe('unknown');
-      const other = await room.whole();
-      await room.delivery.stop();
-      expect(await room.delivery.redeliver(other.id)).toBe('stopping');
+      const { id } = await harness.whole();
+      await harness.delivery.result(id, { credentials: [FRESH], signal: neverAborted() });
+      expect(await harness.delivery.redeliver(id)).toBe('answered');
+      expect(await harness.delivery.redeliver('upload-that-never-existed')).toBe('unknown');
+      const cancelled = await harness.whole();
+      await harness.store.cancel(cancelled.id);
+      expect(await harness.delivery.redeliver(cancelled.id)).toBe('unknown');
+      const other = await harness.whole();
+      await harness.delivery.stop();
+      expect(await harness.delivery.redeliver(other.id)).toBe('stopping');
       expect(origin.exchanges).toHaveLength(1);
     });
   });

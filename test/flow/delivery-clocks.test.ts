@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Delivery, DeliveryOptions } from '../../src/delivery/delivery.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions, neverAborted } from '../support/delivery-harness.js';
 import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 
@@ -11,19 +11,19 @@ describe('clocks that are set', () => {
   const steps = [-DAY, -20_000, 20_000, DAY];
 
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin();
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
-  async function open(options: RoomOptions = {}): Promise<void> {
-    room = await DeliveryRoom.open(origin.url, options);
+  async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+    harness = await DeliveryHarness.open(origin.url, options);
   }
 
   /** The origin refuses so many requests, then takes them; none before it is let go. */
@@ -41,7 +41,7 @@ describe('clocks that are set', () => {
   }
 
   async function expectSoundAttempts(id: string): Promise<void> {
-    const { attempts } = await room.upload(id);
+    const { attempts } = await harness.upload(id);
     for (const { startedAt, endedAt = NaN } of attempts) {
       expect(endedAt - startedAt).toBeGreaterThanOrEqual(0);
       expect(endedAt - startedAt).toBeLessThan(10_000);
@@ -52,10 +52,10 @@ describe('clocks that are set', () => {
     test('while a delivery waits for its next attempt: it goes on when that is due', async () => {
       refuseFirst(2);
       await open({ retry: { firstDelayMs: 100, longestDelayMs: 200, inBackgroundMs: 5000 } });
-      const { id } = await room.whole();
-      const waiting = room.answer(id);
-      await until(async () => (await room.upload(id)).dueAt !== undefined, 'the first pause');
-      room.aheadMs = ms;
+      const { id } = await harness.whole();
+      const waiting = harness.answer(id);
+      await until(async () => (await harness.upload(id)).dueAt !== undefined, 'the first pause');
+      harness.aheadMs = ms;
       expect((await bodyOf(await waiting)).toString()).toBe('ok');
       expect(origin.exchanges).toHaveLength(3);
       await expectSoundAttempts(id);
@@ -65,10 +65,10 @@ describe('clocks that are set', () => {
       let release = (): void => undefined;
       refuseFirst(1, [], new Promise((resolve) => (release = resolve)));
       await open();
-      const { id } = await room.whole();
-      const waiting = room.answer(id);
+      const { id } = await harness.whole();
+      const waiting = harness.answer(id);
       await origin.exchange(0);
-      room.aheadMs = ms;
+      harness.aheadMs = ms;
       release();
       expect((await bodyOf(await waiting)).toString()).toBe('ok');
       await expectSoundAttempts(id);
@@ -77,22 +77,25 @@ describe('clocks that are set', () => {
     test('while an origin is left alone: the pause is over when it is', async () => {
       refuseFirst(1);
       await open({ rules: { breaker: { failures: 1, pauseMs: 200 } } });
-      const first = await room.whole();
-      const waiting = room.answer(first.id);
-      await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
-      room.aheadMs = ms;
-      const second = await room.whole();
-      expect((await bodyOf(await room.answer(second.id))).toString()).toBe('ok');
+      const first = await harness.whole();
+      const waiting = harness.answer(first.id);
+      await until(
+        () => harness.lines.some(({ msg }) => String(msg).includes('failed repeatedly')),
+        'the breaker to open',
+      );
+      harness.aheadMs = ms;
+      const second = await harness.whole();
+      expect((await bodyOf(await harness.answer(second.id))).toString()).toBe('ok');
       expect((await bodyOf(await waiting)).toString()).toBe('ok');
     });
 
     test('while a client waits: it is told to come again after the time that is left', async () => {
       refuseFirst(1, [['Retry-After', '100']]);
       await open({ retry: { inBackgroundMs: 200_000 } });
-      const { id } = await room.whole();
-      expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-      room.aheadMs = ms;
-      const again = await room.result(id);
+      const { id } = await harness.whole();
+      expect(await harness.result(id)).toMatchObject({ kind: 'pending' });
+      harness.aheadMs = ms;
+      const again = await harness.result(id);
       if (again.kind !== 'pending') throw new Error(again.kind);
       expect(again.retryAfterSeconds).toBeGreaterThan(50);
       expect(again.retryAfterSeconds).toBeLessThanOrEqual(100);
@@ -104,29 +107,29 @@ describe('clocks that are set', () => {
     async (ms) => {
       refuseFirst(1);
       await open({ retry: { firstDelayMs: 12_000, longestDelayMs: 12_000, inBackgroundMs: 600_000 } });
-      const { id } = await room.whole();
-      room.aheadMs = ms;
+      const { id } = await harness.whole();
+      harness.aheadMs = ms;
       const leaving = new AbortController();
-      room.result(id, { to: leaving.signal }).catch(() => undefined);
-      await until(async () => (await room.upload(id)).dueAt !== undefined, 'the pause');
+      harness.result(id, { to: leaving.signal }).catch(() => undefined);
+      await until(async () => (await harness.upload(id)).dueAt !== undefined, 'the pause');
       leaving.abort(new Error('the client left'));
-      room.aheadMs = 0;
-      await room.restart();
-      room.delivery.start();
-      await until(async () => (await room.upload(id)).phase === 'answered', 'the delivery to be taken up');
+      harness.aheadMs = 0;
+      await harness.restart();
+      harness.delivery.start();
+      await until(async () => (await harness.upload(id)).phase === 'answered', 'the delivery to be taken up');
     },
   );
 
   test('one that is due late because its origin said so is left alone by a restart', async () => {
     refuseFirst(1, [['Retry-After', '100']]);
     await open({ retry: { inBackgroundMs: 200_000 } });
-    const { id } = await room.whole();
-    expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-    await room.restart();
-    room.delivery.start();
-    const other = await room.whole();
-    await until(async () => (await room.upload(other.id)).phase === 'answered', 'another one to be taken up');
-    expect((await room.upload(id)).attemptCount).toBe(1);
+    const { id } = await harness.whole();
+    expect(await harness.result(id)).toMatchObject({ kind: 'pending' });
+    await harness.restart();
+    harness.delivery.start();
+    const other = await harness.whole();
+    await until(async () => (await harness.upload(other.id)).phase === 'answered', 'another one to be taken up');
+    expect((await harness.upload(id)).attemptCount).toBe(1);
   });
 });
 
@@ -134,7 +137,7 @@ describe('a process that stood still', () => {
   type Verb = 'beginAttempt' | 'endAttempt' | 'recordAnswer' | 'renewClaim';
 
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
   let other: Delivery;
   let stillness: Stillness;
 
@@ -183,13 +186,13 @@ describe('a process that stood still', () => {
   afterEach(async () => {
     stillness.goOn();
     await other.stop();
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
   async function open(delivery: Partial<DeliveryOptions> = {}): Promise<void> {
     let isFirst = true;
-    room = await DeliveryRoom.open(origin.url, {
+    harness = await DeliveryHarness.open(origin.url, {
       delivery: { claimMs: CLAIM_MS, ...delivery },
       storeSeenAs: (store) => {
         if (!isFirst) return store;
@@ -197,23 +200,26 @@ describe('a process that stood still', () => {
         return stillness.seenBy(store, EVERY_VERB);
       },
     });
-    other = room.anotherWorker();
+    other = harness.anotherWorker();
   }
 
   async function isTaken(id: string): Promise<void> {
-    await until(async () => (await room.store.dueDeliveries(room.clock())).includes(id), 'the claim to run out');
+    await until(async () => (await harness.store.dueDeliveries(harness.clock())).includes(id), 'the claim to run out');
   }
 
   test('its answer is waited for: the other says nothing before the time to come back is over', async () => {
     const release = origin.holdAnswers();
     await open({ returnGraceMs: 60_000 });
-    const { id } = await room.whole();
-    const first = room.answer(id);
+    const { id } = await harness.whole();
+    const first = harness.answer(id);
     await origin.exchange(0);
     stillness.stand();
     await isTaken(id);
     const second = other.result(id, { signal: neverAborted() });
-    await until(async () => (await room.store.dueDeliveries(room.clock())).length === 0, 'the other to take the claim');
+    await until(
+      async () => (await harness.store.dueDeliveries(harness.clock())).length === 0,
+      'the other to take the claim',
+    );
     release();
     stillness.goOn();
     expect((await bodyOf(await first)).toString()).toBe('ok');
@@ -227,8 +233,8 @@ describe('a process that stood still', () => {
   ])('%s, until the other has said that nobody knows: its answer is recorded all the same', async (_, origins) => {
     const release = origin.holdAnswers();
     await open();
-    const { id } = await room.whole();
-    const first = room.answer(id);
+    const { id } = await harness.whole();
+    const first = harness.answer(id);
     await origin.exchange(0);
     stillness.stand();
     if (!origins) release();
@@ -239,11 +245,11 @@ describe('a process that stood still', () => {
     });
     stillness.goOn();
     if (origins) {
-      await until(async () => (await room.upload(id)).phase === 'delivering', 'the claim to be taken back');
+      await until(async () => (await harness.upload(id)).phase === 'delivering', 'the claim to be taken back');
       release();
     }
     expect((await bodyOf(await first)).toString()).toBe('ok');
-    expect(await room.upload(id)).toMatchObject({
+    expect(await harness.upload(id)).toMatchObject({
       phase: 'answered',
       attemptCount: 1,
       attempts: [{ reached: 'answered' }],
@@ -264,11 +270,11 @@ describe('a process that stood still', () => {
     });
     // So long that no renewal takes the claim back before the end of the attempt is told.
     await open({ claimMs: 60_000 });
-    const { id } = await room.whole();
-    const first = room.result(id);
+    const { id } = await harness.whole();
+    const first = harness.result(id);
     await origin.exchange(0);
     stillness.stand();
-    await room.store.renewClaim(id, 'worker-0', room.clock() - 1);
+    await harness.store.renewClaim(id, 'worker-0', harness.clock() - 1);
     await isTaken(id);
     expect(await other.result(id, { signal: neverAborted() })).toMatchObject({
       failure: { reason: 'outcome-unknown' },
@@ -276,15 +282,15 @@ describe('a process that stood still', () => {
     asked.abort();
     stillness.goOn();
     expect(await first).toMatchObject({ kind: 'parked', answer: { status: 401 } });
-    expect(await room.upload(id)).toMatchObject({ phase: 'undelivered', undelivered: { reason: 'unauthorized' } });
+    expect(await harness.upload(id)).toMatchObject({ phase: 'undelivered', undelivered: { reason: 'unauthorized' } });
   });
 
   test('before its attempt is written down: the other sends, and it does not', async () => {
     await open();
-    const { id } = await room.whole();
+    const { id } = await harness.whole();
     stillness.stand();
-    const first = room.answer(id);
-    await until(async () => (await room.upload(id)).phase === 'delivering', 'the claim');
+    const first = harness.answer(id);
+    await until(async () => (await harness.upload(id)).phase === 'delivering', 'the claim');
     await isTaken(id);
     expect(await other.result(id, { signal: neverAborted() })).toMatchObject({ kind: 'answered' });
     stillness.goOn();
@@ -294,7 +300,7 @@ describe('a process that stood still', () => {
 
   test('when its attempt is written down and nothing is sent: nothing is, for its claim may have run out', async () => {
     let stoodMs = 0;
-    room = await DeliveryRoom.open(origin.url, {
+    harness = await DeliveryHarness.open(origin.url, {
       delivery: { claimMs: 1000, monotonic: () => performance.now() + stoodMs },
       storeSeenAs: (store) => {
         const seen = Object.create(store) as UploadStore;
@@ -306,10 +312,10 @@ describe('a process that stood still', () => {
         return seen;
       },
     });
-    other = room.anotherWorker();
-    const { id } = await room.whole();
-    expect((await bodyOf(await room.answer(id))).toString()).toBe('ok');
-    const { attempts } = await room.upload(id);
+    other = harness.anotherWorker();
+    const { id } = await harness.whole();
+    expect((await bodyOf(await harness.answer(id))).toString()).toBe('ok');
+    const { attempts } = await harness.upload(id);
     expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'answered']);
     expect(origin.exchanges).toHaveLength(1);
   });
@@ -339,19 +345,19 @@ describe('a process that stood still', () => {
             };
           },
         });
-      room = await DeliveryRoom.open(origin.url, { delivery, storeSeenAs, retry });
-      other = room.anotherWorker();
-      const { id } = await room.whole();
+      harness = await DeliveryHarness.open(origin.url, { delivery, storeSeenAs, retry });
+      other = harness.anotherWorker();
+      const { id } = await harness.whole();
       stillness.stand();
-      const end = room.result(id);
+      const end = harness.result(id);
       await until(() => seen.includes('endAttempt'), 'the end of the attempt');
-      const before = await room.upload(id);
+      const before = await harness.upload(id);
       stillness.goOn();
       expect(await end).toMatchObject({ kind: how === 'postponed' ? 'pending' : 'undelivered' });
       expect(before.phase).toBe('delivering');
       expect(seen.lastIndexOf('renewClaim')).toBeLessThan(seen.indexOf(how === 'postponed' ? 'postpone' : 'giveUp'));
-      expect(await room.upload(id)).toMatchObject({ phase: how === 'postponed' ? 'complete' : 'undelivered' });
-      expect(room.lines.filter(({ phase }) => phase === 'undelivered')).toHaveLength(how === 'postponed' ? 0 : 1);
+      expect(await harness.upload(id)).toMatchObject({ phase: how === 'postponed' ? 'complete' : 'undelivered' });
+      expect(harness.lines.filter(({ phase }) => phase === 'undelivered')).toHaveLength(how === 'postponed' ? 0 : 1);
     },
   );
 });

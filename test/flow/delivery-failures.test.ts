@@ -1,27 +1,25 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { Fault } from '../../src/model/fault.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { answerOk, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import { randomBytes, sha256, until } from '../support/temporary.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions } from '../support/delivery-harness.js';
+import { answerOk, type RawExchange, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
+import { randomBytes, serverPort, sha256, until } from '../support/temporary.js';
 
 let origin: RawOrigin;
-let room: DeliveryRoom | undefined;
+let harness: DeliveryHarness | undefined;
 
 beforeEach(async () => {
   origin = await startRawOrigin();
 });
 
 afterEach(async () => {
-  await room?.close();
-  room = undefined;
+  await harness?.close();
+  harness = undefined;
   await origin.close();
 });
 
-async function open(options: RoomOptions = {}, url = origin.url): Promise<DeliveryRoom> {
-  return (room = await DeliveryRoom.open(url, options));
+async function open(options: DeliveryHarnessOptions = {}, url = origin.url): Promise<DeliveryHarness> {
+  return (harness = await DeliveryHarness.open(url, options));
 }
 
 const LARGE = randomBytes(8 * 1024 * 1024);
@@ -104,67 +102,67 @@ describe.each(failures)('an origin that $name', ({ stalls, script, problem }) =>
 
   test('gets a POST once: the upload is kept, undelivered, until the client asks again', async () => {
     origin.setScript(failingOnce(script));
-    const room = await open({ rules });
-    const upload = await room.whole({ body: LARGE });
-    const answered = await room.result(upload.id);
+    const harness = await open({ rules });
+    const upload = await harness.whole({ body: LARGE });
+    const answered = await harness.result(upload.id);
     if (answered.kind === 'answered') await expect(bodyOf(answered.answer)).rejects.toThrow();
-    const result = answered.kind === 'answered' ? await room.result(upload.id) : answered;
+    const result = answered.kind === 'answered' ? await harness.result(upload.id) : answered;
     expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
-    const { phase, attempts, undelivered } = await room.upload(upload.id);
+    const { phase, attempts, undelivered } = await harness.upload(upload.id);
     expect(phase).toBe('undelivered');
     expect(attempts).toMatchObject([{ number: 1, reached: 'sent', origin: origin.url }]);
     expect(undelivered?.problem).toMatch(problem);
     expect(attempts[0]!.endedAt).toBeGreaterThanOrEqual(attempts[0]!.startedAt);
     expect(origin.exchanges).toHaveLength(1);
 
-    expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+    expect(await bodyOf(await harness.answer(upload.id))).toEqual(Buffer.from('ok'));
     expect(origin.exchanges).toHaveLength(2);
     expect(origin.exchanges[1]!.body.sha256).toBe(sha256(LARGE));
-    expect((await room.upload(upload.id)).attempts[1]).toMatchObject({ budgetFrom: 2, reached: 'answered' });
+    expect((await harness.upload(upload.id)).attempts[1]).toMatchObject({ budgetFrom: 2, reached: 'answered' });
   });
 
   test('gets a PUT again by itself, with the same key', async () => {
     origin.setScript(failingOnce(script));
-    const room = await open({ rules });
-    const upload = await room.whole({ body: LARGE, request: { method: 'PUT' } });
-    const first = await room.result(upload.id);
+    const harness = await open({ rules });
+    const upload = await harness.whole({ body: LARGE, request: { method: 'PUT' } });
+    const first = await harness.result(upload.id);
     if (first.kind === 'answered') await bodyOf(first.answer).catch(() => undefined);
-    expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+    expect(await bodyOf(await harness.answer(upload.id))).toEqual(Buffer.from('ok'));
     expect(origin.exchanges.map((exchange) => exchange.header('idempotency-key'))).toEqual([
       upload.deliveryKey,
       upload.deliveryKey,
     ]);
-    expect((await room.upload(upload.id)).attempts.map(({ reached }) => reached)).toEqual(['sent', 'answered']);
+    expect((await harness.upload(upload.id)).attempts.map(({ reached }) => reached)).toEqual(['sent', 'answered']);
   });
 });
 
 test('a POST is sent again by itself where the route says that the origin honours the key', async () => {
   origin.setScript(failingOnce((exchange) => exchange.reset()));
-  const room = await open({ rules: { guarantee: 'at_least_once' } });
-  const upload = await room.whole({ body: LARGE });
-  expect((await room.answer(upload.id)).status).toBe(200);
+  const harness = await open({ rules: { guarantee: 'at_least_once' } });
+  const upload = await harness.whole({ body: LARGE });
+  expect((await harness.answer(upload.id)).status).toBe(200);
   expect(origin.exchanges).toHaveLength(2);
 });
 
 test('an origin that is not there is tried again within the budget, then the upload waits for its client', async () => {
-  const room = await open({}, `http://127.0.0.1:${await serverPort()}`);
-  const upload = await room.whole();
-  const result = await room.result(upload.id);
+  const harness = await open({}, `http://127.0.0.1:${await serverPort()}`);
+  const upload = await harness.whole();
+  const result = await harness.result(upload.id);
   expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'unreachable' }, retryAfterSeconds: 1 });
-  const { attempts, phase } = await room.upload(upload.id);
+  const { attempts, phase } = await harness.upload(upload.id);
   expect(phase).toBe('undelivered');
   expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'never-sent', 'never-sent']);
   expect(attempts[0]!.problem).toMatch(/ECONNREFUSED/);
-  await room.result(upload.id);
-  expect((await room.upload(upload.id)).attempts.map(({ budgetFrom }) => budgetFrom)).toEqual([1, 1, 1, 4, 4, 4]);
+  await harness.result(upload.id);
+  expect((await harness.upload(upload.id)).attempts.map(({ budgetFrom }) => budgetFrom)).toEqual([1, 1, 1, 4, 4, 4]);
 });
 
 test('an origin that comes back in time gets the upload within the same wait', async () => {
   const port = await serverPort();
-  const room = await open({ retry: { maxAttempts: 1000 } }, `http://127.0.0.1:${port}`);
-  const upload = await room.whole();
-  const waiting = room.answer(upload.id);
-  await until(async () => (await room.upload(upload.id)).attemptCount > 1, 'a second attempt');
+  const harness = await open({ retry: { maxAttempts: 1000 } }, `http://127.0.0.1:${port}`);
+  const upload = await harness.whole();
+  const waiting = harness.answer(upload.id);
+  await until(async () => (await harness.upload(upload.id)).attemptCount > 1, 'a second attempt');
   const late = await startRawOriginAt(port);
   expect((await waiting).status).toBe(200);
   expect(late.exchanges).toHaveLength(1);
@@ -173,10 +171,10 @@ test('an origin that comes back in time gets the upload within the same wait', a
 
 test('a status of retry_on is a failure to be repeated: 503, then 200', async () => {
   origin.setScript(failingOnce((exchange) => exchange.respond({ status: 503, body: 'bad' })));
-  const room = await open();
-  const upload = await room.whole({ body: LARGE });
-  expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
-  expect((await room.upload(upload.id)).attempts).toMatchObject([
+  const harness = await open();
+  const upload = await harness.whole({ body: LARGE });
+  expect(await bodyOf(await harness.answer(upload.id))).toEqual(Buffer.from('ok'));
+  expect((await harness.upload(upload.id)).attempts).toMatchObject([
     { reached: 'answered', status: 503 },
     { reached: 'answered', status: 200 },
   ]);
@@ -187,13 +185,13 @@ test('an origin that goes on refusing leaves the upload undelivered, with its st
     await exchange.readBody();
     await exchange.respond({ status: 503, body: 'busy' });
   });
-  const room = await open();
-  const upload = await room.whole();
+  const harness = await open();
+  const upload = await harness.whole();
   const why = { reason: 'refused', status: 503, problem: 'the origin answered 503' };
-  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: why });
+  expect(await harness.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: why });
   expect(origin.exchanges).toHaveLength(3);
-  expect((await room.upload(upload.id)).undelivered).toEqual(why);
-  expect(await room.files()).toEqual(['chunk-0']);
+  expect((await harness.upload(upload.id)).undelivered).toEqual(why);
+  expect(await harness.files()).toEqual(['chunk-0']);
 });
 
 test('any other status is the origin’s answer, however bad', async () => {
@@ -201,36 +199,36 @@ test('any other status is the origin’s answer, however bad', async () => {
     await exchange.readBody();
     await exchange.respond({ status: 500, reason: 'Broken', body: 'no' });
   });
-  const room = await open();
-  const upload = await room.whole();
-  const answer = await room.answer(upload.id);
+  const harness = await open();
+  const upload = await harness.whole();
+  const answer = await harness.answer(upload.id);
   expect([answer.status, answer.reason, (await bodyOf(answer)).toString()]).toEqual([500, 'Broken', 'no']);
-  expect((await room.upload(upload.id)).phase).toBe('answered');
+  expect((await harness.upload(upload.id)).phase).toBe('answered');
   expect(origin.exchanges).toHaveLength(1);
 });
 
 test('an upload whose bytes are lost is never sent short, and is gone for its client', async () => {
-  const room = await open();
-  const upload = await room.whole({ body: LARGE, cutAt: [4 * 1024 * 1024] });
-  await room.spool.removeChunk(upload.id, `chunk-${4 * 1024 * 1024}`);
-  expect(await room.result(upload.id)).toMatchObject({ kind: 'gone', upload: { lost: true } });
-  expect(await room.upload(upload.id)).toMatchObject({ phase: 'invalid', lost: true });
+  const harness = await open();
+  const upload = await harness.whole({ body: LARGE, cutAt: [4 * 1024 * 1024] });
+  await harness.spool.removeChunk(upload.id, `chunk-${4 * 1024 * 1024}`);
+  expect(await harness.result(upload.id)).toMatchObject({ kind: 'gone', upload: { lost: true } });
+  expect(await harness.upload(upload.id)).toMatchObject({ phase: 'invalid', lost: true });
   expect(origin.exchanges).toHaveLength(0);
-  expect(room.lines.filter(({ level }) => level === 'error')).toHaveLength(1);
+  expect(harness.lines.filter(({ level }) => level === 'error')).toHaveLength(1);
 });
 
 test('each attempt and each end is one line without the upload’s id', async () => {
   origin.setScript(failingOnce((exchange) => exchange.respond({ status: 503 })));
-  const room = await open();
-  const upload = await room.whole();
-  await bodyOf(await room.answer(upload.id));
-  expect(room.lines.map(({ msg, level }) => [level, msg])).toEqual([
+  const harness = await open();
+  const upload = await harness.whole();
+  await bodyOf(await harness.answer(upload.id));
+  expect(harness.lines.map(({ msg, level }) => [level, msg])).toEqual([
     ['warn', 'delivery attempt'],
     ['info', 'delivery attempt'],
     ['info', 'upload ended'],
   ]);
   // The key of its delivery, which is told, is made of its id here.
-  expect(JSON.stringify(room.lines).replaceAll(`key-of-${upload.id}`, '')).not.toContain(upload.id);
+  expect(JSON.stringify(harness.lines).replaceAll(`key-of-${upload.id}`, '')).not.toContain(upload.id);
 });
 
 test('an answer that ends with the connection is not whole when that was reset', async () => {
@@ -242,14 +240,17 @@ test('an answer that ends with the connection is not whole when that was reset',
     await isRead;
     exchange.reset();
   });
-  const room = await open();
-  const upload = await room.whole();
-  const { body } = await room.answer(upload.id);
+  const harness = await open();
+  const upload = await harness.whole();
+  const { body } = await harness.answer(upload.id);
   const pieces = body[Symbol.asyncIterator]();
   expect(String((await pieces.next()).value)).toBe('half an ans');
   readers!();
   await expect(pieces.next()).rejects.toThrow(/reset/);
-  expect(await room.result(upload.id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
+  expect(await harness.result(upload.id)).toMatchObject({
+    kind: 'undelivered',
+    failure: { reason: 'outcome-unknown' },
+  });
 });
 
 async function startRawOriginAt(port: number): Promise<RawOrigin> {

@@ -4,36 +4,35 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
-import { exchangeOver, openRequest, type Transport, TRANSPORTS } from '../support/open-request.js';
-import { made, originFaults } from '../support/origin-faults.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
+import { exchangeOver, openRequest, type Transport, TRANSPORTS } from '../support/client.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions } from '../support/delivery-harness.js';
+import { made, originFaults } from '../support/delivery-matrix.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { appendLines, clientDialect, creationLines } from '../support/resumable-client.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('requests', () => {
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin();
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
-  async function open(options: RoomOptions = {}): Promise<void> {
-    room = await DeliveryRoom.open(origin.url, options);
+  async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+    harness = await DeliveryHarness.open(origin.url, options);
   }
 
   test('the origin gets one ordinary request: fields in their order and case, exact length, nothing of the upload', async () => {
     await open();
-    const upload = await room.whole({
+    const upload = await harness.whole({
       body: 'hello world',
       cutAt: [1, 6],
       request: {
@@ -57,7 +56,7 @@ describe('requests', () => {
         ],
       },
     });
-    await room.answer(upload.id);
+    await harness.answer(upload.id);
     const { headText, body } = origin.exchanges[0]!;
     expect(headText).toBe(
       [
@@ -89,21 +88,21 @@ describe('requests', () => {
   test('the bytes arrive in order and unchanged however many chunks they are in', async () => {
     await open();
     const bytes = randomBytes(3_500_000);
-    const upload = await room.whole({ body: bytes, cutAt: [1, 65_536, 65_537, 2_000_000] });
-    await room.answer(upload.id);
+    const upload = await harness.whole({ body: bytes, cutAt: [1, 65_536, 65_537, 2_000_000] });
+    await harness.answer(upload.id);
     expect(sha256(await origin.exchanges[0]!.readBody())).toBe(sha256(bytes));
   });
 
   test.each(['POST', 'PUT', 'PATCH'])('an empty upload is a %s with Content-Length: 0', async (method) => {
     await open();
-    const upload = await room.whole({ body: '', request: { method } });
-    expect((await room.answer(upload.id)).status).toBe(200);
+    const upload = await harness.whole({ body: '', request: { method } });
+    expect((await harness.answer(upload.id)).status).toBe(200);
     expect(origin.exchanges[0]!.header('content-length')).toBe('0');
   });
 
   test('credentials of the completing request take the place of the stored ones, each by itself', async () => {
     await open();
-    const upload = await room.whole({
+    const upload = await harness.whole({
       request: {
         headers: [
           ['authorization', 'Bearer old'],
@@ -112,7 +111,7 @@ describe('requests', () => {
         ],
       },
     });
-    await room.result(upload.id, {
+    await harness.result(upload.id, {
       credentials: [
         ['Authorization', 'Bearer new'],
         ['X-Other', 'not a credential'],
@@ -125,24 +124,24 @@ describe('requests', () => {
 
   test('the base path of the origin stands before the target, and its own host is sent where the route wants that', async () => {
     await open({ basePath: '/base/path', rules: { preserveHost: false } });
-    const upload = await room.whole({ request: { target: '/files?q=1' } });
-    await room.answer(upload.id);
+    const upload = await harness.whole({ request: { target: '/files?q=1' } });
+    await harness.answer(upload.id);
     expect(origin.exchanges[0]!.target).toBe('/base/path/files?q=1');
     expect(origin.exchanges[0]!.header('host')).toBe(`127.0.0.1:${origin.port}`);
   });
 
   test('a client’s own Idempotency-Key is kept', async () => {
     await open();
-    const upload = await room.whole({ request: { headers: [['idempotency-key', 'mine']] } });
-    await room.answer(upload.id);
+    const upload = await harness.whole({ request: { headers: [['idempotency-key', 'mine']] } });
+    await harness.answer(upload.id);
     expect(origin.exchanges[0]!.header('idempotency-key')).toBe('mine');
   });
 
   test('uploads that follow each other and may be repeated share a connection', async () => {
     await open();
     for (let count = 0; count < 5; count++) {
-      const upload = await room.whole({ request: { method: 'PUT' }, body: `upload ${count}` });
-      expect(await bodyOf(await room.answer(upload.id))).toEqual(Buffer.from('ok'));
+      const upload = await harness.whole({ request: { method: 'PUT' }, body: `upload ${count}` });
+      expect(await bodyOf(await harness.answer(upload.id))).toEqual(Buffer.from('ok'));
     }
     expect(origin.exchanges).toHaveLength(5);
     expect(origin.connections).toHaveLength(1);
@@ -151,8 +150,8 @@ describe('requests', () => {
   test('uploads at the same time have a connection each', async () => {
     const release = origin.holdAnswers();
     await open();
-    const uploads = await Promise.all([1, 2, 3].map((count) => room.whole({ body: randomBytes(500_000, count) })));
-    const answers = Promise.all(uploads.map(({ id }) => room.answer(id)));
+    const uploads = await Promise.all([1, 2, 3].map((count) => harness.whole({ body: randomBytes(500_000, count) })));
+    const answers = Promise.all(uploads.map(({ id }) => harness.answer(id)));
     await until(() => origin.exchanges.length === 3, 'all three at the origin');
     release();
     expect((await answers).map(({ status }) => status)).toEqual([200, 200, 200]);
@@ -161,11 +160,11 @@ describe('requests', () => {
 
   test('the spool does not keep what the origin has answered', async () => {
     await open();
-    const upload = await room.whole({ body: 'hello', cutAt: [2] });
-    expect(await room.files()).toEqual(['chunk-0', 'chunk-2']);
-    await bodyOf(await room.answer(upload.id));
-    await room.delivery.stop();
-    expect(await room.files()).toEqual([]);
+    const upload = await harness.whole({ body: 'hello', cutAt: [2] });
+    expect(await harness.files()).toEqual(['chunk-0', 'chunk-2']);
+    await bodyOf(await harness.answer(upload.id));
+    await harness.delivery.stop();
+    expect(await harness.files()).toEqual([]);
   });
 });
 
@@ -291,24 +290,24 @@ delivery:
 
 describe('connections', () => {
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin();
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
-  async function open(options: RoomOptions = {}): Promise<void> {
-    room = await DeliveryRoom.open(origin.url, options);
+  async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+    harness = await DeliveryHarness.open(origin.url, options);
   }
 
   async function deliver(method: string): Promise<string> {
-    const { id } = await room.whole({ request: { method } });
-    return (await bodyOf(await room.answer(id))).toString();
+    const { id } = await harness.whole({ request: { method } });
+    return (await bodyOf(await harness.answer(id))).toString();
   }
 
   async function answer(exchange: RawExchange, fields: readonly (readonly [string, string])[] = []): Promise<void> {
@@ -379,7 +378,7 @@ describe('TLS', () => {
   let cert: string;
   let key: string;
   let server: Server;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeAll(async () => {
     directory = await temporaryDirectory();
@@ -394,7 +393,7 @@ describe('TLS', () => {
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await new Promise((resolve) => server.close(resolve));
   });
 
@@ -405,7 +404,7 @@ describe('TLS', () => {
     server.on('tlsClientError', () => undefined);
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as AddressInfo;
-    room = await DeliveryRoom.open(`https://127.0.0.1:${port}`, { ca });
+    harness = await DeliveryHarness.open(`https://127.0.0.1:${port}`, { ca });
   }
 
   const LARGE = randomBytes(8 * 1024 * 1024);
@@ -421,8 +420,8 @@ describe('TLS', () => {
       });
     }, cert);
     for (let count = 0; count < 25; count++) {
-      const upload = await room.whole({ body: LARGE });
-      const answer = await room.answer(upload.id);
+      const upload = await harness.whole({ body: LARGE });
+      const answer = await harness.answer(upload.id);
       expect([answer.status, (await bodyOf(answer)).toString()]).toEqual([413, REFUSAL]);
     }
   }, 60_000);
@@ -439,8 +438,8 @@ describe('TLS', () => {
         });
     }, cert);
     for (const authority of ['a.example', 'b.example']) {
-      const upload = await room.whole({ request: { authority, method: 'PUT' } });
-      expect((await room.answer(upload.id)).status).toBe(204);
+      const upload = await harness.whole({ request: { authority, method: 'PUT' } });
+      expect((await harness.answer(upload.id)).status).toBe(204);
     }
     expect(connections).toBe(1);
   });
@@ -451,10 +450,10 @@ describe('TLS', () => {
       (socket) => socket.on('error', () => undefined).on('data', (bytes: Buffer) => (received += bytes.length)),
       undefined,
     );
-    const upload = await room.whole();
-    const result = await room.result(upload.id);
+    const upload = await harness.whole();
+    const result = await harness.result(upload.id);
     expect(result).toMatchObject({ kind: 'undelivered', failure: { reason: 'unreachable' } });
-    const { attempts } = await room.upload(upload.id);
+    const { attempts } = await harness.upload(upload.id);
     expect(attempts.map(({ reached }) => reached)).toEqual(['never-sent', 'never-sent', 'never-sent']);
     expect(attempts[0]!.problem).toMatch(/certificate/);
     expect(received).toBe(0);

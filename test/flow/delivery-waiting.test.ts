@@ -1,29 +1,28 @@
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { requestOnce } from '../support/raw-client.js';
+import { requestOnce } from '../support/client.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions, neverAborted } from '../support/delivery-harness.js';
 import { answerOk, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import { until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { serverPort, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('waiting', () => {
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   beforeEach(async () => {
     origin = await startRawOrigin();
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
-  async function open(options: RoomOptions = {}, url = origin.url): Promise<void> {
-    room = await DeliveryRoom.open(url, options);
+  async function open(options: DeliveryHarnessOptions = {}, url = origin.url): Promise<void> {
+    harness = await DeliveryHarness.open(url, options);
   }
 
   /** Refuses so many times, then answers. */
@@ -41,45 +40,47 @@ describe('waiting', () => {
     test('no longer than the route allows, and the answer is kept for its return', async () => {
       const release = origin.holdAnswers();
       await open({ rules: { waitMs: 30 } });
-      const { id } = await room.whole();
-      expect(await room.result(id)).toMatchObject({ kind: 'pending', failure: undefined, retryAfterSeconds: 1 });
+      const { id } = await harness.whole();
+      expect(await harness.result(id)).toMatchObject({ kind: 'pending', failure: undefined, retryAfterSeconds: 1 });
       await origin.exchange(0);
-      expect(await room.result(id)).toMatchObject({
+      expect(await harness.result(id)).toMatchObject({
         kind: 'pending',
         failure: undefined,
         retryAfterSeconds: 1,
         upload: { phase: 'delivering' },
       });
       release();
-      await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
-      expect((await bodyOf(await room.answer(id))).toString()).toBe('ok');
+      await until(async () => (await harness.upload(id)).phase === 'answered', 'the answer');
+      expect((await bodyOf(await harness.answer(id))).toString()).toBe('ok');
       expect(origin.exchanges).toHaveLength(1);
     });
 
     test('as short as it asks for itself: not at all begins the delivery and tells so', async () => {
       await open();
-      const { id } = await room.whole();
-      expect(await room.delivery.result(id, { signal: neverAborted(), waitMs: 0 })).toMatchObject({ kind: 'pending' });
-      await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
+      const { id } = await harness.whole();
+      expect(await harness.delivery.result(id, { signal: neverAborted(), waitMs: 0 })).toMatchObject({
+        kind: 'pending',
+      });
+      await until(async () => (await harness.upload(id)).phase === 'answered', 'the answer');
     });
 
     test('when another worker delivers, no longer either', async () => {
       await open({ rules: { waitMs: 30 } });
-      const { id } = await room.whole();
-      await room.store.claimDelivery(id, 'another', Date.now() + 60_000);
-      expect(await room.result(id)).toMatchObject({ kind: 'pending', upload: { phase: 'delivering' } });
+      const { id } = await harness.whole();
+      await harness.store.claimDelivery(id, 'another', Date.now() + 60_000);
+      expect(await harness.result(id)).toMatchObject({ kind: 'pending', upload: { phase: 'delivering' } });
     });
 
     test('for so many attempts; trying goes on without it', async () => {
       origin.setScript(refusing(3));
       await open({ retry: patientInBackground });
-      const { id } = await room.whole();
-      expect(await room.result(id)).toMatchObject({
+      const { id } = await harness.whole();
+      expect(await harness.result(id)).toMatchObject({
         kind: 'pending',
         failure: { reason: 'refused', status: 503 },
         upload: { phase: 'complete', dueAt: expect.any(Number) },
       });
-      await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
+      await until(async () => (await harness.upload(id)).phase === 'answered', 'the answer');
       expect(origin.exchanges).toHaveLength(4);
     });
 
@@ -87,8 +88,8 @@ describe('waiting', () => {
       origin.setScript(refusing(1));
       const late = { firstDelayMs: 100_000, longestDelayMs: 100_000, whileWaitingMs: 5_000, inBackgroundMs: 200_000 };
       await open({ retry: late });
-      const { id } = await room.whole();
-      const result = await room.result(id);
+      const { id } = await harness.whole();
+      const result = await harness.result(id);
       expect(result).toMatchObject({ kind: 'pending', failure: { reason: 'refused' } });
       if (result.kind === 'pending') expect(result.retryAfterSeconds).toBeGreaterThan(60);
     });
@@ -97,36 +98,36 @@ describe('waiting', () => {
   test('a client that comes back while a retry is pending has it made at once, and gets its answer', async () => {
     origin.setScript(refusing(1));
     await open({ retry: { ...patientInBackground, firstDelayMs: 50_000, longestDelayMs: 50_000 } });
-    const { id } = await room.whole();
-    expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-    expect((await room.answer(id)).status).toBe(200);
-    expect((await room.upload(id)).attempts).toMatchObject([{ status: 503 }, { budgetFrom: 1, status: 200 }]);
+    const { id } = await harness.whole();
+    expect(await harness.result(id)).toMatchObject({ kind: 'pending' });
+    expect((await harness.answer(id)).status).toBe(200);
+    expect((await harness.upload(id)).attempts).toMatchObject([{ status: 503 }, { budgetFrom: 1, status: 200 }]);
   });
 
   test('but not before the origin wants to be asked again, as the operator may', async () => {
     origin.setScript(refusing(1, [['Retry-After', '30']], 429));
     await open({ retry: { ...patientInBackground, retryOn: [429], whileWaitingMs: 5_000 } });
-    const { id } = await room.whole();
-    const told = await room.result(id);
+    const { id } = await harness.whole();
+    const told = await harness.result(id);
     expect(told).toMatchObject({ kind: 'pending', failure: { status: 429 } });
     if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeGreaterThan(20);
     if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeLessThanOrEqual(30);
-    expect(await room.result(id)).toMatchObject({ kind: 'pending' });
+    expect(await harness.result(id)).toMatchObject({ kind: 'pending' });
     expect(origin.exchanges).toHaveLength(1);
-    expect(await room.delivery.redeliver(id)).toBe('begun');
-    await until(async () => (await room.upload(id)).phase === 'answered', 'the answer');
+    expect(await harness.delivery.redeliver(id)).toBe('begun');
+    await until(async () => (await harness.upload(id)).phase === 'answered', 'the answer');
   });
 
   test('a retry that is pending survives a restart, with its time', async () => {
     origin.setScript(refusing(1, [['Retry-After', '2']]));
     await open({ retry: patientInBackground });
-    const { id } = await room.whole();
-    await room.result(id);
-    const { dueAt } = await room.upload(id);
-    await room.restart();
-    room.delivery.start();
+    const { id } = await harness.whole();
+    await harness.result(id);
+    const { dueAt } = await harness.upload(id);
+    await harness.restart();
+    harness.delivery.start();
     const { attempts } = await until(async () => {
-      const upload = await room.upload(id);
+      const upload = await harness.upload(id);
       return upload.phase === 'answered' && upload;
     }, 'the answer');
     expect(attempts[1]!.startedAt).toBeGreaterThanOrEqual(dueAt!);
@@ -138,13 +139,13 @@ describe('waiting', () => {
       { retry: { maxAttempts: 1, inBackgroundMs: 3000, longestDelayMs: 100 } },
       `http://127.0.0.1:${await serverPort()}`,
     );
-    const { id } = await room.whole();
-    expect(await room.result(id)).toMatchObject({ kind: 'pending', failure: { reason: 'unreachable' } });
-    await until(async () => (await room.upload(id)).phase === 'undelivered', 'the end of the budget');
-    const { attemptCount } = await room.upload(id);
+    const { id } = await harness.whole();
+    expect(await harness.result(id)).toMatchObject({ kind: 'pending', failure: { reason: 'unreachable' } });
+    await until(async () => (await harness.upload(id)).phase === 'undelivered', 'the end of the budget');
+    const { attemptCount } = await harness.upload(id);
     expect(attemptCount).toBeGreaterThan(1);
-    expect(await room.result(id)).toMatchObject({ kind: 'pending' });
-    expect((await room.upload(id)).attempts.at(-1)!.budgetFrom).toBeGreaterThan(attemptCount);
+    expect(await harness.result(id)).toMatchObject({ kind: 'pending' });
+    expect((await harness.upload(id)).attempts.at(-1)!.budgetFrom).toBeGreaterThan(attemptCount);
   });
 
   describe('an origin that fails again and again', () => {
@@ -153,32 +154,35 @@ describe('waiting', () => {
     test('is left alone: clients are told soon, nothing is sent, and no attempt is counted', async () => {
       const url = `http://127.0.0.1:${await serverPort()}`;
       await open({ rules: { breaker }, retry: { ...patientInBackground, whileWaitingMs: 1000 } }, url);
-      const [first, second, third] = [await room.whole(), await room.whole(), await room.whole()];
-      await room.result(first.id);
-      await room.result(second.id);
-      const told = await room.result(third.id);
+      const [first, second, third] = [await harness.whole(), await harness.whole(), await harness.whole()];
+      await harness.result(first.id);
+      await harness.result(second.id);
+      const told = await harness.result(third.id);
       expect(told).toMatchObject({
         kind: 'pending',
         failure: { reason: 'unreachable' },
         upload: { phase: 'complete' },
       });
       if (told.kind === 'pending') expect(told.retryAfterSeconds).toBeGreaterThan(50);
-      expect((await room.upload(third.id)).attempts).toEqual([]);
-      expect(room.lines.filter(({ msg }) => String(msg).includes('failed repeatedly'))).toHaveLength(1);
+      expect((await harness.upload(third.id)).attempts).toEqual([]);
+      expect(harness.lines.filter(({ msg }) => String(msg).includes('failed repeatedly'))).toHaveLength(1);
     });
 
     test('does not get what only waits for it in the background', async () => {
       origin.setScript((exchange) => exchange.reset());
       await open({ rules: { breaker, guarantee: 'at_least_once' }, retry: patientInBackground });
-      const { id } = await room.whole();
-      await room.result(id);
-      await until(() => room.lines.some(({ msg }) => String(msg).includes('failed repeatedly')), 'the breaker to open');
+      const { id } = await harness.whole();
+      await harness.result(id);
+      await until(
+        () => harness.lines.some(({ msg }) => String(msg).includes('failed repeatedly')),
+        'the breaker to open',
+      );
       expect(origin.exchanges).toHaveLength(2);
-      const others = [await room.whole(), await room.whole()];
-      room.delivery.start();
-      await until(async () => (await room.upload(id)).dueAt !== undefined, 'the first to be postponed');
+      const others = [await harness.whole(), await harness.whole()];
+      harness.delivery.start();
+      await until(async () => (await harness.upload(id)).dueAt !== undefined, 'the first to be postponed');
       for (const other of others)
-        expect(await room.upload(other.id)).toMatchObject({ phase: 'complete', attempts: [] });
+        expect(await harness.upload(other.id)).toMatchObject({ phase: 'complete', attempts: [] });
       expect(origin.exchanges).toHaveLength(2);
     });
 
@@ -186,8 +190,8 @@ describe('waiting', () => {
       let isDown = true;
       origin.setScript((exchange) => (isDown ? exchange.reset() : answerOk(exchange)));
       await open({ rules: { breaker: { failures: 2, pauseMs: 200 }, guarantee: 'at_least_once' } });
-      const uploads = await Promise.all([1, 2, 3, 4].map(() => room.whole()));
-      const waiting = uploads.map(({ id }) => room.answer(id));
+      const uploads = await Promise.all([1, 2, 3, 4].map(() => harness.whole()));
+      const waiting = uploads.map(({ id }) => harness.answer(id));
       await until(() => origin.exchanges.length >= 2, 'the breaker to open');
       isDown = false;
       for (const answer of await Promise.all(waiting)) expect(answer.status).toBe(200);
@@ -207,10 +211,10 @@ describe('waiting', () => {
       await exchange.respond({ status: 200, body: 'ok' });
     });
     await open({ rules: { concurrency: 3 } });
-    const uploads = await Promise.all(Array.from({ length: 9 }, () => room.whole()));
-    const answers = uploads.map(({ id }) => room.answer(id));
+    const uploads = await Promise.all(Array.from({ length: 9 }, () => harness.whole()));
+    const answers = uploads.map(({ id }) => harness.answer(id));
     await until(() => active === 3, 'three requests at the origin');
-    const phases = await Promise.all(uploads.map(async ({ id }) => (await room.upload(id)).phase));
+    const phases = await Promise.all(uploads.map(async ({ id }) => (await harness.upload(id)).phase));
     expect(phases.filter((phase) => phase === 'delivering')).toHaveLength(3);
     expect(phases.filter((phase) => phase === 'complete')).toHaveLength(6);
     release!();
@@ -220,13 +224,13 @@ describe('waiting', () => {
 });
 
 describe('respond-async', () => {
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
   let answer: () => void;
 
   beforeEach(async () => {
     const told = new Promise<void>((resolve) => (answer = resolve));
-    origin = await startFakeOrigin({ status: 422, headers: [['X-Own', 'yes']], body: 'bad picture', after: told });
+    origin = await startTestOrigin({ status: 422, headers: [['X-Own', 'yes']], body: 'bad picture', after: told });
   });
 
   afterEach(async () => {

@@ -2,12 +2,12 @@ import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import type { Delivery } from '../../src/delivery/delivery.js';
 import { Fault } from '../../src/model/fault.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { bodyOf, DeliveryRoom, neverAborted, type RoomOptions } from '../support/delivery-room.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions, neverAborted } from '../support/delivery-harness.js';
+import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 
 let origin: RawOrigin;
-let room: DeliveryRoom;
+let harness: DeliveryHarness;
 let others: Delivery[];
 
 beforeEach(async () => {
@@ -17,12 +17,12 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await Promise.all(others.map((other) => other.stop()));
-  await room.close();
+  await harness.close();
   await origin.close();
 });
 
-async function open(options: RoomOptions = {}): Promise<void> {
-  room = await DeliveryRoom.open(origin.url, options);
+async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+  harness = await DeliveryHarness.open(origin.url, options);
 }
 
 /** A store on a full disk: one verb fails a few times. */
@@ -43,10 +43,10 @@ function failingOnce(store: UploadStore, verb: 'beginAttempt' | 'recordAnswer', 
 test('two workers on one store make one request, and both clients get its answer', async () => {
   const release = origin.holdAnswers();
   await open();
-  const other = room.anotherWorker();
+  const other = harness.anotherWorker();
   others.push(other);
-  const upload = await room.whole();
-  const first = room.answer(upload.id);
+  const upload = await harness.whole();
+  const first = harness.answer(upload.id);
   await origin.exchange(0);
   const second = other.result(upload.id, { signal: neverAborted() });
   release();
@@ -60,10 +60,10 @@ test('two workers on one store make one request, and both clients get its answer
 test('a worker that waits for another learns that it gave up', async () => {
   origin.setScript((exchange) => exchange.reset());
   await open();
-  const other = room.anotherWorker();
+  const other = harness.anotherWorker();
   others.push(other);
-  const upload = await room.whole();
-  const results = await Promise.all([room.result(upload.id), other.result(upload.id, { signal: neverAborted() })]);
+  const upload = await harness.whole();
+  const results = await Promise.all([harness.result(upload.id), other.result(upload.id, { signal: neverAborted() })]);
   expect(results).toMatchObject([
     { kind: 'undelivered', failure: { reason: 'outcome-unknown' } },
     { kind: 'undelivered', failure: { reason: 'outcome-unknown' } },
@@ -88,12 +88,12 @@ test('a worker that was asked to send an unknown one again does not, when anothe
       },
     });
   await open({ storeSeenAs: (store) => (++deliveries === 2 ? late(store) : store) });
-  const other = room.anotherWorker();
+  const other = harness.anotherWorker();
   others.push(other);
-  const upload = await room.whole();
-  await room.result(upload.id);
+  const upload = await harness.whole();
+  await harness.result(upload.id);
   const asked = other.result(upload.id, { signal: neverAborted() });
-  await room.delivery.result(upload.id, { signal: neverAborted() });
+  await harness.delivery.result(upload.id, { signal: neverAborted() });
   expect(origin.exchanges).toHaveLength(2);
   secondIsOver();
   expect(await asked).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
@@ -104,13 +104,13 @@ test('a claim is renewed while the origin works, so that nobody else takes the d
   const release = origin.holdAnswers();
   // The other looks often enough to take what has run out, and not so often that a stall of this process looks like that.
   await open({ delivery: { claimMs: 1000, pollMs: 200 } });
-  const other = room.anotherWorker();
+  const other = harness.anotherWorker();
   others.push(other);
   other.start();
-  const upload = await room.whole({ request: { method: 'PUT' } });
-  const answer = room.answer(upload.id);
+  const upload = await harness.whole({ request: { method: 'PUT' } });
+  const answer = harness.answer(upload.id);
   await origin.exchange(0);
-  const { startedAt } = (await room.upload(upload.id)).attempts[0]!;
+  const { startedAt } = (await harness.upload(upload.id)).attempts[0]!;
   await until(() => Date.now() - startedAt > 2500, 'more than twice the length of a claim');
   release();
   expect((await bodyOf(await answer)).toString()).toBe('ok');
@@ -119,20 +119,20 @@ test('a claim is renewed while the origin works, so that nobody else takes the d
 
 test('a delivery whose worker is gone is taken over when its claim has run out', async () => {
   await open();
-  const upload = await room.whole();
-  await room.store.claimDelivery(upload.id, 'gone', Date.now() + 50);
-  room.delivery.start();
-  expect((await room.answer(upload.id)).status).toBe(200);
+  const upload = await harness.whole();
+  await harness.store.claimDelivery(upload.id, 'gone', Date.now() + 50);
+  harness.delivery.start();
+  expect((await harness.answer(upload.id)).status).toBe(200);
 });
 
 test('an upload that is cancelled while the origin works is gone for who waits, and its request is broken off', async () => {
   origin.holdAnswers();
   await open({ delivery: { claimMs: 600 } });
-  const upload = await room.whole();
-  const waiting = room.result(upload.id);
+  const upload = await harness.whole();
+  const waiting = harness.result(upload.id);
   const exchange = await origin.exchange(0);
-  await room.store.cancel(upload.id);
-  await room.store.remove(upload.id);
+  await harness.store.cancel(upload.id);
+  await harness.store.remove(upload.id);
   expect(await waiting).toMatchObject({ kind: 'gone' });
   await exchange.closed;
 });
@@ -142,21 +142,21 @@ test('nothing is sent when the attempt cannot be written down first', async () =
     delivery: { claimMs: 600 },
     storeSeenAs: (store) => failingOnce(store, 'beginAttempt', 1),
   });
-  const upload = await room.whole();
-  await expect(room.result(upload.id)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+  const upload = await harness.whole();
+  await expect(harness.result(upload.id)).rejects.toMatchObject({ code: 'STORAGE_FULL' });
   expect(origin.exchanges).toHaveLength(0);
-  room.delivery.start();
-  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the delivery to be taken up again');
+  harness.delivery.start();
+  await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the delivery to be taken up again');
 });
 
 test('an answer that cannot be recorded is given to who waits, and recorded as soon as that is possible', async () => {
   const retry = { firstDelayMs: 60_000, longestDelayMs: 60_000 };
   await open({ retry, storeSeenAs: (store) => failingOnce(store, 'recordAnswer', 3) });
-  const upload = await room.whole();
-  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
-  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
-  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
-  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  const upload = await harness.whole();
+  expect((await bodyOf(await harness.answer(upload.id))).toString()).toBe('ok');
+  expect((await bodyOf(await harness.answer(upload.id))).toString()).toBe('ok');
+  await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  expect((await bodyOf(await harness.answer(upload.id))).toString()).toBe('ok');
   expect(origin.exchanges).toHaveLength(1);
 });
 
@@ -173,13 +173,13 @@ test('an answer that cannot be recorded before the stop is recorded by it, when 
     return seen;
   };
   await open({ storeSeenAs: fullAtFirst });
-  const upload = await room.whole();
-  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
+  const upload = await harness.whole();
+  expect((await bodyOf(await harness.answer(upload.id))).toString()).toBe('ok');
   await until(() => refusals > 1, 'the answer to be refused again');
-  const stopped = room.delivery.stop();
+  const stopped = harness.delivery.stop();
   isFull = false;
   await stopped;
-  expect(await room.upload(upload.id)).toMatchObject({ phase: 'answered', answer: { status: 200 } });
+  expect(await harness.upload(upload.id)).toMatchObject({ phase: 'answered', answer: { status: 200 } });
 });
 
 test('an answer to an attempt that the store has forgotten, but not who makes it, is recorded all the same', async () => {
@@ -192,9 +192,9 @@ test('an answer to an attempt that the store has forgotten, but not who makes it
     return seen;
   };
   await open({ storeSeenAs: forgetful });
-  const upload = await room.whole();
-  expect((await bodyOf(await room.answer(upload.id))).toString()).toBe('ok');
-  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
+  const upload = await harness.whole();
+  expect((await bodyOf(await harness.answer(upload.id))).toString()).toBe('ok');
+  await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the answer to be recorded');
   expect(origin.exchanges).toHaveLength(1);
 });
 
@@ -216,9 +216,9 @@ test('an upload that has just become whole is left to its client for a round: it
         },
       }),
   });
-  room.delivery.start();
+  harness.delivery.start();
   await until(() => rounds.length > 0, 'the first round');
-  const upload = await room.whole();
-  await until(async () => (await room.upload(upload.id)).phase === 'answered', 'the answer');
+  const upload = await harness.whole();
+  await until(async () => (await harness.upload(upload.id)).phase === 'answered', 'the answer');
   expect(roundsBefore).toBe(2);
 });

@@ -14,35 +14,35 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { TestApp } from '../support/app.js';
-import { pictureOf } from '../support/directory-picture.js';
-import { requestOnce } from '../support/raw-client.js';
+import { requestOnce } from '../support/client.js';
+import { DiskProxies, LONG_AGO } from '../support/disk-proxies.js';
+import { pictureOf } from '../support/disk.js';
 import { clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';
-import { LONG_AGO, SpoolStage } from '../support/spool-stage.js';
 import { until } from '../support/temporary.js';
+import type { TestApp } from '../support/test-proxy.js';
 
 describe('wrong directories', () => {
   // Issue 8: a start on a directory that is not its own is refused with the reason, and changes nothing.
-  let stage: SpoolStage;
-  beforeEach(async () => void (stage = await SpoolStage.open()));
-  afterEach(() => stage.close());
+  let proxies: DiskProxies;
+  beforeEach(async () => void (proxies = await DiskProxies.open()));
+  afterEach(() => proxies.close());
 
   const SHARED = 'spool: { shared: true }';
 
   const STARTS = {
-    embedded: () => stage.startEmbedded(),
-    shared: () => stage.start(SHARED),
-    local: () => stage.start(''),
-    'shared, other prefix': () => stage.start(SHARED, { prefix: 'ruhf' }),
-    'local, other prefix': () => stage.start('', { prefix: 'ruhf' }),
-    'shared, other database': () => stage.start(SHARED, { database: 3 }),
+    embedded: () => proxies.startEmbedded(),
+    shared: () => proxies.start(SHARED),
+    local: () => proxies.start(''),
+    'shared, other prefix': () => proxies.start(SHARED, { prefix: 'ruhf' }),
+    'local, other prefix': () => proxies.start('', { prefix: 'ruhf' }),
+    'shared, other database': () => proxies.start(SHARED, { database: 3 }),
   } as const;
 
   type Start = keyof typeof STARTS;
 
   async function begin(start: Start): Promise<{ app: TestApp; upload: ResumableUpload }> {
     const app = await STARTS[start]();
-    const upload = await stage.create(app);
+    const upload = await proxies.create(app);
     await upload.append(Buffer.from('half'), { offset: 0, complete: false });
     return { app, upload };
   }
@@ -53,16 +53,16 @@ describe('wrong directories', () => {
   }
 
   async function refusalOf(start: Start): Promise<string> {
-    const before = await pictureOf(stage.data);
+    const before = await pictureOf(proxies.data);
     const outcome = await STARTS[start]().then(
       () => 'it was served',
       (error: unknown) => (error as Error).message,
     );
-    expect(await pictureOf(stage.data)).toEqual(before);
+    expect(await pictureOf(proxies.data)).toEqual(before);
     return outcome;
   }
 
-  const inData = (...names: string[]): string => join(stage.data, ...names);
+  const inData = (...names: string[]): string => join(proxies.data, ...names);
 
   /** As a version before the marks left it. */
   async function forgetMarks(of: Start): Promise<void> {
@@ -85,7 +85,7 @@ describe('wrong directories', () => {
     test.each(['running', 'stopped'])('%s: is not for another kind of store', async (state) => {
       const { app, upload } = await begin(of);
       if (marks !== 'present') await forgetMarks(of);
-      if (state === 'stopped') await stage.stopApps();
+      if (state === 'stopped') await proxies.stopApps();
       for (const start of starts) expect(await refusalOf(start)).toContain(reason);
       expect(await offsetIn(state === 'running' ? app : await STARTS[of](), upload)).toBe('4');
     });
@@ -96,26 +96,26 @@ describe('wrong directories', () => {
     ['shared', 'shared, other database'],
     ['local', 'local, other prefix'],
   ])('a directory of the store "%s" is not for "%s", which has data of its own', async (of, other) => {
-    const { data } = stage;
-    await stage.useDirectory('other', () => begin(other));
-    await stage.stopApps();
+    const { data } = proxies;
+    await proxies.useDirectory('other', () => begin(other));
+    await proxies.stopApps();
     const { app, upload } = await begin(of);
-    if (of === 'local') await stage.stopApps();
+    if (of === 'local') await proxies.stopApps();
     expect(await refusalOf(other)).toContain(data);
     expect(await offsetIn(of === 'local' ? await STARTS[of]() : app, upload)).toBe('4');
   });
 
   test.each<Start>(['embedded', 'shared', 'local'])('an earlier version’s directory is adopted: %s', async (of) => {
     const { upload } = await begin(of);
-    await stage.stopApps();
+    await proxies.stopApps();
     await forgetMarks(of);
     const app = await STARTS[of]();
     expect(await offsetIn(app, upload)).toBe('4');
     const mark = JSON.parse(await readFile(inData('rufh-proxy.json'), 'utf8')) as object;
-    const id = (await stage.mark()).trim();
+    const id = (await proxies.mark()).trim();
     const node = of === 'local' ? { node: await readFile(inData('node'), 'utf8') } : {};
     expect(mark).toEqual({ format: 1, store: of === 'embedded' ? 'embedded' : 'redis', id, complete: true, ...node });
-    await stage.stopApps();
+    await proxies.stopApps();
     expect(await offsetIn(await STARTS[of](), upload)).toBe('4');
   });
 
@@ -127,7 +127,7 @@ describe('wrong directories', () => {
   }
 
   const away = (...names: string[]) =>
-    rename(inData(...names), join(stage.data, '..', `${names.join('-')}-away-${Date.now()}`));
+    rename(inData(...names), join(proxies.data, '..', `${names.join('-')}-away-${Date.now()}`));
 
   const DAMAGES: readonly Damage[] = [
     {
@@ -166,7 +166,7 @@ describe('wrong directories', () => {
       name: 'bytes without any mark',
       of: ['embedded', 'shared', 'local'],
       damage: async () => {
-        for (const name of await readdir(stage.data)) if (name !== 'spool') await away(name);
+        for (const name of await readdir(proxies.data)) if (name !== 'spool') await away(name);
         await rm(inData('spool', '.store'));
       },
       reason: 'bytes of uploads in spool, but nothing that identifies their store',
@@ -184,7 +184,7 @@ describe('wrong directories', () => {
       name: 'a link in place of its spool',
       of: ['embedded', 'shared', 'local'],
       damage: async () => {
-        await cp(inData('spool'), join(stage.data, '..', 'elsewhere'), { recursive: true });
+        await cp(inData('spool'), join(proxies.data, '..', 'elsewhere'), { recursive: true });
         await away('spool');
         await symlink('../elsewhere', inData('spool'));
       },
@@ -214,7 +214,7 @@ describe('wrong directories', () => {
     {
       name: 'rights for its group',
       of: ['embedded', 'local'],
-      damage: () => chmod(stage.data, 0o770),
+      damage: () => chmod(proxies.data, 0o770),
       reason: 'can be written by its group: chmod g-w',
     },
     // Only root may give files away, as tests in containers run.
@@ -225,7 +225,7 @@ describe('wrong directories', () => {
     return {
       name: 'another owner',
       of: ['embedded', 'local'],
-      damage: () => chown(stage.data, 12_345, 12_345),
+      damage: () => chown(proxies.data, 12_345, 12_345),
       reason: 'belongs to the user 12345, and this process runs as 0',
     };
   }
@@ -233,7 +233,7 @@ describe('wrong directories', () => {
   describe.each(DAMAGES)('a directory with $name is refused, and stays as it is', ({ of, damage, reason }) => {
     test.each([...of])('%s', async (start) => {
       await begin(start);
-      await stage.stopApps();
+      await proxies.stopApps();
       await damage();
       expect(await refusalOf(start)).toContain(reason);
     });
@@ -249,7 +249,7 @@ describe('wrong directories', () => {
         expect(reason).toMatch(
           /is not empty \((\.git, letter\.txt|letter\.txt, \.git)\) and contains nothing of this program/,
         );
-        expect(reason).toContain(`--data ${stage.data}/`);
+        expect(reason).toContain(`--data ${proxies.data}/`);
       },
     );
 
@@ -258,7 +258,7 @@ describe('wrong directories', () => {
       const { upload } = await begin(start);
       await writeFile(inData('letter.txt'), 'dear');
       await mkdir(inData('spool', 'lost+found'));
-      await stage.stopApps();
+      await proxies.stopApps();
       expect(await offsetIn(await STARTS[start](), upload)).toBe('4');
       expect(await readFile(inData('letter.txt'), 'utf8')).toBe('dear');
       expect(await readdir(inData('spool'))).toContain('lost+found');
@@ -267,25 +267,25 @@ describe('wrong directories', () => {
 
   test.each<Start>(['embedded', 'shared', 'local'])('a data directory may be reached by a link: %s', async (start) => {
     const { upload } = await begin(start);
-    await stage.stopApps();
-    const place = `${stage.data}-place`;
-    await rename(stage.data, place);
-    await symlink(place, stage.data);
+    await proxies.stopApps();
+    const place = `${proxies.data}-place`;
+    await rename(proxies.data, place);
+    await symlink(place, proxies.data);
     expect(await offsetIn(await STARTS[start](), upload)).toBe('4');
-    await stage.stopApps();
-    await unlink(stage.data);
-    await rename(place, stage.data);
+    await proxies.stopApps();
+    await unlink(proxies.data);
+    await rename(place, proxies.data);
   });
 
   test('a first start that was killed between its marks is finished by the next one', async () => {
     const { upload } = await begin('embedded');
-    await stage.stopApps();
+    await proxies.stopApps();
     const mark = await readFile(inData('rufh-proxy.json'), 'utf8');
     for (const lost of [['uploads', 'spool'], ['spool'], []]) {
       await writeFile(inData('rufh-proxy.json'), mark.replace('true', 'false'));
       for (const half of lost) await rm(inData(half, '.store'));
       expect(await offsetIn(await STARTS.embedded(), upload)).toBe('4');
-      await stage.stopApps();
+      await proxies.stopApps();
       expect(await readFile(inData('rufh-proxy.json'), 'utf8')).toBe(mark);
     }
   });
@@ -299,7 +299,7 @@ describe('wrong directories', () => {
 
   test('files of an upload that nobody knows survive a start', async () => {
     await begin('embedded');
-    await stage.stopApps();
+    await proxies.stopApps();
     const orphan = inData('spool', 'B'.repeat(32));
     await mkdir(orphan);
     await writeFile(join(orphan, 'chunk-1'), 'bytes');
@@ -312,21 +312,21 @@ describe('spools of another store', () => {
   // Issue 4: a node that looks at the wrong Redis, database or prefix does not take the others' spool.
   const SHARED = 'spool: { shared: true }';
 
-  let stage: SpoolStage;
-  beforeEach(async () => void (stage = await SpoolStage.open()));
-  afterEach(() => stage.close());
+  let proxies: DiskProxies;
+  beforeEach(async () => void (proxies = await DiskProxies.open()));
+  afterEach(() => proxies.close());
 
   async function begin(app: TestApp): Promise<ResumableUpload> {
-    const upload = await stage.create(app);
+    const upload = await proxies.create(app);
     await upload.append(Buffer.from('half'), { offset: 0, complete: false });
     return upload;
   }
 
   /** Long ago, and as a node does it: whoever reads it meanwhile finds it whole. */
   async function markAs(text: string): Promise<void> {
-    await writeFile(stage.pathOf('.store-by-test'), text);
-    await utimes(stage.pathOf('.store-by-test'), LONG_AGO, LONG_AGO);
-    await rename(stage.pathOf('.store-by-test'), stage.pathOf('.store'));
+    await writeFile(proxies.pathOf('.store-by-test'), text);
+    await utimes(proxies.pathOf('.store-by-test'), LONG_AGO, LONG_AGO);
+    await rename(proxies.pathOf('.store-by-test'), proxies.pathOf('.store'));
   }
 
   describe('a start with a Redis that is empty, on a spool that running nodes use', () => {
@@ -334,33 +334,33 @@ describe('spools of another store', () => {
       ['another prefix', { prefix: 'ruhf', database: 0 }],
       ['another database', { prefix: 'rufh', database: 3 }],
     ])('is refused, changes nothing and leaves nothing in Redis: %s', async (_, wrong) => {
-      const app = await stage.start(SHARED);
+      const app = await proxies.start(SHARED);
       const upload = await begin(app);
-      const before = await stage.mark();
-      const refused = await stage.start(SHARED, wrong).catch((error: unknown) => (error as Error).message);
-      expect(refused).toContain(`the spool in ${stage.data} is used right now by nodes of another store`);
+      const before = await proxies.mark();
+      const refused = await proxies.start(SHARED, wrong).catch((error: unknown) => (error as Error).message);
+      expect(refused).toContain(`the spool in ${proxies.data} is used right now by nodes of another store`);
       expect(refused).toContain(`database ${wrong.database}, store.prefix ${wrong.prefix}`);
       expect(refused).toContain('correct store.url (its address and database) or store.prefix');
-      expect(refused).toContain(stage.pathOf('.store'));
-      expect(await stage.mark()).toBe(before);
-      expect(await stage.redis.cli('--scan', '--pattern', '{ruhf*')).toBe('');
-      expect(await stage.redis.cli('-n', '3', 'dbsize')).toBe('0');
+      expect(refused).toContain(proxies.pathOf('.store'));
+      expect(await proxies.mark()).toBe(before);
+      expect(await proxies.redis.cli('--scan', '--pattern', '{ruhf*')).toBe('');
+      expect(await proxies.redis.cli('-n', '3', 'dbsize')).toBe('0');
       expect(await upload.offset()).toBe(4);
-      await stage.stopApps();
-      await stage.start(SHARED);
+      await proxies.stopApps();
+      await proxies.start(SHARED);
     });
   });
 
   test('a Redis that has lost everything while no node ran is used without anybody asked', async () => {
-    const lost = await begin(await stage.start(SHARED));
-    await stage.stopApps();
-    await stage.redis.cli('flushall');
-    const app = await stage.start(SHARED);
+    const lost = await begin(await proxies.start(SHARED));
+    await proxies.stopApps();
+    await proxies.redis.cli('flushall');
+    const app = await proxies.start(SHARED);
     expect(app.log).toContainEqual(
       expect.objectContaining({ msg: expect.stringContaining('has no data, but the spool') }),
     );
     expect(app.log).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('their uploads are lost') }));
-    expect(await readdir(stage.pathOf(lost.target.split('/').at(-1)!))).not.toEqual([]);
+    expect(await readdir(proxies.pathOf(lost.target.split('/').at(-1)!))).not.toEqual([]);
     expect(await (await begin(app)).offset()).toBe(4);
   });
 
@@ -369,17 +369,17 @@ describe('spools of another store', () => {
     ['one node has', ''],
   ])('a spool that %s', (_, config) => {
     test('that was taken over by mistake is given back as the refusal says', async () => {
-      const upload = await begin(await stage.start(config));
-      const own = await stage.mark();
-      await stage.stopApps();
-      if (config === SHARED) await stage.forgetUse();
-      await stage.start(config, { prefix: 'ruhf' });
-      expect(await stage.mark()).not.toBe(own);
-      await stage.stopApps();
-      const refused = await stage.start(config).catch((error: unknown) => (error as Error).message);
-      expect(refused).toContain(`with \`echo ${own.trim()} > ${stage.pathOf('.store')}\``);
-      await writeFile(stage.pathOf('.store'), own);
-      const app = await stage.start(config);
+      const upload = await begin(await proxies.start(config));
+      const own = await proxies.mark();
+      await proxies.stopApps();
+      if (config === SHARED) await proxies.forgetUse();
+      await proxies.start(config, { prefix: 'ruhf' });
+      expect(await proxies.mark()).not.toBe(own);
+      await proxies.stopApps();
+      const refused = await proxies.start(config).catch((error: unknown) => (error as Error).message);
+      expect(refused).toContain(`with \`echo ${own.trim()} > ${proxies.pathOf('.store')}\``);
+      await writeFile(proxies.pathOf('.store'), own);
+      const app = await proxies.start(config);
       const sent = await requestOnce(app.url, {
         method: 'HEAD',
         target: upload.target,
@@ -390,20 +390,20 @@ describe('spools of another store', () => {
   });
 
   test('a node notes its name a second time, also that of an earlier version, and keeps it with every start', async () => {
-    const upload = await begin(await stage.start(''));
-    await stage.stopApps();
-    const path = join(stage.data, 'rufh-proxy.json');
+    const upload = await begin(await proxies.start(''));
+    await proxies.stopApps();
+    const path = join(proxies.data, 'rufh-proxy.json');
     const mark = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
-    const name = await readFile(join(stage.data, 'node'), 'utf8');
+    const name = await readFile(join(proxies.data, 'node'), 'utf8');
     expect(mark['node']).toBe(name);
     await writeFile(path, JSON.stringify({ ...mark, node: undefined }));
-    await stage.start('');
-    await stage.stopApps();
+    await proxies.start('');
+    await proxies.stopApps();
     expect(JSON.parse(await readFile(path, 'utf8'))).toEqual(mark);
-    await rm(join(stage.data, 'node'));
-    await expect(stage.start('')).rejects.toThrow(`printf %s ${name} > `);
-    await writeFile(join(stage.data, 'node'), name);
-    const app = await stage.start('');
+    await rm(join(proxies.data, 'node'));
+    await expect(proxies.start('')).rejects.toThrow(`printf %s ${name} > `);
+    await writeFile(join(proxies.data, 'node'), name);
+    const app = await proxies.start('');
     const { status } = await requestOnce(app.url, {
       method: 'HEAD',
       target: upload.target,
@@ -413,21 +413,21 @@ describe('spools of another store', () => {
   });
 
   test('a node whose spool was marked for another store says so once, and removes no orphans', async () => {
-    const app = await stage.start(`${SHARED}\nlimits: { max_age: 2s }`);
+    const app = await proxies.start(`${SHARED}\nlimits: { max_age: 2s }`);
     const orphan = 'A'.repeat(32);
-    await mkdir(stage.pathOf(orphan));
-    await writeFile(join(stage.pathOf(orphan), 'chunk-1'), 'bytes');
-    await utimes(join(stage.pathOf(orphan), 'chunk-1'), LONG_AGO, LONG_AGO);
-    const own = await stage.mark();
+    await mkdir(proxies.pathOf(orphan));
+    await writeFile(join(proxies.pathOf(orphan), 'chunk-1'), 'bytes');
+    await utimes(join(proxies.pathOf(orphan), 'chunk-1'), LONG_AGO, LONG_AGO);
+    const own = await proxies.mark();
     await markAs('somebody-else\n');
     const said = () =>
       app.log.filter(({ level, msg }) => level === 'error' && String(msg).includes('belongs to another store now'));
     await until(() => said().length > 0, 'the log to say it', 30_000);
-    expect(said()).toEqual([expect.objectContaining({ msg: expect.stringContaining(stage.pathOf('.store')) })]);
-    expect(await readdir(stage.pathOf(orphan))).toEqual(['chunk-1']);
+    expect(said()).toEqual([expect.objectContaining({ msg: expect.stringContaining(proxies.pathOf('.store')) })]);
+    expect(await readdir(proxies.pathOf(orphan))).toEqual(['chunk-1']);
     await markAs(own);
     await until(
-      async () => (await readdir(stage.pathOf(orphan)).catch(() => [])).length === 0,
+      async () => (await readdir(proxies.pathOf(orphan)).catch(() => [])).length === 0,
       'orphans to be removed',
       80_000,
     );

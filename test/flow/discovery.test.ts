@@ -1,26 +1,24 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { exchangeOver, openRequest, TRANSPORTS } from '../support/open-request.js';
+import { exchangeOver, openRequest, TRANSPORTS } from '../support/client.js';
+import { comparable, FlowClient, VARIANTS } from '../support/flow-client.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
 import { clientDialect, creationLines, DIALECTS, versionLines } from '../support/resumable-client.js';
-import { serverPort } from '../support/server-port.js';
-import { StageClient, VARIANTS } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
-import { told } from '../support/told.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { serverPort } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('pass-through', () => {
   const LIMIT = 'min-size=0, max-age=86400';
 
   /** Lets in who says `Authorization: good`. */
-  let auth: FakeOrigin;
+  let auth: TestOrigin;
   let origin: RawOrigin;
   let app: TestApp;
 
   beforeAll(async () => {
-    auth = await startFakeOrigin((request) => ({ status: request.header('Authorization') === 'good' ? 200 : 401 }));
+    auth = await startTestOrigin((request) => ({ status: request.header('Authorization') === 'good' ? 200 : 401 }));
     origin = await startRawOrigin(() => undefined);
     const dead = `http://127.0.0.1:${await serverPort()}`;
     app = await startTestApp({
@@ -279,10 +277,10 @@ routes:
 describe('uploads', () => {
   const LIMITS = 'max-size=1000000, min-size=10, max-append-size=50000, min-append-size=5';
 
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open({
+    proxy = await TestProxy.open({
       config: `
 limits: { max_size: 1000000, min_size: 10, max_append_size: 50000, min_append_size: 5, max_age: 2h }
 routes:
@@ -294,15 +292,15 @@ routes:
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   test.each(VARIANTS)(
     'over $transport, interop $interop, a target tells its limits beside what the origin says of it',
     async ({ transport, interop, seed }) => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/files/x?seed=${seed}`;
-      stage.answer(target, {
+      proxy.answer(target, {
         status: 200,
         headers: [
           ['Allow', 'GET, POST'],
@@ -325,12 +323,12 @@ routes:
         `Upload-Limit: ${LIMITS}, ${interop === '6' ? 'expires' : 'max-age'}=<all>`,
         'Accept-Patch: application/json-patch+json, application/partial-upload',
       ];
-      expect(told(response, { maxAgeSeconds: 7200 })).toEqual({
+      expect(comparable(response, { maxAgeSeconds: 7200 })).toEqual({
         status: 200,
         lines: transport === 'HTTP/1.1' ? [...lines, 'Connection: keep-alive', 'Keep-Alive: timeout=75'] : lower(lines),
         body: 'words about it',
       });
-      expect(stage.requestsFor(target)).toMatchObject([{ method: 'OPTIONS', size: 0 }]);
+      expect(proxy.requestsFor(target)).toMatchObject([{ method: 'OPTIONS', size: 0 }]);
     },
   );
 
@@ -339,9 +337,9 @@ routes:
   }
 
   test.each([404, 405, 501])('an origin that answers OPTIONS with %i is left out of it', async (status) => {
-    const client = new StageClient(stage, 'HTTP/1.1', 'final');
+    const client = new FlowClient(proxy, 'HTTP/1.1', 'final');
     const target = `/files/unknown?status=${status}`;
-    stage.answer(target, { status, headers: [['Allow', 'GET']], body: 'not that' });
+    proxy.answer(target, { status, headers: [['Allow', 'GET']], body: 'not that' });
     const response = await client.send({ method: 'OPTIONS', target });
     expect(response).toMatchObject({ status: 200 });
     expect(response.header('Allow')).toBeUndefined();
@@ -350,7 +348,7 @@ routes:
   });
 
   test('a discovery that names completeness is a discovery', async () => {
-    const client = new StageClient(stage, 'HTTP/1.1', 'final');
+    const client = new FlowClient(proxy, 'HTTP/1.1', 'final');
     const headers = creationLines(client.dialect, { complete: true });
     const response = await client.send({ method: 'OPTIONS', target: '/files/named', headers });
     expect(response.status).toBe(200);
@@ -358,7 +356,7 @@ routes:
   });
 
   test('an upload tells its limits without asking the origin', async () => {
-    const client = new StageClient(stage, 'HTTP/1.1', '8', LIMITS);
+    const client = new FlowClient(proxy, 'HTTP/1.1', '8', LIMITS);
     const created = await client.send({
       method: 'POST',
       target: '/files/y',
@@ -369,14 +367,14 @@ routes:
     const response = await client.send({ method: 'OPTIONS', target, headers: versionLines(client.dialect) });
     expect(response.status).toBe(200);
     expect(response.header('Upload-Limit')).toBe(`${LIMITS}, max-age=7200`);
-    expect(stage.requestsFor(target)).toEqual([]);
+    expect(proxy.requestsFor(target)).toEqual([]);
   });
 
   test.each(['/plain/x', '/elsewhere'])(
     'OPTIONS on %s, which is not resumable, is the origin’s alone',
     async (target) => {
-      stage.answer(target, { status: 200, headers: [['Allow', 'GET']], body: 'words' });
-      const response = await stage.send('HTTP/1.1', { method: 'OPTIONS', target });
+      proxy.answer(target, { status: 200, headers: [['Allow', 'GET']], body: 'words' });
+      const response = await proxy.send('HTTP/1.1', { method: 'OPTIONS', target });
       expect(response).toMatchObject({ status: 200 });
       expect(response.body.toString()).toBe('words');
       expect(response.header('Upload-Limit')).toBeUndefined();

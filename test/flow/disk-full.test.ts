@@ -1,11 +1,11 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HeaderLine } from '../../src/model/headers.js';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { TRANSPORTS } from '../support/open-request.js';
-import { requestOnce } from '../support/raw-client.js';
-import { startRedis } from '../support/redis-servers.js';
+import type { HeaderLine } from '../../src/model/headers.js';
+import { requestOnce, TRANSPORTS } from '../support/client.js';
+import { smallDisk, type SmallDisk } from '../support/disk.js';
+import { comparable, FlowClient } from '../support/flow-client.js';
+import { startRedis } from '../support/redis-server.js';
 import {
   appendLines,
   clientDialect,
@@ -14,28 +14,25 @@ import {
   progressOf,
   versionLines,
 } from '../support/resumable-client.js';
-import { smallDisk, type SmallDisk } from '../support/small-disk.js';
-import { framed, Stage } from '../support/stage.js';
-import { StageClient } from '../support/stage-client.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { framed, startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 const MIB = 1024 * 1024;
 const CONFIG = 'delivery: { retry: { first_delay: 10ms, longest_delay: 100ms } }';
 
 let disk: SmallDisk;
-let stage: Stage;
+let proxy: TestProxy;
 
 beforeEach(async () => {
   disk = await smallDisk(8 * 1024);
-  stage = await Stage.open({ config: CONFIG }, (options) =>
+  proxy = await TestProxy.open({ config: CONFIG }, (options) =>
     startTestApp({ ...options, data: join(disk.path, 'data') }),
   );
 });
 
 afterEach(async () => {
-  await stage.close();
+  await proxy.close();
   await disk.remove();
 });
 
@@ -58,19 +55,19 @@ function expectNoRoom(response: WireResponse): void {
 }
 
 function expectWhole(target: string): void {
-  const requests = stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+  const requests = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
   expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
 }
 
 /** But for the mark that says whose directory it is. */
 async function filesOf(kind: 'spool' | 'uploads'): Promise<string[]> {
-  return (await readdir(join(stage.app.data, kind))).filter((name) => name !== '.store');
+  return (await readdir(join(proxy.app.data, kind))).filter((name) => name !== '.store');
 }
 
 describe.each(TRANSPORTS)('over %s', (transport) => {
   test('an append that does not fit is told so, what was acknowledged stays, and with room it goes on to the end', async () => {
     const target = '/disk/append';
-    const client = new StageClient(stage, transport, '10');
+    const client = new FlowClient(proxy, transport, '10');
     const upload = await client.place({ target, length });
     const first = await upload.append(BYTES.subarray(0, 300_000), { offset: 0, complete: false });
     expect(first.status).toBe(204);
@@ -83,14 +80,14 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expectNoRoom(await upload.append(BYTES.subarray(offset), { offset, complete: true }));
     expect(await upload.offset()).toBeGreaterThanOrEqual(offset);
     expect((await client.send({ method: 'GET', target: '/elsewhere' })).status).toBe(200);
-    expect(stage.requestsFor(target)).toEqual([]);
+    expect(proxy.requestsFor(target)).toEqual([]);
     await disk.makeRoom();
-    expect(told(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
+    expect(comparable(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
     expectWhole(target);
   });
 
   test('the answer reaches a client that is still sending far more than there is room for', async () => {
-    const client = new StageClient(stage, transport, '10');
+    const client = new FlowClient(proxy, transport, '10');
     const upload = await client.place({ target: '/disk/far-too-much', length: undefined });
     const response = await upload.append(Buffer.alloc(14 * MIB), { offset: 0, complete: false });
     expectNoRoom(response);
@@ -101,7 +98,7 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
 
   test('a creation for which there is no room leaves nothing behind, and works when there is', async () => {
     const target = '/disk/creation';
-    const client = new StageClient(stage, transport, '10');
+    const client = new FlowClient(proxy, transport, '10');
     const request = { method: 'POST', target, headers: creationLines(client.dialect, { complete: true }), body: BYTES };
     await disk.fill();
     expectNoRoom(await client.send(request));
@@ -114,53 +111,53 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
   test('a creation whose bytes do not fit leaves something only for a client that can resume it', async () => {
     const target = '/disk/half';
     await disk.fill(2 * MIB);
-    const untold = new StageClient(stage, transport, 'final');
+    const untold = new FlowClient(proxy, transport, 'final');
     const headers = creationLines(untold.dialect, { complete: true });
     expectNoRoom(await untold.send({ method: 'POST', target: '/disk/untold', headers, body: BYTES }));
     expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
-    const client = new StageClient(stage, transport, '10');
+    const client = new FlowClient(proxy, transport, '10');
     const lines = creationLines(client.dialect, { complete: true });
     const refused = await client.send({ method: 'POST', target, headers: lines, body: BYTES });
     expectNoRoom(refused);
     const upload = client.at(refused.interims[0]!.header('Location')!);
     expect(await upload.offset()).toBeLessThan(2 * MIB);
     await disk.makeRoom();
-    expect(told(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
+    expect(comparable(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
     expectWhole(target);
   });
 });
 
 test('many retries on a full disk leave no files', async () => {
-  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
   const upload = await client.place({ target: '/disk/retries', length });
   await disk.fill();
   for (let count = 0; count < 10; count++)
     expectNoRoom(await upload.append(BYTES, { offset: await upload.offset(), complete: true }));
-  const files = await Promise.all((await filesOf('spool')).map((id) => readdir(join(stage.app.data, 'spool', id))));
+  const files = await Promise.all((await filesOf('spool')).map((id) => readdir(join(proxy.app.data, 'spool', id))));
   expect(files.flat()).toEqual([]);
 });
 
 test('a short answer is recorded although the disk is full', async () => {
   const target = '/disk/answer';
-  const client = new StageClient(stage, 'HTTP/1.1', '10');
-  stage.answer(target, async () => {
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
+  proxy.answer(target, async () => {
     await disk.fill();
     return { status: 201, headers: [], body: 'made' };
   });
   const made = { status: 201, lines: framed([], 'made'), body: 'made' };
   const upload = await client.place({ target, length });
   const answer = await upload.append(BYTES, { offset: 0, complete: true });
-  expect(told(answer)).toEqual(client.expected.answered(made, length));
+  expect(comparable(answer)).toEqual(client.expected.answered(made, length));
   const again = await upload.append('', { offset: length, complete: true });
-  expect(told(again)).toEqual(client.expected.answered(made, length));
+  expect(comparable(again)).toEqual(client.expected.answered(made, length));
   expectWhole(target);
 });
 
 test('an answer for whose body there is no room is given to whoever waits, and kept in the room that its upload leaves', async () => {
   const target = '/disk/longer-answer';
-  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
   const body = 'b'.repeat(40_000);
-  stage.answer(target, async () => {
+  proxy.answer(target, async () => {
     await disk.fill();
     return { status: 201, headers: [], body };
   });
@@ -177,13 +174,13 @@ test('an answer for whose body there is no room is given to whoever waits, and k
 
 test('an answer too large for memory that does not fit is cut for whoever waits, and its status is kept', async () => {
   const target = '/disk/large-answer';
-  const client = new StageClient(stage, 'HTTP/1.1', '10');
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
   const large = randomBytes(6 * MIB, 7).toString('latin1');
   const lines: HeaderLine[] = [
     ['Location', '/made/1'],
     ['ETag', '"1"'],
   ];
-  stage.answer(target, { status: 200, headers: lines, body: Buffer.from(large, 'latin1') });
+  proxy.answer(target, { status: 200, headers: lines, body: Buffer.from(large, 'latin1') });
   const upload = await client.place({ target, length });
   await expect(upload.append(BYTES, { offset: 0, complete: true })).rejects.toThrow(/closed|ECONNRESET/);
   const headers = appendLines(client.dialect, { offset: length - 1, complete: true });
@@ -201,7 +198,7 @@ test('a start on a shared spool without room serves what needs none, and receive
   const redis = await startRedis();
   const data = join(disk.path, 'shared');
   const config = `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n`;
-  const start = () => startTestApp({ origin: stage.origin.url, data, config });
+  const start = () => startTestApp({ origin: proxy.origin.url, data, config });
   const begin = (app: TestApp) =>
     createUpload(clientDialect('10'), (request) => requestOnce(app.url, request), { method: 'POST', target: '/files' });
   const first = await start();

@@ -12,11 +12,10 @@ import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { MoveStage } from '../support/move-stage.js';
-import { openRequest } from '../support/open-request.js';
-import { requestOnce } from '../support/raw-client.js';
+import { openRequest, requestOnce } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { MigrationNodes } from '../support/peer-nodes.js';
 import { appendLines, clientDialect } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 
 describe('drain', () => {
@@ -222,99 +221,99 @@ describe('moving', () => {
   const dialect = clientDialect('10');
   const BYTES = randomBytes(300_000);
 
-  let stage: MoveStage;
+  let nodes: MigrationNodes;
 
   beforeEach(async () => {
-    stage = await MoveStage.open(BYTES);
+    nodes = await MigrationNodes.open(BYTES);
   });
-  afterEach(() => stage.close());
+  afterEach(() => nodes.close());
 
   describe('a node that gives its uploads away', () => {
     test('leaves nothing behind, and each goes on with the other node from where it was', async () => {
       const paths = [
-        await stage.uploadWith(100_000, '/a'),
-        await stage.uploadWith(0, '/b'),
-        await stage.uploadWith(7, '/c'),
+        await nodes.uploadWith(100_000, '/a'),
+        await nodes.uploadWith(0, '/b'),
+        await nodes.uploadWith(7, '/c'),
       ];
-      await stage.append(paths[0]!, stage.old, 100_000, 150_000);
-      const migrator = stage.old.startMoving();
-      await stage.done(migrator);
+      await nodes.append(paths[0]!, nodes.old, 100_000, 150_000);
+      const migrator = nodes.old.startMoving();
+      await nodes.done(migrator);
       expect(migrator.progress).toEqual({ moved: 3, bytes: 150_007, left: 0, isDone: true });
-      expect(await Promise.all(paths.map((path) => stage.nodeOf(path)))).toEqual(['other', 'other', 'other']);
-      expect(await stage.old.files()).toEqual([]);
-      await stage.old.stop();
+      expect(await Promise.all(paths.map((path) => nodes.nodeOf(path)))).toEqual(['other', 'other', 'other']);
+      expect(await nodes.old.files()).toEqual([]);
+      await nodes.old.stop();
       const offsets = await Promise.all(
-        paths.map(async (path) => (await stage.head(path, stage.other)).header('Upload-Offset')),
+        paths.map(async (path) => (await nodes.head(path, nodes.other)).header('Upload-Offset')),
       );
       expect(offsets).toEqual(['150000', '0', '7']);
       for (const [at, path] of paths.entries()) {
-        const answer = await stage.append(path, stage.other, Number(offsets[at]));
+        const answer = await nodes.append(path, nodes.other, Number(offsets[at]));
         expect([answer.status, answer.body.toString()]).toEqual([200, 'ok']);
       }
       for (const target of ['/a', '/b', '/c'])
-        expect(stage.received(target)).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
+        expect(nodes.received(target)).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
     });
 
     test('gives the kept answers too, with their bodies', async () => {
       const body = randomBytes(2_000_000, 9);
-      stage.peers.origin.answerWith({ status: 201, headers: [['X-Kept', 'yes']], body });
-      const path = await stage.uploadWith(0);
-      expect((await stage.append(path, stage.old, 0)).status).toBe(201);
-      await stage.done(stage.old.startMoving());
-      expect(await stage.old.files()).toEqual([]);
-      await stage.old.stop();
-      const answer = await requestOnce(stage.other.url, { method: 'GET', target: `${path}/answer` });
+      nodes.peers.origin.answerWith({ status: 201, headers: [['X-Kept', 'yes']], body });
+      const path = await nodes.uploadWith(0);
+      expect((await nodes.append(path, nodes.old, 0)).status).toBe(201);
+      await nodes.done(nodes.old.startMoving());
+      expect(await nodes.old.files()).toEqual([]);
+      await nodes.old.stop();
+      const answer = await requestOnce(nodes.other.url, { method: 'GET', target: `${path}/answer` });
       expect([answer.status, answer.header('X-Kept'), sha256(answer.body)]).toEqual([201, 'yes', sha256(body)]);
     });
 
     test('tells the other what was promised', async () => {
-      const path = await stage.uploadWith(1000);
-      await stage.old.spool.noteAcknowledged(stage.idOf(path), 1000);
-      await stage.done(stage.old.startMoving());
-      expect(await stage.other.spool.acknowledgedOffset(stage.idOf(path))).toBe(1000);
+      const path = await nodes.uploadWith(1000);
+      await nodes.old.spool.noteAcknowledged(nodes.idOf(path), 1000);
+      await nodes.done(nodes.old.startMoving());
+      expect(await nodes.other.spool.acknowledgedOffset(nodes.idOf(path))).toBe(1000);
     });
 
     test('waits for what is being delivered', async () => {
       let answer = (): void => undefined;
       const after = new Promise<void>((resolve) => (answer = resolve));
-      stage.peers.origin.answerWith({ status: 200, body: 'at last', after });
-      const path = await stage.uploadWith(0);
-      const waiting = stage.append(path, stage.old, 0);
-      await until(async () => (await stage.phaseOf(path)) === 'delivering', 'the delivery');
-      const migrator = stage.old.startMoving();
+      nodes.peers.origin.answerWith({ status: 200, body: 'at last', after });
+      const path = await nodes.uploadWith(0);
+      const waiting = nodes.append(path, nodes.old, 0);
+      await until(async () => (await nodes.phaseOf(path)) === 'delivering', 'the delivery');
+      const migrator = nodes.old.startMoving();
       await until(() => migrator.progress.left === 1, 'the first look');
-      expect(await stage.nodeOf(path)).toBe('old');
+      expect(await nodes.nodeOf(path)).toBe('old');
       answer();
       expect((await waiting).body.toString()).toBe('at last');
-      await stage.done(migrator);
-      expect(stage.received('/files')).toHaveLength(1);
-      expect((await stage.append(path, stage.other, BYTES.length - 1)).body.toString()).toBe('at last');
+      await nodes.done(migrator);
+      expect(nodes.received('/files')).toHaveLength(1);
+      expect((await nodes.append(path, nodes.other, BYTES.length - 1)).body.toString()).toBe('at last');
     });
 
     test('delivers nothing any more that it has given away', async () => {
-      stage.peers.origin.answerWith({ hangUp: true });
-      const path = await stage.uploadWith(0);
-      void stage.append(path, stage.old, 0).catch(() => undefined);
-      await until(async () => (await stage.phaseOf(path)) !== 'receiving', 'the whole');
-      await stage.done(stage.old.startMoving());
-      expect(await stage.nodeOf(path)).toBe('other');
-      stage.peers.origin.answerWith({ status: 200, body: 'ok' });
-      expect((await stage.append(path, stage.other, BYTES.length - 1)).status).not.toBe(404);
+      nodes.peers.origin.answerWith({ hangUp: true });
+      const path = await nodes.uploadWith(0);
+      void nodes.append(path, nodes.old, 0).catch(() => undefined);
+      await until(async () => (await nodes.phaseOf(path)) !== 'receiving', 'the whole');
+      await nodes.done(nodes.old.startMoving());
+      expect(await nodes.nodeOf(path)).toBe('other');
+      nodes.peers.origin.answerWith({ status: 200, body: 'ok' });
+      expect((await nodes.append(path, nodes.other, BYTES.length - 1)).status).not.toBe(404);
     });
 
     test('takes the uploads of running requests too, which go on with the other', async () => {
-      const path = await stage.uploadWith(0, '/running');
+      const path = await nodes.uploadWith(0, '/running');
       const headers = appendLines(dialect, { offset: 0, complete: true });
-      const running = await openRequest('HTTP/1.1', stage.other.url, { method: 'PATCH', target: path, headers });
+      const running = await openRequest('HTTP/1.1', nodes.other.url, { method: 'PATCH', target: path, headers });
       await running.send(BYTES.subarray(0, 100_000));
-      await untilSpooled(stage.old.data, new URL(path, stage.old.url).href, 100_000);
-      const migrator = stage.old.startMoving();
+      await untilSpooled(nodes.old.data, new URL(path, nodes.old.url).href, 100_000);
+      const migrator = nodes.old.startMoving();
       await running.givenUp();
-      await stage.done(migrator);
-      const offset = Number((await stage.head(path, stage.other)).header('Upload-Offset'));
+      await nodes.done(migrator);
+      const offset = Number((await nodes.head(path, nodes.other)).header('Upload-Offset'));
       expect(offset).toBe(100_000);
-      expect((await stage.append(path, stage.old, offset)).status).toBe(200);
-      expect(stage.received('/running')).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
+      expect((await nodes.append(path, nodes.old, offset)).status).toBe(200);
+      expect(nodes.received('/running')).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
       await running.close();
     });
   });

@@ -1,17 +1,17 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { bodyOf, DeliveryRoom } from '../support/delivery-room.js';
-import { CONTENT, EagerStage, type EagerStageOptions, length, MIB } from '../support/eager-stage.js';
-import { openRequest } from '../support/open-request.js';
+import { openRequest } from '../support/client.js';
+import { bodyOf, DeliveryHarness } from '../support/delivery-harness.js';
+import { CONTENT, EagerProxy, type EagerProxyOptions, length, MIB } from '../support/eager-proxy.js';
 import { type RawExchange, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 
 describe('while bytes come', () => {
-  let stage: EagerStage;
-  afterEach(() => stage.close());
+  let proxy: EagerProxy;
+  afterEach(() => proxy.close());
 
-  async function open(options?: EagerStageOptions): Promise<EagerStage> {
-    stage = await EagerStage.open(options);
-    return stage;
+  async function open(options?: EagerProxyOptions): Promise<EagerProxy> {
+    proxy = await EagerProxy.open(options);
+    return proxy;
   }
 
   /** Says this to the first request, as soon as its head is there, and takes every other one. */
@@ -26,8 +26,8 @@ describe('while bytes come', () => {
     'a %s after the headers stops an upload of 1 GiB before 32 MiB have left',
     async (status) => {
       const { origin } = await open({ script: atFirst(status) });
-      const client = await stage.client();
-      await stage.create(client, [length(1024 * MIB)]);
+      const client = await proxy.client();
+      await proxy.create(client, [length(1024 * MIB)]);
       let response: Awaited<ReturnType<typeof client.readFinal>> | undefined;
       const answered = client.readFinal().then((final) => (response = final));
       // How soon it hears is the machine's; but it need not send more to hear.
@@ -41,19 +41,19 @@ describe('while bytes come', () => {
 
   test('a refusal is kept for a client that did not hear it, and its bytes are not', async () => {
     const { origin } = await open({ script: atFirst(415) });
-    const client = await stage.client();
-    const target = await stage.create(client, [length(CONTENT.length)]);
+    const client = await proxy.client();
+    const target = await proxy.create(client, [length(CONTENT.length)]);
     await client.send('hello');
-    await stage.exchange(0);
+    await proxy.exchange(0);
     client.reset();
     const head = await until(async () => {
-      const hasEnded = stage.app.log.some(({ msg, phase }) => msg === 'upload ended' || phase === 'answered');
-      const now = await stage.head(target);
+      const hasEnded = proxy.app.log.some(({ msg, phase }) => msg === 'upload ended' || phase === 'answered');
+      const now = await proxy.head(target);
       return hasEnded && now;
     }, 'the refusal to be recorded');
     expect(head.header('upload-complete')).toBe('?0');
-    const again = await stage.client();
-    await stage.append(again, target, Number(head.header('upload-offset')), CONTENT.length - 5);
+    const again = await proxy.client();
+    await proxy.append(again, target, Number(head.header('upload-offset')), CONTENT.length - 5);
     const response = await again.readFinal();
     expect([response.status, response.body.toString()]).toEqual([415, 'says 415']);
     expect(origin.exchanges).toHaveLength(1);
@@ -61,12 +61,12 @@ describe('while bytes come', () => {
 
   test('a good answer to a part is an answer to the whole: no client goes on for ever to bring the rest', async () => {
     const { origin } = await open({ script: atFirst(200) });
-    const client = await stage.client();
-    const target = await stage.create(client, [length(CONTENT.length)]);
+    const client = await proxy.client();
+    const target = await proxy.create(client, [length(CONTENT.length)]);
     await client.send('hello');
     const first = await client.readFinal();
-    const again = await stage.client();
-    await stage.append(again, target, 5, CONTENT.length - 5);
+    const again = await proxy.client();
+    await proxy.append(again, target, 5, CONTENT.length - 5);
     const answers = [first, await again.readFinal()];
     const total = String(CONTENT.length);
     // tus-js-client goes by the offset alone, and sends what follows it until that is the total.
@@ -76,21 +76,21 @@ describe('while bytes come', () => {
         total,
         '?1',
       ]);
-    const head = await stage.head(target);
+    const head = await proxy.head(target);
     expect([head.header('upload-offset'), head.header('upload-complete')]).toEqual([total, '?1']);
     expect(origin.exchanges).toHaveLength(1);
   });
 
   test('a 401 is told at once, and the upload goes on from where it was with other credentials', async () => {
     const { origin } = await open({ script: atFirst(401) });
-    const client = await stage.client();
-    const target = await stage.create(client, [length(CONTENT.length), ['Authorization', 'Bearer old']]);
+    const client = await proxy.client();
+    const target = await proxy.create(client, [length(CONTENT.length), ['Authorization', 'Bearer old']]);
     await client.send(CONTENT.subarray(0, MIB));
     const refused = await client.readFinal();
     expect([refused.status, refused.header('upload-complete')]).toEqual([401, '?0']);
     client.destroy();
-    const offset = Number((await stage.head(target)).header('upload-offset'));
-    const again = await stage.client();
+    const offset = Number((await proxy.head(target)).header('upload-offset'));
+    const again = await proxy.client();
     await again.sendHead('PATCH', target, [
       ['Upload-Draft-Interop-Version', '10'],
       ['Content-Type', 'application/partial-upload'],
@@ -107,11 +107,11 @@ describe('while bytes come', () => {
 
   test('a 503 is no answer: the whole is delivered from the spool', async () => {
     const { origin } = await open({ script: atFirst(503) });
-    const client = await stage.client();
-    await stage.create(client, [length(CONTENT.length)]);
+    const client = await proxy.client();
+    await proxy.create(client, [length(CONTENT.length)]);
     await client.send(CONTENT.subarray(0, MIB));
     await (
-      await stage.exchange(0)
+      await proxy.exchange(0)
     ).closed;
     await client.send(CONTENT.subarray(MIB));
     expect((await client.readFinal()).status).toBe(200);
@@ -127,11 +127,11 @@ describe('while bytes come', () => {
         await exchange.respond({ status: 201 });
       },
     });
-    const client = await stage.client();
-    await stage.create(client, [length(CONTENT.length)]);
+    const client = await proxy.client();
+    await proxy.create(client, [length(CONTENT.length)]);
     await client.send(CONTENT.subarray(0, MIB));
     await (
-      await stage.exchange(0)
+      await proxy.exchange(0)
     ).closed;
     await client.send(CONTENT.subarray(MIB));
     expect((await client.readFinal()).status).toBe(201);
@@ -140,21 +140,21 @@ describe('while bytes come', () => {
 
   test('bytes that are not what their digest says are never whole at the origin', async () => {
     await open();
-    const client = await stage.client();
+    const client = await proxy.client();
     const wrong = `sha-256=:${Buffer.from(sha256('something else'), 'hex').toString('base64')}:`;
-    await stage.create(client, [length(CONTENT.length), ['Repr-Digest', wrong]]);
+    await proxy.create(client, [length(CONTENT.length), ['Repr-Digest', wrong]]);
     await client.send(CONTENT);
     expect((await client.readFinal()).status).toBe(400);
-    const exchange = await stage.exchange(0);
+    const exchange = await proxy.exchange(0);
     await exchange.closed;
     expect(exchange.body.size).toBeLessThan(CONTENT.length);
   });
 
   test('bytes that are what their digest says are let go once that is known', async () => {
     const { origin } = await open();
-    const client = await stage.client();
+    const client = await proxy.client();
     const right = `sha-256=:${Buffer.from(sha256(CONTENT), 'hex').toString('base64')}:`;
-    await stage.create(client, [length(CONTENT.length), ['Repr-Digest', right]]);
+    await proxy.create(client, [length(CONTENT.length), ['Repr-Digest', right]]);
     await client.send(CONTENT);
     expect((await client.readFinal()).status).toBe(200);
     expect(origin.exchanges.map(({ body }) => body.sha256)).toEqual([sha256(CONTENT)]);
@@ -167,8 +167,8 @@ describe('while bytes come', () => {
         exchange.reset();
       },
     });
-    const client = await stage.client();
-    await stage.create(client, [length(CONTENT.length)]);
+    const client = await proxy.client();
+    await proxy.create(client, [length(CONTENT.length)]);
     await client.send(CONTENT);
     expect((await client.readFinal()).status).toBeGreaterThanOrEqual(500);
     expect(origin.exchanges).toHaveLength(1);
@@ -190,10 +190,10 @@ describe('while bytes come', () => {
 
 describe('after they came', () => {
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
@@ -202,12 +202,12 @@ describe('after they came', () => {
 
   async function refusedEarly(script: RawScript, times: number): Promise<void> {
     origin = await startRawOrigin(script);
-    room = await DeliveryRoom.open(origin.url);
+    harness = await DeliveryHarness.open(origin.url);
     for (let count = 0; count < times; count++) {
-      const upload = await room.whole({ body: LARGE });
-      const answer = await room.answer(upload.id);
+      const upload = await harness.whole({ body: LARGE });
+      const answer = await harness.answer(upload.id);
       expect([answer.status, (await bodyOf(answer)).toString()]).toEqual([413, REFUSAL]);
-      expect((await room.upload(upload.id)).attempts).toMatchObject([{ reached: 'answered', status: 413 }]);
+      expect((await harness.upload(upload.id)).attempts).toMatchObject([{ reached: 'answered', status: 413 }]);
     }
     expect(origin.exchanges).toHaveLength(times);
   }
@@ -254,9 +254,9 @@ describe('after they came', () => {
       await exchange.readBody();
       await exchange.respond({ status: 201 });
     });
-    room = await DeliveryRoom.open(origin.url);
-    const upload = await room.whole({ body: LARGE });
-    expect((await room.answer(upload.id)).status).toBe(201);
+    harness = await DeliveryHarness.open(origin.url);
+    const upload = await harness.whole({ body: LARGE });
+    expect((await harness.answer(upload.id)).status).toBe(201);
     expect(origin.exchanges[1]!.body.size).toBe(LARGE.length);
   });
 });

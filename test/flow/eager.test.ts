@@ -1,28 +1,28 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Attempt, Upload } from '../../src/model/upload.js';
-import { DeliveryRoom, newUpload } from '../support/delivery-room.js';
-import { CONTENT, EagerStage, type EagerStageOptions, length, MIB } from '../support/eager-stage.js';
+import { DeliveryHarness, newUpload } from '../support/delivery-harness.js';
+import { untilSpooled } from '../support/disk.js';
+import { CONTENT, EagerProxy, type EagerProxyOptions, length, MIB } from '../support/eager-proxy.js';
 import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
-import { untilSpooled } from '../support/spooled.js';
 import { sha256, until } from '../support/temporary.js';
 
 describe('eager delivery', () => {
-  let stage: EagerStage;
-  afterEach(() => stage.close());
+  let proxy: EagerProxy;
+  afterEach(() => proxy.close());
 
-  async function open(options?: EagerStageOptions): Promise<EagerStage> {
-    stage = await EagerStage.open(options);
-    return stage;
+  async function open(options?: EagerProxyOptions): Promise<EagerProxy> {
+    proxy = await EagerProxy.open(options);
+    return proxy;
   }
 
   describe('while the client uploads', () => {
     test('the origin is fed, with the exact length and in one request', async () => {
       const { origin } = await open();
-      const client = await stage.client();
-      await stage.create(client, [length(CONTENT.length), ['Content-Type', 'image/png']]);
+      const client = await proxy.client();
+      await proxy.create(client, [length(CONTENT.length), ['Content-Type', 'image/png']]);
       await client.send(CONTENT.subarray(0, 2 * MIB));
-      const exchange = await stage.exchange(0);
-      await stage.got(exchange, 2 * MIB);
+      const exchange = await proxy.exchange(0);
+      await proxy.got(exchange, 2 * MIB);
       expect(exchange.header('content-length')).toBe(`${CONTENT.length}`);
       expect(exchange.header('content-type')).toBe('image/png');
       await client.send(CONTENT.subarray(2 * MIB));
@@ -34,10 +34,10 @@ describe('eager delivery', () => {
 
     test('the origin never has the last byte before it is the upload’s last', async () => {
       await open();
-      const client = await stage.client();
-      await stage.create(client, [length(5)]);
+      const client = await proxy.client();
+      await proxy.create(client, [length(5)]);
       await client.send('hell');
-      const exchange = await stage.exchange(0);
+      const exchange = await proxy.exchange(0);
       await until(() => exchange.body.size === 4, 'four bytes at the origin');
       await client.send('o');
       expect((await client.readFinal()).status).toBe(200);
@@ -46,11 +46,11 @@ describe('eager delivery', () => {
 
     test('a length that nobody knows makes chunks, which end with the upload', async () => {
       const { origin } = await open();
-      const client = await stage.client();
-      await stage.create(client, [['Transfer-Encoding', 'chunked']]);
+      const client = await proxy.client();
+      await proxy.create(client, [['Transfer-Encoding', 'chunked']]);
       await client.sendChunk(CONTENT.subarray(0, MIB));
-      const exchange = await stage.exchange(0);
-      await stage.got(exchange, MIB);
+      const exchange = await proxy.exchange(0);
+      await proxy.got(exchange, MIB);
       expect([exchange.header('transfer-encoding'), exchange.header('content-length')]).toEqual(['chunked', undefined]);
       await client.sendChunk(CONTENT.subarray(MIB));
       await client.endChunks();
@@ -61,14 +61,14 @@ describe('eager delivery', () => {
 
     test('an origin that needs a length gets its request once the length is known', async () => {
       const { origin } = await open({ eager: 'unknown_length: wait' });
-      const client = await stage.client();
-      const target = await stage.create(client, [['Transfer-Encoding', 'chunked']]);
+      const client = await proxy.client();
+      const target = await proxy.create(client, [['Transfer-Encoding', 'chunked']]);
       await client.sendChunk('hello');
-      await untilSpooled(stage.app.data, new URL(target, stage.app.url).href, 4);
-      expect((await stage.head(target)).header('upload-offset')).toBe('4');
+      await untilSpooled(proxy.app.data, new URL(target, proxy.app.url).href, 4);
+      expect((await proxy.head(target)).header('upload-offset')).toBe('4');
       expect(origin.exchanges).toHaveLength(0);
-      const again = await stage.client();
-      await stage.append(again, target, 4, 1);
+      const again = await proxy.client();
+      await proxy.append(again, target, 4, 1);
       await again.send('o');
       expect((await again.readFinal()).status).toBe(200);
       expect(origin.exchanges[0]?.header('content-length')).toBe('5');
@@ -76,11 +76,11 @@ describe('eager delivery', () => {
 
     test('a form is fed as well', async () => {
       const { origin } = await open({ delivery: 'framing: { type: multipart, field: file }' });
-      const client = await stage.client();
-      await stage.create(client, [length(CONTENT.length)]);
+      const client = await proxy.client();
+      await proxy.create(client, [length(CONTENT.length)]);
       await client.send(CONTENT.subarray(0, MIB));
-      const exchange = await stage.exchange(0);
-      await stage.got(exchange, MIB);
+      const exchange = await proxy.exchange(0);
+      await proxy.got(exchange, MIB);
       await client.send(CONTENT.subarray(MIB));
       expect((await client.readFinal()).status).toBe(200);
       const boundary = /boundary=(.*)$/.exec(exchange.header('content-type')!)![1]!;
@@ -96,26 +96,26 @@ describe('eager delivery', () => {
           await exchange.closed;
         },
       });
-      const client = await stage.client();
-      await stage.create(client, [length(64 * MIB)]);
+      const client = await proxy.client();
+      await proxy.create(client, [length(64 * MIB)]);
       for (let sent = 0; sent < 48; sent++) await client.send(CONTENT.subarray(0, MIB));
-      const { connectionIndex } = await stage.exchange(0);
-      expect(stage.origin.connections[connectionIndex]!.receivedSize).toBeLessThan(24 * MIB);
+      const { connectionIndex } = await proxy.exchange(0);
+      expect(proxy.origin.connections[connectionIndex]!.receivedSize).toBeLessThan(24 * MIB);
     });
   });
 
   describe('when the client is cut', () => {
     test('and comes back in time, the same request of the origin goes on', async () => {
       const { origin } = await open();
-      const first = await stage.client();
-      const target = await stage.create(first, [length(CONTENT.length)]);
+      const first = await proxy.client();
+      const target = await proxy.create(first, [length(CONTENT.length)]);
       await first.send(CONTENT.subarray(0, MIB));
-      const exchange = await stage.exchange(0);
-      await stage.got(exchange, MIB);
+      const exchange = await proxy.exchange(0);
+      await proxy.got(exchange, MIB);
       first.reset();
-      const offset = Number((await stage.head(target)).header('upload-offset'));
-      const second = await stage.client();
-      await stage.append(second, target, offset, CONTENT.length - offset);
+      const offset = Number((await proxy.head(target)).header('upload-offset'));
+      const second = await proxy.client();
+      await proxy.append(second, target, offset, CONTENT.length - offset);
       await second.send(CONTENT.subarray(offset));
       expect((await second.readFinal()).status).toBe(200);
       expect(exchange.body.sha256).toBe(sha256(CONTENT));
@@ -124,15 +124,15 @@ describe('eager delivery', () => {
 
     test('for too long, the request of the origin is cut, and a fresh one brings the whole', async () => {
       const { origin } = await open({ eager: 'idle: 1500ms' });
-      const first = await stage.client();
-      const target = await stage.create(first, [length(CONTENT.length)]);
+      const first = await proxy.client();
+      const target = await proxy.create(first, [length(CONTENT.length)]);
       await first.send(CONTENT.subarray(0, MIB));
-      const cut = await stage.exchange(0);
+      const cut = await proxy.exchange(0);
       first.reset();
       await cut.closed;
-      const offset = Number((await stage.head(target)).header('upload-offset'));
-      const second = await stage.client();
-      await stage.append(second, target, offset, CONTENT.length - offset);
+      const offset = Number((await proxy.head(target)).header('upload-offset'));
+      const second = await proxy.client();
+      await proxy.append(second, target, offset, CONTENT.length - offset);
       await second.send(CONTENT.subarray(offset));
       expect((await second.readFinal()).status).toBe(200);
       expect(origin.exchanges).toHaveLength(2);
@@ -145,14 +145,14 @@ describe('eager delivery', () => {
 
     test('by a newer request, what was never committed does not reach the origin', async () => {
       const { origin } = await open();
-      const first = await stage.client();
-      const target = await stage.create(first, [length(CONTENT.length)]);
+      const first = await proxy.client();
+      const target = await proxy.create(first, [length(CONTENT.length)]);
       await first.send(CONTENT.subarray(0, MIB));
-      await stage.got(await stage.exchange(0), MIB);
-      const offset = Number((await stage.head(target)).header('upload-offset'));
+      await proxy.got(await proxy.exchange(0), MIB);
+      const offset = Number((await proxy.head(target)).header('upload-offset'));
       first.socket.write(Buffer.alloc(MIB, 'late'));
-      const second = await stage.client();
-      await stage.append(second, target, offset, CONTENT.length - offset);
+      const second = await proxy.client();
+      await proxy.append(second, target, offset, CONTENT.length - offset);
       await second.send(CONTENT.subarray(offset));
       expect((await second.readFinal()).status).toBe(200);
       expect(origin.exchanges[0]?.body.sha256).toBe(sha256(CONTENT));
@@ -160,11 +160,11 @@ describe('eager delivery', () => {
 
     test('by its own cancellation, the origin’s request is cut too', async () => {
       await open();
-      const client = await stage.client();
-      const target = await stage.create(client, [length(10)]);
+      const client = await proxy.client();
+      const target = await proxy.create(client, [length(10)]);
       await client.send('hello');
-      const exchange = await stage.exchange(0);
-      const other = await stage.client();
+      const exchange = await proxy.exchange(0);
+      const other = await proxy.client();
       await other.request({ method: 'DELETE', target, headers: [['Upload-Draft-Interop-Version', '10']] });
       await exchange.closed;
       expect(exchange.body.size).toBeLessThan(10);
@@ -176,40 +176,40 @@ describe('restarts', () => {
   const HOUR = 3_600_000;
 
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
   async function open(script?: (exchange: RawExchange) => Promise<void>): Promise<void> {
     origin = await startRawOrigin(script);
-    room = await DeliveryRoom.open(origin.url, { rules: { mode: 'eager' } });
+    harness = await DeliveryHarness.open(origin.url, { rules: { mode: 'eager' } });
   }
 
   /** An upload of ten bytes whose first five are here, and its origin has four or more of them. */
   async function half(): Promise<Upload> {
     const id = 'upload-that-is-fed-eagerly-00000';
-    const upload = await room.store.create({ ...newUpload(id), length: 10 });
-    const feed = room.delivery.startEager(upload)!;
-    const writer = await room.spool.create(id, 'chunk-1');
+    const upload = await harness.store.create({ ...newUpload(id), length: 10 });
+    const feed = harness.delivery.startEager(upload)!;
+    const writer = await harness.spool.create(id, 'chunk-1');
     await writer.write([Buffer.from('01234')]);
     await writer.close();
     const chunk = { name: 'chunk-1', start: 0, size: 5 };
-    feed.onCommitted((await room.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
+    feed.onCommitted((await harness.store.commit(id, { token: 1, chunk, expiresAt: Date.now() + HOUR })) as Upload);
     const exchange = await origin.exchange(0);
     await until(() => exchange.body.size === 5, 'five bytes at the origin');
-    return (await room.store.get(id))!;
+    return (await harness.store.get(id))!;
   }
 
   async function rest(id: string): Promise<Upload> {
-    const writer = await room.spool.create(id, 'chunk-2');
+    const writer = await harness.spool.create(id, 'chunk-2');
     await writer.write([Buffer.from('56789')]);
     await writer.close();
     const complete = { heldBack: { lastByte: '9'.charCodeAt(0) } };
     const chunk = { name: 'chunk-2', start: 5, size: 5 };
-    return (await room.store.commit(id, { token: 2, chunk, complete, expiresAt: Date.now() + HOUR })) as Upload;
+    return (await harness.store.commit(id, { token: 2, chunk, complete, expiresAt: Date.now() + HOUR })) as Upload;
   }
 
   /** How many requests the origin has got to their end. */
@@ -222,11 +222,11 @@ describe('restarts', () => {
       await open();
       const { id, attempts } = await half();
       expect(attempts).toMatchObject([{ number: 1, inPart: true }]);
-      await room.restart();
+      await harness.restart();
       const upload = await rest(id);
-      expect(room.delivery.startEager(upload)).toBeUndefined();
-      expect((await room.answer(id)).status).toBe(200);
-      expect((await room.upload(id)).attempts.map(({ reached }) => reached)).toEqual(['sent-in-part', 'answered']);
+      expect(harness.delivery.startEager(upload)).toBeUndefined();
+      expect((await harness.answer(id)).status).toBe(200);
+      expect((await harness.upload(id)).attempts.map(({ reached }) => reached)).toEqual(['sent-in-part', 'answered']);
       expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
     });
 
@@ -234,8 +234,8 @@ describe('restarts', () => {
       await open();
       const { id } = await half();
       await rest(id);
-      await room.restart();
-      expect((await room.answer(id)).status).toBe(200);
+      await harness.restart();
+      expect((await harness.answer(id)).status).toBe(200);
       expect(whole()).toBe(1);
     });
 
@@ -244,9 +244,9 @@ describe('restarts', () => {
       const { id, attempts } = await half();
       await rest(id);
       const early: Attempt = attempts[0]!;
-      await room.store.claimDelivery(id, 'the process that dies', Date.now() + HOUR, early);
-      await room.restart();
-      expect(await room.result(id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
+      await harness.store.claimDelivery(id, 'the process that dies', Date.now() + HOUR, early);
+      await harness.restart();
+      expect(await harness.result(id)).toMatchObject({ kind: 'undelivered', failure: { reason: 'outcome-unknown' } });
       expect(origin.exchanges).toHaveLength(1);
     });
   });
@@ -255,10 +255,10 @@ describe('restarts', () => {
     await open();
     const { id } = await half();
     await rest(id);
-    const other = room.anotherWorker();
+    const other = harness.anotherWorker();
     expect(await other.result(id, { signal: new AbortController().signal })).toMatchObject({ kind: 'answered' });
-    expect(await room.result(id)).toMatchObject({ kind: 'answered' });
-    room.delivery.stopEager(id);
+    expect(await harness.result(id)).toMatchObject({ kind: 'answered' });
+    harness.delivery.stopEager(id);
     await origin.exchanges[0]!.closed;
     expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
     await other.stop();
@@ -267,8 +267,8 @@ describe('restarts', () => {
   test('a proxy that stops cuts what it has begun, and says so in the record', async () => {
     await open();
     const { id } = await half();
-    await room.delivery.stop();
-    expect((await room.upload(id)).attempts).toMatchObject([
+    await harness.delivery.stop();
+    expect((await harness.upload(id)).attempts).toMatchObject([
       { reached: 'sent-in-part', problem: expect.stringMatching(/stopped/) },
     ]);
     expect(whole()).toBe(0);

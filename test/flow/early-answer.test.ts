@@ -5,18 +5,17 @@ import type { Reply } from '../../src/protocol/protocol.js';
 import { destroyExchange, type Exchange } from '../../src/server/exchange.js';
 import { sendContinue } from '../../src/server/interim-responses.js';
 import { respondEarly } from '../../src/server/response.js';
-import { makeCertificate } from '../support/certificate.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
+import { connect, type RawClient } from '../support/client.js';
 import { block, frame } from '../support/hostile-http2.js';
-import { connect, type RawClient } from '../support/raw-client.js';
-import { until, within } from '../support/temporary.js';
+import { connectH2 } from '../support/http2-client.js';
+import { makeCertificate, until, within } from '../support/temporary.js';
+import { closeListeners, openListener } from '../support/test-listener.js';
 
 const tls = makeCertificate();
 const tooLarge = problemReply({ status: 413, detail: 'Too large.' });
 const MIB = 2 ** 20;
 
-afterEach(closeDoors);
+afterEach(closeListeners);
 
 /** Sends a body of zeros to its end, whatever is answered meanwhile. */
 async function sendBody(client: RawClient, bytes: number): Promise<void> {
@@ -29,8 +28,8 @@ describe.each([
   ['HTTP/1.1 with TLS', tls],
 ])('an answer before the body is there, %s', (_what, secure) => {
   test('is read by a client that sends its whole body first, and the connection serves on', async () => {
-    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
-    const client = await connect(door.url);
+    const listener = await openListener((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
+    const client = await connect(listener.url);
     for (let round = 0; round < 2; round++) {
       await client.sendHead('POST', '/', [['Content-Length', `${10 * MIB}`]]);
       await sendBody(client, 10 * MIB);
@@ -43,35 +42,35 @@ describe.each([
 
   test('comes at once, and a client that goes on beyond all measure loses its connection', async () => {
     const limits = { bytes: 4 * MIB, ms: 60_000 };
-    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge, limits), { tls: secure });
-    const client = await connect(door.url);
+    const listener = await openListener((exchange) => void respondEarly(exchange, tooLarge, limits), { tls: secure });
+    const client = await connect(listener.url);
     await client.sendHead('POST', '/', [['Transfer-Encoding', 'chunked']]);
     expect((await client.readFinal()).status).toBe(413);
     const chunk = Buffer.alloc(64 * 1024);
     while (!client.socket.destroyed) await client.sendChunk(chunk);
     expect(client.socket.bytesWritten).toBeGreaterThan(4 * MIB);
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
   });
 
   test('and a client that just stays silent loses its connection as well', async () => {
-    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge, { bytes: MIB, ms: 100 }), {
+    const listener = await openListener((exchange) => void respondEarly(exchange, tooLarge, { bytes: MIB, ms: 100 }), {
       tls: secure,
     });
-    const client = await connect(door.url);
+    const client = await connect(listener.url);
     await client.sendHead('POST', '/', [['Content-Length', '10']]);
     expect((await client.readFinal()).status).toBe(413);
     await client.ended();
   });
 
   test('that ends the connection is not lost to a reset', async () => {
-    const door = await openDoor(
+    const listener = await openListener(
       (exchange) => {
         (exchange.res as { shouldKeepAlive?: boolean }).shouldKeepAlive = false;
         void respondEarly(exchange, tooLarge);
       },
       { tls: secure },
     );
-    const client = await connect(door.url);
+    const client = await connect(listener.url);
     const errors: Error[] = [];
     client.socket.on('error', (error) => errors.push(error));
     await client.sendHead('POST', '/', [['Content-Length', `${10 * MIB}`]]);
@@ -83,7 +82,7 @@ describe.each([
   });
 
   test('after part of the body was read leaves nothing of it on the connection', async () => {
-    const door = await openDoor(
+    const listener = await openListener(
       (exchange) => {
         exchange.req.once('data', () => {
           exchange.req.pause();
@@ -92,7 +91,7 @@ describe.each([
       },
       { tls: secure },
     );
-    const client = await connect(door.url);
+    const client = await connect(listener.url);
     for (let round = 0; round < 2; round++) {
       await client.sendHead('POST', '/', [['Content-Length', `${2 * MIB}`]]);
       await sendBody(client, 2 * MIB);
@@ -109,22 +108,22 @@ describe('to a client that holds its body back', () => {
   ] as const;
 
   test('the answer ends the connection, because nobody knows what would come next', async () => {
-    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge));
-    const client = await connect(door.url);
+    const listener = await openListener((exchange) => void respondEarly(exchange, tooLarge));
+    const client = await connect(listener.url);
     await client.sendHead('POST', '/', expecting);
     const response = await client.readFinal();
     expect([response.status, response.header('connection'), response.interims.length]).toEqual([413, 'close', 0]);
     client.end();
     await client.ended();
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
   });
 
   test('the connection serves on when the body was asked for', async () => {
-    const door = await openDoor((exchange) => {
+    const listener = await openListener((exchange) => {
       sendContinue(exchange);
       void respondEarly(exchange, tooLarge);
     });
-    const client = await connect(door.url);
+    const client = await connect(listener.url);
     for (let round = 0; round < 2; round++) {
       await client.sendHead('POST', '/', expecting);
       const response = await client.readFinal();
@@ -140,8 +139,8 @@ describe.each([
   ['HTTP/2 with TLS', tls],
 ])('%s', (_what, secure) => {
   test('an answer before the body is there stops the client without an error, and the connection serves on', async () => {
-    const door = await openDoor((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
-    const h2 = await connectH2(door.url);
+    const listener = await openListener((exchange) => void respondEarly(exchange, tooLarge), { tls: secure });
+    const h2 = await connectH2(listener.url);
     for (let round = 0; round < 2; round++) {
       const asked = h2.start({ method: 'POST', target: '/' });
       const stop = new Promise<true>((resolve) => asked.stream.once('aborted', () => resolve(true)));
@@ -157,14 +156,14 @@ describe.each([
   });
 
   test('an answer after the body ends the stream as usual', async () => {
-    const door = await openDoor(
+    const listener = await openListener(
       (exchange) => {
         exchange.req.resume();
         exchange.req.on('end', () => void respondEarly(exchange, tooLarge));
       },
       { tls: secure },
     );
-    const h2 = await connectH2(door.url);
+    const h2 = await connectH2(listener.url);
     expect((await h2.request({ method: 'POST', target: '/', body: 'abc' })).status).toBe(413);
     expect((await h2.request({ method: 'GET', target: '/' })).status).toBe(413);
     await h2.close();
@@ -208,8 +207,8 @@ describe.each([
     ['nothing', { status: 200, headers: [] }, ['HEADERS', 'DATA END_STREAM']],
     ['nothing, with 204', { status: 204, headers: [] }, ['HEADERS END_STREAM']],
   ] satisfies [string, Reply, string[]][])('an answer of %s has its end', async (_content, reply, frames) => {
-    const door = await openDoor((exchange) => void respondEarly(exchange, reply));
-    const client = await connect(door.url);
+    const listener = await openListener((exchange) => void respondEarly(exchange, reply));
+    const client = await connect(listener.url);
     const fields = block([
       [':method', method],
       [':scheme', 'http'],
@@ -231,8 +230,8 @@ describe('an exchange that is given up', () => {
 
   test('takes its HTTP/1.1 connection with it', async () => {
     const seen: Exchange[] = [];
-    const door = await openDoor(given(seen));
-    const client = await connect(door.url);
+    const listener = await openListener(given(seen));
+    const client = await connect(listener.url);
     await client.sendHead('POST', '/', [['Content-Length', '10']]);
     await until(() => seen.length === 1, 'the request');
     destroyExchange(seen[0]!);
@@ -242,8 +241,8 @@ describe('an exchange that is given up', () => {
 
   test('is reset over HTTP/2, and the connection serves on', async () => {
     const seen: Exchange[] = [];
-    const door = await openDoor(given(seen));
-    const h2 = await connectH2(door.url);
+    const listener = await openListener(given(seen));
+    const h2 = await connectH2(listener.url);
     const [lost, kept] = [h2.start({ method: 'POST', target: '/1' }), h2.start({ method: 'POST', target: '/2' })];
     await until(() => seen.length === 2, 'both requests');
     destroyExchange(seen[0]!);

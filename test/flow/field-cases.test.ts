@@ -1,12 +1,13 @@
-// Issue 9, "done when" 3: reports of others, tried on the whole proxy. docs/field-cases.md tells where each is from.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
-import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
-import { answerOk, startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { connect, type RawClient, requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { answerOk, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { closeListeners, openListener } from '../support/test-listener.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
+
+// Issue 9, "done when" 3: reports of others, tried on the whole proxy. docs/field-cases.md tells where each is from.
 
 let origin: RawOrigin;
 let app: TestApp;
@@ -153,18 +154,18 @@ describe('a client that ends its side of the connection', () => {
 
   test.each(['', LATER])('and has left is noticed, when nothing is written to it for a while (%j)', async (begun) => {
     const gone: string[] = [];
-    const door = await openDoor(
+    const listener = await openListener(
       ({ req, res }) => {
         res.once('close', () => gone.push(req.url!));
         if (begun !== '' && !('stream' in res)) res.writeHead(200).write('a');
       },
       { halfClosedMs: 50 },
     );
-    const client = await connect(door.url);
+    const client = await connect(listener.url);
     await client.send('GET /left HTTP/1.1\r\nHost: a\r\n\r\n');
     client.destroy();
-    await until(() => gone.length > 0 && door.connections === 0, 'the end of the exchange');
-    await closeDoors();
+    await until(() => gone.length > 0 && listener.connections === 0, 'the end of the exchange');
+    await closeListeners();
   });
 
   test('in the middle of its body has sent no request', async () => {

@@ -8,13 +8,13 @@ import { askGate, type Verdict } from '../../src/delivery/gate.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Gate } from '../../src/model/route.js';
 import type { Upload } from '../../src/model/upload.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { DeliveryRoom } from '../support/delivery-room.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { requestOnce } from '../support/raw-client.js';
+import { requestOnce } from '../support/client.js';
+import { DeliveryHarness } from '../support/delivery-harness.js';
 import { clientDialect, createUpload } from '../support/resumable-client.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import type { WireRequest } from '../support/wire-response.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest } from '../support/wire.js';
 
 describe('gates', () => {
   const HEADERS: HeaderLine[] = [
@@ -199,11 +199,11 @@ describe('gates', () => {
 });
 
 describe('gated deliveries', () => {
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let app: TestApp | undefined;
 
   beforeEach(async () => {
-    origin = await startFakeOrigin({ status: 201, body: 'made' });
+    origin = await startTestOrigin({ status: 201, body: 'made' });
   });
 
   afterEach(async () => {
@@ -252,7 +252,7 @@ describe('gated deliveries', () => {
   });
 
   test('a gate that fails lets nothing pass, and is asked again', async () => {
-    const scanner = await startFakeOrigin({ status: 500 });
+    const scanner = await startTestOrigin({ status: 500 });
     await start(
       `delivery: { gate: { http: "${scanner.url}" }, wait: 50ms, retry: { while_waiting: 50ms, first_delay: 10ms, longest_delay: 50ms } }`,
     );
@@ -269,7 +269,7 @@ describe('gated deliveries', () => {
     let directory: TemporaryDirectory;
     let verdict: string;
     let gate: Gate;
-    let room: DeliveryRoom;
+    let harness: DeliveryHarness;
 
     beforeEach(async () => {
       directory = await temporaryDirectory();
@@ -282,21 +282,21 @@ describe('gated deliveries', () => {
     });
 
     afterEach(async () => {
-      await room.close();
+      await harness.close();
       await directory.remove();
     });
 
     const says = (script: string): void => writeFileSync(verdict, script);
     const timesAsked = (): number => readFileSync(`${verdict}.log`, 'utf8').split('\n').length - 1;
-    const phaseOf = async (id: string) => (await room.store.get(id))?.phase;
+    const phaseOf = async (id: string) => (await harness.store.get(id))?.phase;
 
     async function quarantined(): Promise<string> {
       says('echo macro; exit 3');
-      room = await DeliveryRoom.open(origin.url, { rules: { gate } });
-      const { id } = await room.whole({ body: 'picture' });
+      harness = await DeliveryHarness.open(origin.url, { rules: { gate } });
+      const { id } = await harness.whole({ body: 'picture' });
       const keptBack = { kind: 'undelivered', failure: { reason: 'quarantined', problem: 'macro' } };
-      expect(await room.result(id)).toMatchObject(keptBack);
-      expect(await room.result(id)).toMatchObject(keptBack);
+      expect(await harness.result(id)).toMatchObject(keptBack);
+      expect(await harness.result(id)).toMatchObject(keptBack);
       expect([origin.requests.length, timesAsked()]).toEqual([0, 1]);
       return id;
     }
@@ -314,10 +314,10 @@ describe('gated deliveries', () => {
       async (_, script, phase, sent) => {
         const id = await quarantined();
         says(script);
-        expect(await room.delivery.redeliver(id)).toBe('begun');
+        expect(await harness.delivery.redeliver(id)).toBe('begun');
         await until(() => timesAsked() === 2, 'the gate to be asked');
         await until(async () => (await phaseOf(id)) === phase, phase);
-        await room.delivery.stop();
+        await harness.delivery.stop();
         expect([origin.requests.length, timesAsked(), await phaseOf(id)]).toEqual([sent, 2, phase]);
       },
     );
@@ -325,7 +325,7 @@ describe('gated deliveries', () => {
     test.each(verdicts)('can let it pass a gate that %s, which is not asked then', async (_, script) => {
       const id = await quarantined();
       says(script);
-      expect(await room.delivery.redeliver(id, { skipGate: true })).toBe('begun');
+      expect(await harness.delivery.redeliver(id, { skipGate: true })).toBe('begun');
       expect((await origin.waitForRequests(1))[0]!.body.toString()).toBe('picture');
       await until(async () => (await phaseOf(id)) === 'answered', 'the answer');
       expect(timesAsked()).toBe(1);
@@ -336,15 +336,15 @@ describe('gated deliveries', () => {
       origin.answerWith({ status: 503 });
       const retry = { firstDelayMs: 1, longestDelayMs: 1, inBackgroundMs: 60_000 };
       // An attempt that the restart cuts off may be repeated.
-      room = await DeliveryRoom.open(origin.url, { rules: { gate, guarantee: 'at_least_once' }, retry });
-      const { id } = await room.whole({ body: 'picture' });
-      await room.result(id);
-      expect(await room.delivery.redeliver(id, { skipGate: true })).toBe('begun');
+      harness = await DeliveryHarness.open(origin.url, { rules: { gate, guarantee: 'at_least_once' }, retry });
+      const { id } = await harness.whole({ body: 'picture' });
+      await harness.result(id);
+      expect(await harness.delivery.redeliver(id, { skipGate: true })).toBe('begun');
       await origin.waitForRequests(3);
       expect(timesAsked()).toBe(1);
-      await room.restart();
+      await harness.restart();
       const sent = origin.requests.length;
-      room.delivery.start();
+      harness.delivery.start();
       await until(() => timesAsked() === 2, 'the gate to be asked after the restart');
       await until(async () => (await phaseOf(id)) === 'undelivered', 'the gate to keep it back');
       expect(origin.requests.length - sent).toBeLessThanOrEqual(1);
@@ -354,34 +354,34 @@ describe('gated deliveries', () => {
       says('exit 0');
       origin.answerWith({ status: 503 });
       const retry = { firstDelayMs: 60_000, longestDelayMs: 60_000, inBackgroundMs: 600_000 };
-      room = await DeliveryRoom.open(origin.url, { rules: { gate, waitMs: 50 }, retry });
-      const { id } = await room.whole({ body: 'picture' });
-      await room.result(id);
-      await until(() => room.lines.some(({ msg }) => msg === 'delivery attempt'), 'the first attempt to end');
+      harness = await DeliveryHarness.open(origin.url, { rules: { gate, waitMs: 50 }, retry });
+      const { id } = await harness.whole({ body: 'picture' });
+      await harness.result(id);
+      await until(() => harness.lines.some(({ msg }) => msg === 'delivery attempt'), 'the first attempt to end');
       expect([origin.requests.length, timesAsked()]).toEqual([1, 1]);
       says('exit 3');
-      expect(await room.delivery.redeliver(id)).toBe('begun');
+      expect(await harness.delivery.redeliver(id)).toBe('begun');
       await until(async () => (await phaseOf(id)) === 'undelivered', 'the gate to keep it back');
       expect([origin.requests.length, timesAsked()]).toEqual([1, 2]);
     });
 
     test('can let it pass while the gate cannot be asked, or thinks', async () => {
       says(`while ! [ -e ${verdict}.now ]; do sleep 0.05; done; exit 3`);
-      room = await DeliveryRoom.open(origin.url, { rules: { gate } });
-      const thinking = await room.whole({ body: 'one' });
-      const first = room.result(thinking.id);
+      harness = await DeliveryHarness.open(origin.url, { rules: { gate } });
+      const thinking = await harness.whole({ body: 'one' });
+      const first = harness.result(thinking.id);
       await until(() => existsSync(`${verdict}.log`), 'the gate to think');
-      expect(await room.delivery.redeliver(thinking.id, { skipGate: true })).toBe('begun');
+      expect(await harness.delivery.redeliver(thinking.id, { skipGate: true })).toBe('begun');
       writeFileSync(`${verdict}.now`, '');
       expect(await first).toMatchObject({ kind: 'answered' });
       says('exit 7');
-      const failing = await room.whole({ body: 'two' });
-      const second = room.result(failing.id);
+      const failing = await harness.whole({ body: 'two' });
+      const second = harness.result(failing.id);
       await until(
-        () => room.lines.some(({ msg }) => String(msg).startsWith('the gate gave no verdict')),
+        () => harness.lines.some(({ msg }) => String(msg).startsWith('the gate gave no verdict')),
         'the gate to fail',
       );
-      expect(await room.delivery.redeliver(failing.id, { skipGate: true })).toBe('begun');
+      expect(await harness.delivery.redeliver(failing.id, { skipGate: true })).toBe('begun');
       expect(await second).toMatchObject({ kind: 'answered' });
       expect(origin.requests.map(({ body }) => body.toString())).toEqual(['one', 'two']);
     });

@@ -1,23 +1,21 @@
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { requestOnce } from '../support/raw-client.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { requestOnce } from '../support/client.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { clientDialect, createUpload, ResumableUpload, versionLines } from '../support/resumable-client.js';
-import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 const DIALECT = clientDialect('10');
 
 let redis: RedisServer;
-let origin: FakeOrigin;
+let origin: TestOrigin;
 let apps: TestApp[] = [];
 let disks: TemporaryDirectory[] = [];
 
 beforeEach(async () => {
   redis = await startRedis();
-  origin = await startFakeOrigin({ status: 201, body: 'kept' });
+  origin = await startTestOrigin({ status: 201, body: 'kept' });
 });
 
 afterEach(async () => {

@@ -4,24 +4,23 @@ import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { fieldKey } from '../../src/model/client-fields.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { connectH2, H2Exchange } from '../support/h2-client.js';
-import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
-import { connect } from '../support/raw-client.js';
+import { connect, exchangeOver, type Transport, TRANSPORTS } from '../support/client.js';
+import { connectH2, H2Exchange } from '../support/http2-client.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('OPTIONS', () => {
   /** Asked about everything, and lets in who says `Authorization: good`. */
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   /** Of the routes that are for uploads alone. */
-  let uploads: FakeOrigin;
+  let uploads: TestOrigin;
   let app: TestApp;
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 200, body: 'made' });
-    uploads = await startFakeOrigin({ status: 200, body: 'made' });
-    auth = await startFakeOrigin((request) => ({
+    origin = await startTestOrigin({ status: 200, body: 'made' });
+    uploads = await startTestOrigin({ status: 200, body: 'made' });
+    auth = await startTestOrigin((request) => ({
       status: request.header('Authorization') === 'good' ? 200 : 401,
       headers: [['Remote-User', 'alice']],
     }));
@@ -158,7 +157,7 @@ describe('targets', () => {
   const express = createRequire(import.meta.url)('express') as () => Application;
 
   let app: TestApp;
-  let auth: FakeOrigin;
+  let auth: TestOrigin;
   let server: Server;
 
   afterEach(async () => {
@@ -180,7 +179,7 @@ describe('targets', () => {
 
   async function startProxy(origin: string, ignoreCase: string): Promise<void> {
     // Requests for the path with a token in it are let in, so that the service decides by what it is told of the target.
-    auth = await startFakeOrigin((request) => ({
+    auth = await startTestOrigin((request) => ({
       status: /^\/protected\/ok(?:[/?]|$)/i.test(request.header('X-Forwarded-Uri') ?? '') ? 200 : 401,
     }));
     const match = `{ path: [/protected, /protected/**]${ignoreCase} }`;
@@ -340,13 +339,13 @@ describe('targets', () => {
 });
 
 describe('trailers', () => {
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 200, body: 'made' });
-    auth = await startFakeOrigin({ status: 200, headers: [['Remote-User', 'alice']] });
+    origin = await startTestOrigin({ status: 200, body: 'made' });
+    auth = await startTestOrigin({ status: 200, headers: [['Remote-User', 'alice']] });
     const config = `
 authorize: { forward_auth: { url: "${auth.url}", copy_headers: [Remote-User], principal_header: X-Princ } }
 routes:

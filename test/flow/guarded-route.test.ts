@@ -1,18 +1,24 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { fieldKey } from '../../src/model/client-fields.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, type OriginRequest, startFakeOrigin } from '../support/fake-origin.js';
+import {
+  connect,
+  exchangeOver,
+  type RawClient,
+  requestOnce,
+  type Transport,
+  TRANSPORTS,
+  WANTED,
+} from '../support/client.js';
 import { OTHER_TARGETS } from '../support/forgeries.js';
-import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
-import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
-import { WANTED } from '../support/tunnel-client.js';
-import type { WireRequest, WireResponse } from '../support/wire-response.js';
+import { type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest, WireResponse } from '../support/wire.js';
 
 describe('routes', () => {
   /** Lets in who says `Authorization: good`, and calls everybody alice. */
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
 
   const SETTINGS = (url: string): string =>
@@ -30,8 +36,8 @@ describe('routes', () => {
     ].join('\n');
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 200, body: 'made' });
-    auth = await startFakeOrigin((request) =>
+    origin = await startTestOrigin({ status: 200, body: 'made' });
+    auth = await startTestOrigin((request) =>
       request.header('Authorization') === 'good'
         ? {
             status: 200,
@@ -261,16 +267,16 @@ describe('routes', () => {
 });
 
 describe('identities', () => {
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   /** One route of it asks a service. */
   let guarding: TestApp;
   /** None of its routes does. */
   let open: TestApp;
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 200, body: 'done' });
-    auth = await startFakeOrigin({ status: 401 });
+    origin = await startTestOrigin({ status: 200, body: 'done' });
+    auth = await startTestOrigin({ status: 401 });
     const asks = `forward_auth: { url: "${auth.url}", copy_headers: [Remote-User, X-Tenant], principal_header: X-Princ }`;
     const uploads = `
   - match: { path: /up/** }
@@ -355,13 +361,13 @@ describe('identities', () => {
 });
 
 describe('methods', () => {
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
 
   beforeAll(async () => {
-    origin = await startFakeOrigin({ status: 200, body: 'done' });
-    auth = await startFakeOrigin({ status: 401 });
+    origin = await startTestOrigin({ status: 200, body: 'done' });
+    auth = await startTestOrigin({ status: 401 });
     const guard = `authorize: { forward_auth: "${auth.url}" }`;
     const config = `
 routes:

@@ -5,8 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { keepReadingAfterWriteError } from '../../src/origin/half-closed-socket.js';
 import { resetConnection } from '../../src/server/closing.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
-import { makeCertificate } from '../support/certificate.js';
-import { until } from '../support/temporary.js';
+import { makeCertificate, until } from '../support/temporary.js';
 
 describe('half-closed sockets', () => {
   const ANSWER = 'the answer';

@@ -2,22 +2,22 @@ import { once } from 'node:events';
 import { constants } from 'node:http2';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/server/exchange.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { closeDoors, ok, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
+import { connect } from '../support/client.js';
 import { block, frame } from '../support/hostile-http2.js';
-import { connect } from '../support/raw-client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { until } from '../support/temporary.js';
+import { closeListeners, ok, openListener } from '../support/test-listener.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('control bytes', () => {
   // Issue 9, §1: nghttp2 leaves out fields with control bytes before Node hears of them. What is left out is so for everybody.
-  let auth: FakeOrigin;
-  let origin: FakeOrigin;
+  let auth: TestOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
   beforeAll(async () => {
-    origin = await startFakeOrigin();
-    auth = await startFakeOrigin((request) =>
+    origin = await startTestOrigin();
+    auth = await startTestOrigin((request) =>
       request.header('Authorization') === 'good' ? { headers: [['Remote-User', 'alice']] } : { status: 401 },
     );
     const config = `authorize: { forward_auth: { url: "${auth.url}/check", copy_headers: [Remote-User] } }\n`;
@@ -166,7 +166,7 @@ describe('control bytes', () => {
 
 describe('resets', () => {
   // Issue 9, §5: requests that their client gives up as soon as they have come.
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   const [HEADERS, RESET, SETTINGS, WINDOW] = [1, 3, 4, 8];
   const CANCEL = '\0\0\0\x08';
@@ -194,11 +194,11 @@ describe('resets', () => {
 
   test.each(Object.entries(ENDS))('a session that gives up request upon request by %s ends', async (_, end) => {
     let requests = 0;
-    const door = await openDoor(() => requests++);
-    const client = await connect(door.url);
+    const listener = await openListener(() => requests++);
+    const client = await connect(listener.url);
     client.socket.on('error', () => undefined).resume();
     await client.send(Buffer.from(PREFACE + givenUp(40_000, end), 'latin1'));
-    await until(() => door.connections === 0, 'the connection to be gone', 10_000);
+    await until(() => listener.connections === 0, 'the connection to be gone', 10_000);
     // What came with one read and was given up in it is not even begun.
     expect(requests).toBeLessThan(10);
     client.destroy();
@@ -206,8 +206,10 @@ describe('resets', () => {
 
   test('a client that gives up a page of requests now and then goes on', async () => {
     const held: Exchange[] = [];
-    const door = await openDoor((exchange) => (exchange.req.url === '/last' ? ok(exchange) : void held.push(exchange)));
-    const client = await connectH2(door.url);
+    const listener = await openListener((exchange) =>
+      exchange.req.url === '/last' ? ok(exchange) : void held.push(exchange),
+    );
+    const client = await connectH2(listener.url);
     for (let page = 0; page < 2; page++) {
       const exchanges = Array.from({ length: 40 }, () =>
         client.start({ method: 'GET', target: '/' }, { endStream: true }),
@@ -226,13 +228,13 @@ describe('resets', () => {
   ])('a session on which 600 requests are given up %s', async (_, isFront) => {
     const uploads: Exchange[] = [];
     let begun = 0;
-    const door = await openDoor(
+    const listener = await openListener(
       (exchange) => (exchange.req.method === 'POST' ? uploads.push(exchange) : (begun += 1)),
       {
         isSharedPeer: () => isFront,
       },
     );
-    const client = await connectH2(door.url);
+    const client = await connectH2(listener.url);
     const codes: number[] = [];
     client.session.on('goaway', (code: number) => codes.push(code));
     const isOver = (): boolean => client.session.destroyed;

@@ -15,11 +15,10 @@ import {
 import { readHead } from '../../src/server/request-head.js';
 import { sendReply } from '../../src/server/response.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
-import { makeCertificate } from '../support/certificate.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
-import { connect } from '../support/raw-client.js';
-import { until } from '../support/temporary.js';
+import { connect } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { makeCertificate, until } from '../support/temporary.js';
+import { closeListeners, openListener } from '../support/test-listener.js';
 
 describe('interim responses', () => {
   const run = promisify(execFile);
@@ -43,7 +42,7 @@ describe('interim responses', () => {
     Buffer.from('0161', 'hex'),
   ]);
 
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   /** Reads the body to its end and then gives the final answer. */
   function finish(exchange: Exchange): void {
@@ -56,14 +55,14 @@ describe('interim responses', () => {
     ['TLS', tls],
   ])('104 over %s', (_what, secure) => {
     test('comes before the body is sent, byte for byte as it should be, and the final answer after it', async () => {
-      const door = await openDoor(
+      const listener = await openListener(
         (exchange) => {
           expect(sendInterim(exchange, supported)).toBe(true);
           finish(exchange);
         },
         { tls: secure },
       );
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       for (let round = 0; round < 2; round++) {
         await client.sendHead('POST', '/', [['Content-Length', '3']]);
         const interim = await client.readInterim();
@@ -78,14 +77,14 @@ describe('interim responses', () => {
     });
 
     test('comes before the body is sent over HTTP/2', async () => {
-      const door = await openDoor(
+      const listener = await openListener(
         (exchange) => {
           expect(sendInterim(exchange, supported)).toBe(true);
           finish(exchange);
         },
         { tls: secure },
       );
-      const h2 = await connectH2(door.url);
+      const h2 = await connectH2(listener.url);
       const asked = h2.start({ method: 'POST', target: '/' });
       const interim = await asked.readInterim();
       expect(interim.status).toBe(104);
@@ -108,9 +107,9 @@ describe('interim responses', () => {
     };
 
     test('curl sees 104, then 100, sends its body at once and takes the final answer', async () => {
-      const door = await openDoor(both);
+      const listener = await openListener(both);
       const options = ['-sv', '--expect100-timeout', '20', '-H', 'Expect: 100-continue', '-d', 'abc'];
-      const { stdout, stderr } = await run('curl', [...options, door.url]);
+      const { stdout, stderr } = await run('curl', [...options, listener.url]);
       const statuses = [...stderr.matchAll(/^< HTTP\/1\.1 (\d+)/gm)].map(([, status]) => status);
       expect(statuses).toEqual(['104', '100', '201']);
       expect(stderr).toContain('< Location: http://a.example/u/1');
@@ -118,17 +117,17 @@ describe('interim responses', () => {
     });
 
     test.each([['--http2-prior-knowledge'], ['--http2']])('curl %s sees 104 and the final answer', async (option) => {
-      const door = await openDoor(both, option === '--http2' ? { tls } : {});
-      const { stdout, stderr } = await run('curl', ['-skv', option, '-d', 'abc', door.url]);
+      const listener = await openListener(both, option === '--http2' ? { tls } : {});
+      const { stdout, stderr } = await run('curl', ['-skv', option, '-d', 'abc', listener.url]);
       const statuses = [...stderr.matchAll(/^< HTTP\/2 (\d+)/gm)].map(([, status]) => status);
       expect(statuses).toEqual(['104', '201']);
       expect(stdout).toBe('whole');
     });
 
     test('a Node client that waits for 100 goes on after it', async () => {
-      const door = await openDoor(both);
+      const listener = await openListener(both);
       const seen: string[] = [];
-      const request = httpRequest(door.url, { method: 'POST', headers: { Expect: '100-continue' } });
+      const request = httpRequest(listener.url, { method: 'POST', headers: { Expect: '100-continue' } });
       request.on('information', ({ statusCode }) => void seen.push(`${statusCode}`));
       request.on('continue', () => request.end('abc'));
       request.flushHeaders();
@@ -143,8 +142,8 @@ describe('interim responses', () => {
 
     test('100 is sent once, and never before somebody asks for it', async () => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange));
-      const client = await connect(door.url);
+      const listener = await openListener((exchange) => void waiting.push(exchange));
+      const client = await connect(listener.url);
       await client.sendHead('POST', '/', [
         ['Content-Length', '3'],
         ['Expect', '100-continue'],
@@ -163,11 +162,11 @@ describe('interim responses', () => {
   describe('an interim response is left out', () => {
     test('for HTTP/1.0', async () => {
       const sent: boolean[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         sent.push(sendInterim(exchange, supported), sendContinue(exchange));
         finish(exchange);
       });
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       await client.send('POST / HTTP/1.0\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc');
       const response = await client.readFinal();
       expect([response.status, response.interims.length, sent]).toEqual([201, 0, [false, false]]);
@@ -176,7 +175,7 @@ describe('interim responses', () => {
 
     test.each(['1.1', '2'])('once the final response has begun, over HTTP/%s', async (version) => {
       const sent: boolean[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         async function* body() {
           yield Buffer.from('one,');
           sent.push(sendInterim(exchange, supported));
@@ -188,8 +187,8 @@ describe('interim responses', () => {
           sent.push(sendInterim(exchange, supported));
         });
       });
-      const h1 = await connect(door.url);
-      const h2 = await connectH2(door.url);
+      const h1 = await connect(listener.url);
+      const h2 = await connectH2(listener.url);
       const response = await (version === '2' ? h2 : h1).request({ method: 'GET', target: '/' });
       expect([response.body.toString(), response.interims.length]).toEqual(['one,two', 0]);
       await until(() => sent.length === 2, 'both tries');
@@ -200,8 +199,8 @@ describe('interim responses', () => {
 
     test('behind a pipelined response that is not finished, which it would run ahead of', async () => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange));
-      const client = await connect(door.url);
+      const listener = await openListener((exchange) => void waiting.push(exchange));
+      const client = await connect(listener.url);
       await client.send('GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n');
       await until(() => waiting.length === 2, 'both requests');
       expect(waiting.map((exchange) => sendInterim(exchange, supported))).toEqual([true, false]);
@@ -215,27 +214,27 @@ describe('interim responses', () => {
 
     test.each(['1.1', '2'])('when the client has left, over HTTP/%s', async (version) => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange));
+      const listener = await openListener((exchange) => void waiting.push(exchange));
       if (version === '2') {
-        const h2 = await connectH2(door.url);
+        const h2 = await connectH2(listener.url);
         h2.start({ method: 'POST', target: '/' });
         await until(() => waiting.length === 1, 'the request');
         h2.cut();
       } else {
-        const h1 = await connect(door.url);
+        const h1 = await connect(listener.url);
         await h1.sendHead('POST', '/', [['Content-Length', '3']]);
         await until(() => waiting.length === 1, 'the request');
         h1.reset();
       }
       waiting[0]!.req.on('error', () => undefined);
-      await until(() => door.connections === 0, 'the client to be gone');
+      await until(() => listener.connections === 0, 'the client to be gone');
       expect([sendInterim(waiting[0]!, supported), sendContinue(waiting[0]!)]).toEqual([false, false]);
     });
 
     test.each(['1.1', '2'])('when the client reads nothing, over HTTP/%s: memory has a bound', async (version) => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange));
-      const client = connectTcp(Number(new URL(door.url).port), '127.0.0.1');
+      const listener = await openListener((exchange) => void waiting.push(exchange));
+      const client = connectTcp(Number(new URL(listener.url).port), '127.0.0.1');
       client.write(version === '2' ? HTTP2_REQUEST : 'POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n');
       await until(() => waiting.length === 1, 'the request');
       const long: Reply = { ...supported, headers: [['X-Long', 'x'.repeat(4000)]] };
@@ -255,11 +254,11 @@ describe('interim responses', () => {
     ])('when it is over %s over HTTP/2, and the session goes on', async (_what, size, maxHeaderListSize) => {
       const headers = Array.from({ length: size / 1000 }, (_, at) => [`X-Field-${at}`, 'x'.repeat(980)] as const);
       const sent: boolean[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         sent.push(sendInterim(exchange, { ...supported, headers }), sendInterim(exchange, supported));
         finish(exchange);
       });
-      const h2 = await connectH2(door.url, { settings: { maxHeaderListSize } });
+      const h2 = await connectH2(listener.url, { settings: { maxHeaderListSize } });
       for (const method of ['POST', 'PUT']) {
         const { status, interims } = await h2.request({ method, target: '/', body: 'abc' });
         expect([status, interims.map((interim) => interim.status)]).toEqual([201, [104]]);
@@ -270,7 +269,7 @@ describe('interim responses', () => {
 
     test('and nothing can be smuggled into it', async () => {
       const failures: unknown[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         for (const line of [
           ['Location', 'a\r\nX: y'],
           ['X\r\nY', 'a'],
@@ -284,7 +283,7 @@ describe('interim responses', () => {
         }
         finish(exchange);
       });
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       const response = await client.request({ method: 'POST', target: '/', body: 'abc' });
       expect(response.interims).toEqual([]);
       expect(failures).toEqual(['ERR_INVALID_CHAR', 'ERR_INVALID_HTTP_TOKEN', 'ERR_INVALID_HTTP_TOKEN']);
@@ -296,7 +295,7 @@ describe('interim responses', () => {
 describe('their budget', () => {
   const supported: Reply = { status: 104, headers: [['Location', 'http://a.example/u/1']] };
 
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   describe('the interim responses of one request', () => {
     let now = 0;
@@ -321,19 +320,19 @@ describe('their budget', () => {
 
     test('are at most four, ever farther apart', async () => {
       const due: boolean[] = [];
-      const door = await openDoor(
+      const listener = await openListener(
         withInterims('auto', (interims) => {
           interims.announce(() => supported);
           for (const seconds of [0, 0.999, 0.001, 7.9, 0.1, 63, 1, 10_000, 10_000])
             due.push(progress(interims, seconds));
         }),
       );
-      expect(await seenBy(door.url)).toEqual([104, 104, 104, 104]);
+      expect(await seenBy(listener.url)).toEqual([104, 104, 104, 104]);
       expect(due).toEqual([false, false, true, false, true, false, true, false, false]);
     });
 
     test('leave room for 100, which has to come', async () => {
-      const door = await openDoor(
+      const listener = await openListener(
         withInterims('auto', (interims) => {
           interims.announce(() => supported);
           for (let count = 0; count < 5; count++) progress(interims, 10_000);
@@ -342,12 +341,12 @@ describe('their budget', () => {
           progress(interims, 10_000);
         }),
       );
-      expect(await seenBy(door.url, [['Expect', '100-continue']])).toEqual([104, 104, 104, 100]);
+      expect(await seenBy(listener.url, [['Expect', '100-continue']])).toEqual([104, 104, 104, 100]);
     });
 
     test('do not include 100 for a client that did not ask', async () => {
-      const door = await openDoor(withInterims('always', (interims) => interims.continue()));
-      expect(await seenBy(door.url)).toEqual([]);
+      const listener = await openListener(withInterims('always', (interims) => interims.continue()));
+      expect(await seenBy(listener.url)).toEqual([]);
     });
 
     test.each([
@@ -357,8 +356,8 @@ describe('their budget', () => {
       ['always', [['Via', '1.1 somebody']], [104]],
       ['never', [], []],
     ] as const)('%s with %j: %j', async (mode, headers, expected) => {
-      const door = await openDoor(withInterims(mode, (interims) => interims.announce(() => supported)));
-      expect(await seenBy(door.url, headers)).toEqual(expected);
+      const listener = await openListener(withInterims(mode, (interims) => interims.announce(() => supported)));
+      expect(await seenBy(listener.url, headers)).toEqual(expected);
     });
 
     test('are not even put together where they cannot be sent, and none is sent where there is nothing to say', async () => {
@@ -366,15 +365,15 @@ describe('their budget', () => {
       const ask = (): undefined => {
         asked++;
       };
-      const door = await openDoor(
+      const listener = await openListener(
         withInterims('never', (interims) => {
           interims.announce(ask);
           interims.progress(ask);
         }),
       );
-      expect(await seenBy(door.url)).toEqual([]);
+      expect(await seenBy(listener.url)).toEqual([]);
       expect(asked).toBe(0);
-      const willing = await openDoor(withInterims('always', (interims) => interims.announce(ask)));
+      const willing = await openListener(withInterims('always', (interims) => interims.announce(ask)));
       expect(await seenBy(willing.url)).toEqual([]);
       expect(asked).toBe(1);
     });

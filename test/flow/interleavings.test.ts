@@ -1,12 +1,12 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
-import { type OpenRequest, type Transport, TRANSPORTS } from '../support/open-request.js';
+import { type OpenRequest, type Transport, TRANSPORTS } from '../support/client.js';
+import { FlowClient } from '../support/flow-client.js';
+import { GatedUploads, type GatedUploadsOptions } from '../support/gated-uploads.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
-import { StageClient } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import { UploadWorld, type WorldOptions } from '../support/upload-world.js';
+import { TestProxy } from '../support/test-proxy.js';
 import { type Declared, type Part, UploadWriters } from '../support/upload-writers.js';
 
 describe('appends', () => {
@@ -36,7 +36,7 @@ describe('appends', () => {
     readonly declared: Declared;
     /** The creation brings bytes itself. */
     readonly first: Part | undefined;
-    readonly pace: WorldOptions['pace'];
+    readonly pace: GatedUploadsOptions['pace'];
     readonly graceMs: number;
     readonly steps: readonly Step[];
   }
@@ -94,7 +94,7 @@ describe('appends', () => {
   });
 
   async function take(writers: UploadWriters, step: Step): Promise<void> {
-    const { gate } = writers.world;
+    const { gate } = writers.uploads;
     switch (step.kind) {
       case 'head':
         return void writers.head(step.writer);
@@ -125,7 +125,7 @@ describe('appends', () => {
   async function* played(writers: UploadWriters, steps: readonly Step[]): AsyncGenerator<number> {
     for (const [at, step] of steps.entries()) {
       await take(writers, step);
-      if (step.kind !== 'rush' && steps[at + 1]?.kind !== 'rush') await writers.world.gate.quiet();
+      if (step.kind !== 'rush' && steps[at + 1]?.kind !== 'rush') await writers.uploads.gate.quiet();
       yield at;
     }
   }
@@ -136,21 +136,21 @@ describe('appends', () => {
 
   async function begin({ pace, graceMs, size, seed, declared, first }: Play): Promise<UploadWriters> {
     const options = { directory: join(directory.path, `${runs++}`), pace, graceMs };
-    const writers = new UploadWriters(await UploadWorld.open(options), randomBytes(size, seed), declared);
+    const writers = new UploadWriters(await GatedUploads.open(options), randomBytes(size, seed), declared);
     await writers.create(0, first);
     return writers;
   }
 
   /** Kills the process as it stands and starts the next one on the same directory. */
-  async function restart(writers: UploadWriters, options: Omit<WorldOptions, 'directory'>): Promise<void> {
-    const { world } = writers;
-    world.gate.hold();
+  async function restart(writers: UploadWriters, options: Omit<GatedUploadsOptions, 'directory'>): Promise<void> {
+    const { uploads: gated } = writers;
+    gated.gate.hold();
     writers.forget();
-    await world.kill();
+    await gated.kill();
     expectTheFileOnly(writers);
-    const next = await UploadWorld.open({ ...options, directory: world.directory });
+    const next = await GatedUploads.open({ ...options, directory: gated.directory });
     if (!(await next.isComplete(writers.id))) expect(await next.uncountedFiles()).toEqual([]);
-    writers.world = next;
+    writers.uploads = next;
   }
 
   /** An honest client brings the rest. */
@@ -160,8 +160,8 @@ describe('appends', () => {
     expectTheFileOnly(writers);
   }
 
-  function expectTheFileOnly({ world, file }: UploadWriters): void {
-    for (const bytes of world.delivered) expect(bytes.equals(file)).toBe(true);
+  function expectTheFileOnly({ uploads: gated, file }: UploadWriters): void {
+    for (const bytes of gated.delivered) expect(bytes.equals(file)).toBe(true);
   }
 
   const RUNS = { endOnFailure: true, numRuns: 300 };
@@ -172,14 +172,14 @@ describe('appends', () => {
       fc.asyncProperty(play, async (play) => {
         const writers = await begin(play);
         for await (const at of played(writers, play.steps)) expect(at).toBeDefined();
-        const { world } = writers;
-        world.gate.open();
+        const { uploads: gated } = writers;
+        gated.gate.open();
         await writers.leave();
         await finish(writers);
-        expect(world.delivered).toHaveLength(1);
-        expect(await world.uncountedFiles()).toEqual([]);
-        expect([writers.listenersOnBodies(), world.listenersOnLeases()]).toEqual([0, 0]);
-        await world.close();
+        expect(gated.delivered).toHaveLength(1);
+        expect(await gated.uncountedFiles()).toEqual([]);
+        expect([writers.listenersOnBodies(), gated.listenersOnLeases()]).toEqual([0, 0]);
+        await gated.close();
       }),
       RUNS,
     );
@@ -193,13 +193,13 @@ describe('appends', () => {
         const writers = await begin(play);
         for await (const at of played(writers, play.steps))
           for (const after of deaths) if (after === at) await restart(writers, play);
-        writers.world.gate.open();
+        writers.uploads.gate.open();
         await writers.leave();
         await finish(writers);
-        const { world } = writers;
-        await world.sweep();
-        expect(await world.uncountedFiles()).toEqual([]);
-        await world.close();
+        const { uploads: gated } = writers;
+        await gated.sweep();
+        expect(await gated.uncountedFiles()).toEqual([]);
+        await gated.close();
       }),
       RUNS,
     );
@@ -207,15 +207,15 @@ describe('appends', () => {
 });
 
 describe('sockets', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
   let runs = 0;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   /** An append under way, on a connection of its own. */
@@ -257,7 +257,7 @@ describe('sockets', () => {
     ) {}
 
     async resume({ transport, meanwhile, isSized }: Step & { kind: 'resume' }): Promise<void> {
-      const client = new StageClient(stage, transport, '10');
+      const client = new FlowClient(proxy, transport, '10');
       const older = [...this.sending];
       const [offset] = await Promise.all([
         client.at(this.upload.url).offset(),
@@ -311,11 +311,11 @@ describe('sockets', () => {
       fc.asyncProperty(play, transport, async ({ fileSize, steps }, transport) => {
         const target = `/interleavings/${runs++}`;
         const file = randomBytes(fileSize, runs);
-        const upload = await new StageClient(stage, transport, '10').place({ target, length: file.length });
+        const upload = await new FlowClient(proxy, transport, '10').place({ target, length: file.length });
         const clients = new Clients(upload, file);
         for (const step of steps) await take(clients, step);
         await clients.finish();
-        const got = stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+        const got = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
         expect(got).toEqual([{ size: file.length, sum: sha256(file) }]);
       }),
       { numRuns: 40, endOnFailure: true },

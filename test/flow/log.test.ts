@@ -5,23 +5,23 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { SYSTEM_NAMES } from '../../src/spool/directory-rules.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { type ProxyProcess, startProxy } from '../support/proxy.js';
+import { untilSpooled } from '../support/disk.js';
+import { FlowClient } from '../support/flow-client.js';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
-import { StageClient } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
 import { until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { TestProxy } from '../support/test-proxy.js';
 
 describe('secrets', () => {
   const SECRET = 's3cret-of-the-client';
   const credentials = { Authorization: `Bearer ${SECRET}`, Cookie: `session=${SECRET}` };
   const version = { 'Upload-Draft-Interop-Version': '8' };
 
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let proxy: ProxyProcess;
   beforeEach(async () => {
-    origin = await startFakeOrigin({ headers: [['Set-Cookie', `session=${SECRET}`]], body: 'stored' });
+    origin = await startTestOrigin({ headers: [['Set-Cookie', `session=${SECRET}`]], body: 'stored' });
     proxy = await startProxy({ origin: origin.url, flags: ['--log-level', 'trace'] });
   });
   afterEach(async () => {
@@ -89,14 +89,14 @@ describe('secrets', () => {
 
 describe('uploads', () => {
   // Issue 9, §6: what a request brought, and by what an upload's lines are found.
-  let stage: Stage;
-  afterEach(() => stage.close());
+  let proxy: TestProxy;
+  afterEach(() => proxy.close());
 
   const KEY = 'key-of-the-client';
 
   async function begin(version: 'HTTP/1.1' | 'HTTP/2', body: string, length = 10): Promise<ResumableUpload> {
-    stage = await Stage.open();
-    const send = (request: Parameters<Stage['send']>[1]) => stage.send(version, request);
+    proxy = await TestProxy.open();
+    const send = (request: Parameters<TestProxy['send']>[1]) => proxy.send(version, request);
     const headers = [['Idempotency-Key', KEY]] as const;
     return createUpload(clientDialect('8'), send, {
       method: 'POST',
@@ -111,7 +111,7 @@ describe('uploads', () => {
 
   /** The lines of its requests so far, once there are so many. */
   async function requestsOf(upload: ResumableUpload, count: number): Promise<Record<string, unknown>[]> {
-    const lines = () => stage.app.log.filter(({ msg, upload: tag }) => msg === 'request' && tag === tagOf(upload));
+    const lines = () => proxy.app.log.filter(({ msg, upload: tag }) => msg === 'request' && tag === tagOf(upload));
     return until(() => lines().length >= count && lines(), `${count} lines`);
   }
 
@@ -142,7 +142,7 @@ describe('uploads', () => {
     test('every line has what finds the others, and none has the id', async () => {
       const upload = await begin(version, 'abc');
       await upload.append('defghij', { offset: 3, complete: true });
-      await until(() => stage.app.log.some(({ msg }) => msg === 'upload ended'), 'a line about its end');
+      await until(() => proxy.app.log.some(({ msg }) => msg === 'upload ended'), 'a line about its end');
       await requestsOf(upload, 2);
       const handles = {
         upload: tagOf(upload),
@@ -150,10 +150,10 @@ describe('uploads', () => {
         idempotencyKey: KEY,
         client: '127.0.0.1',
       };
-      const lines = stage.app.log.filter((line) => JSON.stringify(line).includes(tagOf(upload)));
+      const lines = proxy.app.log.filter((line) => JSON.stringify(line).includes(tagOf(upload)));
       expect(new Set(lines.map(({ msg }) => msg))).toEqual(new Set(['request', 'delivery attempt', 'upload ended']));
       for (const line of lines) expect(line).toMatchObject(handles);
-      expect(JSON.stringify(stage.app.log)).not.toContain(upload.target.split('/').at(-1));
+      expect(JSON.stringify(proxy.app.log)).not.toContain(upload.target.split('/').at(-1));
     });
   });
 
@@ -192,10 +192,10 @@ describe('uploads', () => {
 
   describe.each(['HTTP/1.1', 'HTTP/2'] as const)('the story over %s', (version) => {
     test.each(STORIES)('of an upload that %s has its handles in every line', async (_what, body, lines, expected) => {
-      stage = await Stage.open({ config: `delivery: { wait: 2s, gate: { command: ${GATE} } }` });
+      proxy = await TestProxy.open({ config: `delivery: { wait: 2s, gate: { command: ${GATE} } }` });
       const headers = [['Upload-Complete', '?1'], ['Idempotency-Key', KEY], ...lines] as const;
-      await stage.send(version, { method: 'POST', target: '/files/a.txt?sig=1', headers, body });
-      const told = () => stage.app.log.filter(({ msg }) => expected.some((one) => one['msg'] === msg));
+      await proxy.send(version, { method: 'POST', target: '/files/a.txt?sig=1', headers, body });
+      const told = () => proxy.app.log.filter(({ msg }) => expected.some((one) => one['msg'] === msg));
       await until(() => told().length >= expected.length, 'the lines');
       const handles = { uploadPath: '/files/a.txt?sig=', idempotencyKey: KEY, client: '127.0.0.1' };
       expect(told().slice(0, expected.length)).toMatchObject(
@@ -206,11 +206,11 @@ describe('uploads', () => {
 
     test('of an upload whose bytes are lost says why it is given up', async () => {
       const upload = await begin(version, 'abc');
-      const directory = join(stage.app.data, 'spool', upload.target.split('/').at(-1)!);
+      const directory = join(proxy.app.data, 'spool', upload.target.split('/').at(-1)!);
       for (const name of await readdir(directory)) await rm(join(directory, name));
       await upload.append('defghij', { offset: 3, complete: true });
       const lines = await until(() => {
-        const told = stage.app.log.filter(({ msg }) => String(msg).includes('given up'));
+        const told = proxy.app.log.filter(({ msg }) => String(msg).includes('given up'));
         return told.length === 2 && told;
       }, 'the lines');
       const handles = { uploadPath: '/files/a.txt?sig=', idempotencyKey: KEY, client: '127.0.0.1' };
@@ -229,11 +229,11 @@ describe('uploads', () => {
   });
 
   test('a request that is cut says what of it stays', async () => {
-    stage = await Stage.open();
-    const client = new StageClient(stage, 'HTTP/1.1', '8');
+    proxy = await TestProxy.open();
+    const client = new FlowClient(proxy, 'HTTP/1.1', '8');
     const { request, upload } = await client.begin({ target: '/files/a.txt?sig=1', lines: [], length: 1_000_000 });
     await request.send(Buffer.alloc(500_000));
-    await untilSpooled(stage.app.data, upload.url, 500_000);
+    await untilSpooled(proxy.app.data, upload.url, 500_000);
     request.leave('reset');
     const [cut] = await requestsOf(upload, 1);
     expect(cut).toMatchObject({ kind: 'create', interrupted: 'client-left', offsetBefore: 0 });
@@ -256,7 +256,7 @@ describe('the documented lines', () => {
   }
 
   test('the page lists the figures of a running proxy, as it explains them itself', async () => {
-    const origin = await startFakeOrigin();
+    const origin = await startTestOrigin();
     const proxy = await startProxy({ origin: origin.url });
     const text = await (await fetch(`${proxy.adminUrl}/metrics`)).text();
     await proxy.stop();

@@ -1,27 +1,26 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { ANSWERS, gate, isGood, loseAnswer, LostAnswer, type LostUpload } from '../support/lost-answer.js';
+import { comparable, FlowClient, VARIANTS } from '../support/flow-client.js';
+import { ANSWERS, isGood, latch, loseAnswer, LostAnswer, type LostUpload } from '../support/lost-answer.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
-import { StageClient, VARIANTS } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
 import { randomBytes, until } from '../support/temporary.js';
-import { told } from '../support/told.js';
+import { TestProxy } from '../support/test-proxy.js';
 
 describe('lost answers', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const VOICES = VARIANTS.filter(({ interop }) => ['3', '5', '6', '8', '10', 'final'].includes(interop));
 
   describe.each(VOICES)('over $transport, interop $interop', ({ transport, interop, seed }) => {
     test.each(ANSWERS)('an answer of $status that the client did not get waits for it', async (answer) => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/lost/${answer.status}?seed=${seed}`;
       const { lost, letAnswer } = await loseAnswer(client, { target, answer, bytes: randomBytes(30_000 + seed, seed) });
       await lost.expectHeldBack({ answered: false });
@@ -40,7 +39,7 @@ describe('lost answers', () => {
     });
 
     test('an upload of one byte whose answer was lost shows nothing until it has come', async () => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/lost/one-byte?seed=${seed}`;
       const { lost, letAnswer } = await loseAnswer(client, { target, answer: ANSWERS[0]!, bytes: Buffer.from('x') });
       await lost.expectHeldBack({ answered: false });
@@ -51,27 +50,29 @@ describe('lost answers', () => {
     });
 
     test('a client that repeats the end with another byte, or more, gets no answer', async () => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/lost/other-byte?seed=${seed}`;
       const bytes = randomBytes(1000, seed);
       const { upload, lost, letAnswer } = await loseAnswer(client, { target, answer: ANSWERS[1]!, bytes });
       const end = { offset: 999, complete: true };
       const other = Buffer.from([bytes[999]! ^ 1]);
       const heldBack = refusalOfTheEnd(client, 999);
-      expect(told(await upload.append(other, end))).toEqual(heldBack);
-      expect(told(await upload.append(Buffer.concat([bytes.subarray(-1), other]), end))).toEqual(heldBack);
-      expect(told(await upload.append(other, { offset: 1000, complete: true }))).toEqual(heldBack);
+      expect(comparable(await upload.append(other, end))).toEqual(heldBack);
+      expect(comparable(await upload.append(Buffer.concat([bytes.subarray(-1), other]), end))).toEqual(heldBack);
+      expect(comparable(await upload.append(other, { offset: 1000, complete: true }))).toEqual(heldBack);
       letAnswer();
       await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[1]!);
-      expect(told(await upload.append(other, end), { maxAgeSeconds: 3600 })).toEqual(refusalOfTheEnd(client, 1000));
+      expect(comparable(await upload.append(other, end), { maxAgeSeconds: 3600 })).toEqual(
+        refusalOfTheEnd(client, 1000),
+      );
       lost.expectRequests(1);
     });
 
     test('a client is told when nobody knows whether the origin has taken the upload, and decides to send it again', async () => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/lost/hung-up?seed=${seed}`;
       const bytes = randomBytes(2000, seed);
-      stage.answer(target, () => (stage.requestsFor(target).length > 1 ? ANSWERS[1]! : { hangUp: true }));
+      proxy.answer(target, () => (proxy.requestsFor(target).length > 1 ? ANSWERS[1]! : { hangUp: true }));
       const upload = await client.place({ target, length: 2000 });
       await upload.append(bytes.subarray(0, 1999), { offset: 0, complete: false });
       const lost = new LostAnswer(client, upload, target, bytes);
@@ -86,33 +87,33 @@ describe('lost answers', () => {
     });
 
     test('the answer of a place that was filled before its end is repeated to an append of nothing', async () => {
-      const client = new StageClient(stage, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const target = `/lost/nothing-left?seed=${seed}`;
-      const { opened, open } = gate();
-      stage.answer(target, { ...ANSWERS[3]!, after: opened });
+      const { opened, open } = latch();
+      proxy.answer(target, { ...ANSWERS[3]!, after: opened });
       const bytes = randomBytes(500, seed);
       const upload = await client.place({ target, length: 500 });
       await upload.append(bytes, { offset: 0, complete: false });
       const lost = new LostAnswer(client, upload, target, bytes);
       const first = await lost.repeatNothing();
-      await stage.requestFor(target);
+      await proxy.requestFor(target);
       first.leave('end');
       const shown = client.expected.retrieved(500, { complete: false, length: 500 });
-      expect(told(await upload.retrieve())).toEqual(shown);
+      expect(comparable(await upload.retrieve())).toEqual(shown);
       open();
-      expect(told(await (await lost.repeatNothing()).readFinal()).status).toBe(422);
+      expect(comparable(await (await lost.repeatNothing()).readFinal()).status).toBe(422);
       await expectStillShown(upload, shown);
       lost.expectRequests(1);
     });
   });
 
   /** The offset was shown before: it stays, and the upload is still not complete. */
-  async function expectStillShown(upload: ResumableUpload, shown: ReturnType<typeof told>): Promise<void> {
-    expect(told(await upload.retrieve(), { maxAgeSeconds: 3600 })).toEqual(shown);
+  async function expectStillShown(upload: ResumableUpload, shown: ReturnType<typeof comparable>): Promise<void> {
+    expect(comparable(await upload.retrieve(), { maxAgeSeconds: 3600 })).toEqual(shown);
   }
 
   /** To whoever claims that the end is another one. */
-  function refusalOfTheEnd({ dialect, expected }: StageClient, offset: number): ReturnType<typeof told> {
+  function refusalOfTheEnd({ dialect, expected }: FlowClient, offset: number): ReturnType<typeof comparable> {
     const number = dialect.name === 'final' ? 11 : Number(dialect.name);
     if (number <= 5) return expected.refused({ status: 409, offset });
     const type = number <= 7 ? 'completed-upload' : 'inconsistent-upload-length';
@@ -121,10 +122,10 @@ describe('lost answers', () => {
 });
 
 describe('restarts', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const VOICES = [
@@ -139,13 +140,13 @@ describe('restarts', () => {
   test.each(CASES)(
     'over $transport, interop $interop, an answer of $status survives a restart that its client was not there for',
     async ({ transport, interop, answer }) => {
-      stage = await Stage.open();
-      const client = new StageClient(stage, transport, interop);
+      proxy = await TestProxy.open();
+      const client = new FlowClient(proxy, transport, interop);
       const target = '/restart/answered?a=b';
       const { lost, letAnswer } = await loseAnswer(client, { target, answer, bytes: randomBytes(20_000) });
       letAnswer();
-      await until(() => stage.requestsFor(target)[0]!.finished, 'the origin to have answered');
-      await stage.restart();
+      await until(() => proxy.requestsFor(target)[0]!.finished, 'the origin to have answered');
+      await proxy.restart();
       if (isGood(answer)) await lost.expectComplete();
       else await lost.expectHeldBack({ answered: true });
       await lost.expectAnswer(await lost.repeatEnd(), answer);
@@ -155,11 +156,11 @@ describe('restarts', () => {
   );
 
   test('an answer that comes while the proxy is stopping is kept', async () => {
-    stage = await Stage.open();
-    const client = new StageClient(stage, 'HTTP/1.1', '8');
+    proxy = await TestProxy.open();
+    const client = new FlowClient(proxy, 'HTTP/1.1', '8');
     const answer = ANSWERS[1]!;
     const { lost, letAnswer } = await loseAnswer(client, { target: '/restart/stop', answer, bytes: randomBytes(9) });
-    const restarted = stage.restart();
+    const restarted = proxy.restart();
     letAnswer();
     await restarted;
     await lost.expectComplete();
@@ -169,18 +170,18 @@ describe('restarts', () => {
 
   /** The proxy does not wait for the origin any longer, and comes back. */
   async function restartWithin(method: string): Promise<LostUpload & { readonly target: string }> {
-    stage = await Stage.open({ config: 'stop: { grace: 100ms }' });
-    const client = new StageClient(stage, 'HTTP/1.1', '9');
+    proxy = await TestProxy.open({ config: 'stop: { grace: 100ms }' });
+    const client = new FlowClient(proxy, 'HTTP/1.1', '9');
     const target = '/restart/within';
     const upload = await loseAnswer(client, { target, method, answer: ANSWERS[0]!, bytes: randomBytes(20_000) });
-    await stage.restart();
+    await proxy.restart();
     upload.letAnswer();
     return { ...upload, target };
   }
 
   test('a PUT that the origin was working on is delivered again after the restart, with nobody asking', async () => {
     const { lost, target } = await restartWithin('PUT');
-    await stage.requestsWhole(target, 2);
+    await proxy.requestsWhole(target, 2);
     await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[0]!);
     lost.expectRequests(2);
     await lost.expectComplete();

@@ -4,15 +4,14 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/gl
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { reasonPhrase } from '../../src/streams/node-http.js';
-import { startTestApp } from '../support/app.js';
-import { type ByteByByte, startByteByByte } from '../support/byte-by-byte.js';
-import { connectH2, H2Exchange } from '../support/h2-client.js';
-import { exchangeOver, type Transport, TRANSPORTS } from '../support/open-request.js';
-import { PeerStage } from '../support/peer-stage.js';
-import { connect, requestOnce } from '../support/raw-client.js';
+import { connect, exchangeOver, requestOnce, type Transport, TRANSPORTS } from '../support/client.js';
+import { connectH2, H2Exchange } from '../support/http2-client.js';
+import { type ByteByByte, startByteByByte } from '../support/network.js';
+import { PeerNodes } from '../support/peer-nodes.js';
 import { answerOk, type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { temporaryDirectory, until } from '../support/temporary.js';
-import type { ResponseHead, WireRequest } from '../support/wire-response.js';
+import { startTestApp } from '../support/test-proxy.js';
+import type { ResponseHead, WireRequest } from '../support/wire.js';
 
 // Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
 
@@ -346,7 +345,7 @@ test('trailers follow also a body that is all there before the connection is', a
 test.each(TRANSPORTS)(
   'a node passes the octets on to the one that has the upload, and back, over %s',
   async (transport) => {
-    const peers = await PeerStage.open();
+    const peers = await PeerNodes.open();
     ends.push(() => peers.close());
     const owner = await peers.node('owner-node-name');
     const entry = await peers.node('entry-node-name');

@@ -1,12 +1,12 @@
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeOrigin, type OriginRequest } from '../support/fake-origin.js';
+import { type DumpedKey, loadRedis, restoreDirectory } from '../support/old-data-files.js';
 import {
   besideUploads,
   configFor,
+  type ExpectedSetup,
   facts,
   fixtureOf,
   listed,
@@ -14,31 +14,29 @@ import {
   NOBODY,
   OLD,
   OldClient,
-  PLACE_NAMES,
-  PLACES,
+  type OldUpload,
+  type ProxyAccess,
+  type Seen,
+  SETUP_NAMES,
+  type SetupName,
+  SETUPS,
   targetOf,
   untilPhase,
   uploadsOf,
   wholeOf,
-  type Door,
-  type ExpectedPlace,
-  type OldUpload,
-  type PlaceName,
-  type Seen,
 } from '../support/old-data.js';
-import { restoreDirectory } from '../support/old-directory.js';
-import { loadRedis, type DumpedKey } from '../support/redis-dump.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
-import { freePort, temporaryDirectory, until, type TemporaryDirectory } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
+import { freePort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 // Issue 10: what an earlier version has kept stays readable. `test/fixtures/make-old-data.ts` makes it, and leaves out the keys
 // of Redis that are forgotten within a day. `restoreDirectory` says what of a directory is adapted to this machine, and why.
 const TAKEN = { status: 201, headers: [['X-Answer', 'taken']] as const, body: 'taken' };
 
 /** The proxy of today on the data of a place. */
-class Heir implements Door {
+class Heir implements ProxyAccess {
   /** Until then the origin answers nothing that nobody has asked for. */
   private letAnswer = (): void => undefined;
   private readonly mayAnswer = new Promise<void>((resolve) => (this.letAnswer = resolve));
@@ -46,24 +44,24 @@ class Heir implements Door {
   private constructor(
     readonly uploads: readonly OldUpload[],
     private readonly app: TestApp,
-    private readonly origin: FakeOrigin,
-    private readonly service: FakeOrigin,
+    private readonly origin: TestOrigin,
+    private readonly service: TestOrigin,
     private readonly redis: RedisServer | undefined,
     private readonly directory: TemporaryDirectory,
   ) {
     origin.answerWith(({ target }) => ({ ...TAKEN, ...(this.isDue(target) && { after: this.mayAnswer }) }));
   }
 
-  static async open(name: PlaceName, expected: ExpectedPlace): Promise<Heir> {
-    const place = PLACES[name];
+  static async open(name: SetupName, expected: ExpectedSetup): Promise<Heir> {
+    const place = SETUPS[name];
     const directory = await temporaryDirectory('rufh-old-');
     const data = join(directory.path, 'data');
     await restoreDirectory(join(fixtureOf(name), OLD.directory), data, expected);
     const redis = place.redis ? await startRedis() : undefined;
     if (redis) await loadRedis(redis.url, JSON.parse(textOf(name, OLD.redis)) as DumpedKey[]);
-    const origin = await startFakeOrigin();
+    const origin = await startTestOrigin();
     const { url } = origin;
-    const service = await startFakeOrigin((request) => {
+    const service = await startTestOrigin((request) => {
       const user = request.header('authorization') === 'Bearer ada' ? 'ada' : 'bob';
       const plan = ['X-Plan', 'another'] as const;
       return { status: 204, headers: [['Remote-User', user], plan] };
@@ -78,7 +76,7 @@ class Heir implements Door {
     return this.app.url;
   }
 
-  readonly operate: Door['operate'] = async (method, path, query = '') => {
+  readonly operate: ProxyAccess['operate'] = async (method, path, query = '') => {
     const request = { method, path, query: new URLSearchParams(query), headers: {} };
     const { status, body = 'null' } = await this.app.operators.respond(request);
     return { status, body: JSON.parse(body) as unknown };
@@ -111,7 +109,7 @@ class Heir implements Door {
   }
 }
 
-function textOf(place: PlaceName, file: string): string {
+function textOf(place: SetupName, file: string): string {
   return readFileSync(join(fixtureOf(place), file), 'utf8');
 }
 
@@ -135,10 +133,10 @@ const WAYS: Readonly<Record<string, Way>> = {
   'sent-post': { by: 'client', told: 503 },
 };
 
-describe.each(PLACE_NAMES)('what was kept: %s', (place) => {
+describe.each(SETUP_NAMES)('what was kept: %s', (place) => {
   const text = textOf(place, OLD.expected);
-  const expected = JSON.parse(text) as ExpectedPlace;
-  const uploads = uploadsOf(PLACES[place]);
+  const expected = JSON.parse(text) as ExpectedSetup;
+  const uploads = uploadsOf(SETUPS[place]);
   const of = (kind: OldUpload['kind']): readonly OldUpload[] => uploads.filter((upload) => upload.kind === kind);
   const pathOf = ({ name }: OldUpload): string => expected.uploads[name]!.path!;
   const urlOf = (upload: OldUpload): string => `http://files.example${pathOf(upload)}`;

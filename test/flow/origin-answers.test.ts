@@ -1,12 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { connectH2 } from '../support/h2-client.js';
-import { exchangeOver, TRANSPORTS } from '../support/open-request.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { exchangeOver, TRANSPORTS } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { appendLines, clientDialect, creationLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 // Issue 9: answers of an origin that have no end, that drip, or that are too large end, and nothing waits for them for ever.
 const CONFIG = (answerTimeout: string): string => `

@@ -1,11 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { exchangeOver, openRequest, TRANSPORTS, type OpenRequest, type Transport } from '../support/open-request.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { exchangeOver, openRequest, type OpenRequest, type Transport, TRANSPORTS } from '../support/client.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { appendLines, clientDialect, creationLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 // Issue 9: the origin's interim responses reach whoever waits for its answer; and content that is wanted as it comes (RFC 10036).
 const CONFIG = `

@@ -1,10 +1,10 @@
 import { describe, expect, test } from '@jest/globals';
-import { connectH2 } from '../support/h2-client.js';
+import { connect, type RawClient } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { type Front, play, type Stage } from '../support/pass-through-front.js';
-import { connect, type RawClient } from '../support/raw-client.js';
 import { answerOk, type RawExchange } from '../support/raw-origin.js';
 import { randomBytes, until } from '../support/temporary.js';
-import { ConnectionClosed } from '../support/wire-reader.js';
+import { ConnectionClosed } from '../support/wire.js';
 
 describe('aborted requests', () => {
   /** Reads what comes and never answers. */
@@ -151,19 +151,19 @@ describe('aborted requests', () => {
     test('leaves the client waiting with http-proxy alone', async () => {
       const [, close] = ENDS[0]!;
       const script = SCRIPTS.length;
-      expect(await play('bare', (stage) => readBroken(stage, 'GET / HTTP/1.1', close, 2_000), { script })).toBe(
+      expect(await play('bare', (setup) => readBroken(setup, 'GET / HTTP/1.1', close, 2_000), { script })).toBe(
         'hangs',
       );
     });
 
     test.each(cases)('breaks it for the client ($framing, $how)', async ({ framing, end }) => {
       const script = SCRIPTS[framing];
-      expect(await play('ours', (stage) => readBroken(stage, 'GET / HTTP/1.1', end), { script })).toBe('broken');
+      expect(await play('ours', (setup) => readBroken(setup, 'GET / HTTP/1.1', end), { script })).toBe('broken');
     });
 
     test.each(cases)('breaks it for an HTTP/1.0 client as well ($framing, $how)', async ({ framing, end }) => {
       const script = SCRIPTS[framing];
-      expect(await play('ours', (stage) => readBroken(stage, 'GET / HTTP/1.0', end), { script })).toBe('broken');
+      expect(await play('ours', (setup) => readBroken(setup, 'GET / HTTP/1.0', end), { script })).toBe('broken');
     });
 
     test('resets, in an answer that lasts until the close, while we still send: it is not taken for whole', async () => {
@@ -172,7 +172,7 @@ describe('aborted requests', () => {
         await exchange.write('HTTP/1.1 200 OK\r\n\r\nhello');
         exchange.reset();
       };
-      const seen = await play('ours', (stage) => sendWhileAnswered(stage), { script });
+      const seen = await play('ours', (setup) => sendWhileAnswered(setup), { script });
       expect(new Set(seen)).toEqual(new Set(['broken']));
     });
 

@@ -1,15 +1,14 @@
 import { createServer as createTlsServer } from 'node:https';
-import { createServer as createTcpServer, type AddressInfo, type Server } from 'node:net';
+import { type AddressInfo, createServer as createTcpServer, type Server } from 'node:net';
 import { afterEach, describe, expect, test } from '@jest/globals';
-import { makeCertificate } from '../support/certificate.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startFakeOrigin } from '../support/fake-origin.js';
-import { connectH2 } from '../support/h2-client.js';
-import { play, startFront, type Front, type FrontOptions, type Stage } from '../support/pass-through-front.js';
-import { connect, requestOnce } from '../support/raw-client.js';
+import { connect, requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { type Front, type FrontOptions, play, type Stage, startFront } from '../support/pass-through-front.js';
 import { answerOk, type RawExchange } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { makeCertificate, serverPort } from '../support/temporary.js';
+import { startTestOrigin } from '../support/test-origin.js';
+import type { WireResponse } from '../support/wire.js';
 
 const closers: (() => Promise<unknown>)[] = [];
 afterEach(async () => {
@@ -337,7 +336,7 @@ describe('origins of every kind', () => {
   });
 
   test('below a path of their own', async () => {
-    const origin = await startFakeOrigin();
+    const origin = await startTestOrigin();
     closers.push(() => origin.close());
     const front = await frontOf(`${origin.url}/api/v1`);
     await requestOnce(front.url, { method: 'GET', target: '/things?x=1' });

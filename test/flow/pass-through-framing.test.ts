@@ -1,8 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
 import { fieldValue, type HeaderLine } from '../../src/model/headers.js';
-import { connectH2, H2Exchange } from '../support/h2-client.js';
+import { connect } from '../support/client.js';
+import { connectH2, H2Exchange } from '../support/http2-client.js';
 import { play, type Stage } from '../support/pass-through-front.js';
-import { connect } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-origin.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
 
@@ -23,16 +23,16 @@ describe('framing', () => {
 
   describe('a chunked body', () => {
     test.each(['DELETE', 'OPTIONS'])('of a %s becomes a request of its own with http-proxy alone', async (method) => {
-      const seen = await play('bare', (stage) => sendHiddenRequest(stage, method));
+      const seen = await play('bare', (setup) => sendHiddenRequest(setup, method));
       expect(seen).toContain('GET /smuggled HTTP/1.1');
     });
 
     test.each(['DELETE', 'OPTIONS', 'GET', 'POST', 'PATCH', 'PROPFIND'])('of a %s stays its body', async (method) => {
-      const bodies = await play('ours', async (stage) => {
-        const seen = await sendHiddenRequest(stage, method);
+      const bodies = await play('ours', async (setup) => {
+        const seen = await sendHiddenRequest(setup, method);
         expect(seen).toEqual([`${method} /outer HTTP/1.1`, 'GET /next HTTP/1.1']);
-        expect(stage.origin.connections).toHaveLength(1);
-        const [outer] = stage.origin.exchanges;
+        expect(setup.origin.connections).toHaveLength(1);
+        const [outer] = setup.origin.exchanges;
         expect(outer!.header('transfer-encoding')).toBe('chunked');
         expect(outer!.header('content-length')).toBeUndefined();
         return outer!.body.bytes.toString();
@@ -179,13 +179,13 @@ describe('trailers', () => {
   describe('trailers', () => {
     test.each([true, false])('are lost in both directions with http-proxy alone (announced: %s)', async (announced) => {
       const script = answerWithTrailers(announced);
-      const seen = await play('bare', (stage) => exchangeTrailers(stage, announced), { script });
+      const seen = await play('bare', (setup) => exchangeTrailers(setup, announced), { script });
       expect({ atOrigin: seen.atOrigin, atClient: seen.answer.trailers }).toEqual({ atOrigin: [], atClient: [] });
     });
 
     test.each([true, false])('are passed on in both directions (announced: %s)', async (announced) => {
       const script = answerWithTrailers(announced);
-      const { answer, sent, atOrigin } = await play('ours', (stage) => exchangeTrailers(stage, announced), { script });
+      const { answer, sent, atOrigin } = await play('ours', (setup) => exchangeTrailers(setup, announced), { script });
       expect(atOrigin).toEqual(PASSED);
       expect(answer.trailers).toEqual(PASSED);
       expect(sent.header('trailer')).toBe(announced ? 'X-Sum' : undefined);
@@ -304,10 +304,10 @@ describe('HTTP/2', () => {
     test('a request reaches the origin in the form of HTTP/1.1', async () => {
       await play(
         'ours',
-        async (stage) => {
-          expect(await getOnce(stage)).toBe(200);
-          const [seen] = stage.origin.exchanges;
-          const authority = stage.front.url.slice('http://'.length);
+        async (setup) => {
+          expect(await getOnce(setup)).toBe(200);
+          const [seen] = setup.origin.exchanges;
+          const authority = setup.front.url.slice('http://'.length);
           expect(seen!.requestLine).toBe('GET /a?b=c HTTP/1.1');
           expect(seen!.headerLines).toEqual([
             ['host', authority],

@@ -3,17 +3,14 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { CuttingProxy } from '../support/cutting-proxy.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { exchangeOver, TRANSPORTS } from '../support/open-request.js';
+import { connect, exchangeOver, openTunnel, TRANSPORTS } from '../support/client.js';
+import { CuttingProxy } from '../support/network.js';
 import { play, type Stage } from '../support/pass-through-front.js';
-import { connect } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import { until } from '../support/temporary.js';
-import { openTunnel } from '../support/tunnel-client.js';
-import type { WireRequest } from '../support/wire-response.js';
+import { serverPort, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import type { WireRequest } from '../support/wire.js';
 
 describe('headers', () => {
   const REQUEST_LINES: HeaderLine[] = [
@@ -261,12 +258,12 @@ describe('loops', () => {
   let wire: CuttingProxy;
   let first: TestApp;
   let second: TestApp;
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
 
   beforeAll(async () => {
     const port = await serverPort();
     wire = await CuttingProxy.start(port);
-    origin = await startFakeOrigin({ status: 200, body: 'ok' });
+    origin = await startTestOrigin({ status: 200, body: 'ok' });
     const around = `http://127.0.0.1:${wire.port}`;
     const config = [
       `listen: 127.0.0.1:${port}`,

@@ -8,13 +8,12 @@ import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { RequestRates } from '../../src/server/slow-clients.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
+import { connect } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { play } from '../support/pass-through-front.js';
-import { connect } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
+import { type RawExchange, type RawOrigin, type RawScript, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
+import { closeListeners, openListener } from '../support/test-listener.js';
 
 describe('idle connections', () => {
   async function listen(exchange: RawExchange): Promise<void> {
@@ -178,7 +177,7 @@ describe('idle connections', () => {
 
     afterEach(async () => {
       gate = undefined;
-      await closeDoors();
+      await closeListeners();
       await passThrough.close();
       await origin.close();
     });
@@ -192,7 +191,7 @@ describe('idle connections', () => {
       origin = await startRawOrigin(script);
       passThrough = new ReverseProxy({ log: silentLog(), ...options });
       const route = { origin: origin.url, delivery: { preserveHost: true, timeoutMs } };
-      return openDoor((exchange) => {
+      return openListener((exchange) => {
         const head = readHead(exchange.req, trust);
         if (head instanceof InvalidHead) throw new Error(head.detail);
         begin(exchange.req as IncomingMessage);
@@ -210,13 +209,13 @@ describe('idle connections', () => {
       ['stopped', { idleTimeoutMs: 100 }],
       ['is too slow', { requestRates }],
     ])('is no client that %s', async (_what, limits) => {
-      const door = await open(listen, limits, (request) => hold(request.url, request));
-      const held = await connect(door.url);
+      const listener = await open(listen, limits, (request) => hold(request.url, request));
+      const held = await connect(listener.url);
       await held.sendHead('POST', '/held', [['Content-Length', '10']]);
       await until(() => gate, 'the request');
       // As long as somebody needs to be given up, twice over.
       for (let count = 0; count < 2; count++) {
-        const other = await connect(door.url);
+        const other = await connect(listener.url);
         await other.sendHead('POST', '/', [['Content-Length', '10']]);
         await other.send('hello');
         expect((await other.readFinal()).status).toBe(408);
@@ -248,12 +247,12 @@ describe('idle connections', () => {
       };
       subscribe('http.client.response.finish', onAnswer);
       try {
-        const door = await open(script, { timeoutMs: 300 });
-        const held = await connect(door.url);
+        const listener = await open(script, { timeoutMs: 300 });
+        const held = await connect(listener.url);
         await held.sendHead('GET', '/held');
         await until(() => gate, 'the answer');
         for (let count = 0; count < 2; count++) {
-          const other = await connect(door.url);
+          const other = await connect(listener.url);
           await other.sendHead('GET', '/');
           await expect(other.readFinal()).rejects.toThrow();
           other.destroy();

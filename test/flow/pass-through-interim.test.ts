@@ -1,7 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
-import { connectH2 } from '../support/h2-client.js';
+import { connect } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { play, type Stage } from '../support/pass-through-front.js';
-import { connect } from '../support/raw-client.js';
 import type { RawExchange } from '../support/raw-origin.js';
 
 /** An origin that says much before its answer. */

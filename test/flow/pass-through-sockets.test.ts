@@ -1,14 +1,11 @@
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { connectH2 } from '../support/h2-client.js';
+import { connect, openTunnel, requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { play, type Stage, startFront } from '../support/pass-through-front.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
-import { serverPort } from '../support/server-port.js';
-import { seededRandom, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
-import { openTunnel } from '../support/tunnel-client.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
+import { seededRandom, serverPort, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('sockets', () => {
   const ROUNDS = 1_000;

@@ -9,15 +9,9 @@ import { type ClientFacts, type PeerClaim, PeerSignature, readPeerHead } from '.
 import { type PeerListenerOptions, startPeerListener } from '../../src/proxy/peer-listener.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { sendReply } from '../../src/server/response.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { makeCertificate } from '../support/certificate.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { exchangeOver, openRequest, TRANSPORTS } from '../support/open-request.js';
-import { onPeerFront, SECRET, TOLD_CLIENT } from '../support/peer-front.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { connect, exchangeOver, openRequest, requestOnce, TRANSPORTS } from '../support/client.js';
+import type { RawExchange } from '../support/raw-origin.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import {
   appendLines,
   clientDialect,
@@ -25,13 +19,21 @@ import {
   ResumableUpload,
   versionLines,
 } from '../support/resumable-client.js';
-import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import {
+  makeCertificate,
+  serverPort,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+} from '../support/temporary.js';
+import { CLIENT_FACTS, onPeerFront, SECRET } from '../support/test-listener.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('listener', () => {
   const TARGET = '/.uploads/abc?x=1';
   const LINE = { method: 'PATCH', target: TARGET };
-  const CLIENT: ClientFacts = { ...TOLD_CLIENT, httpVersion: '1.0' };
+  const CLIENT: ClientFacts = { ...CLIENT_FACTS, httpVersion: '1.0' };
   const CLAIM: PeerClaim = { kind: 'request', to: 'owner', client: CLIENT };
   const sender = (secret = SECRET, now = (): number => Date.now()) => new PeerSignature(secret, 'entry', now);
 
@@ -44,7 +46,7 @@ describe('listener', () => {
   const soon = (): number => Date.now() + 5000;
 
   /** A listener that notes what it lets in. */
-  async function listening<T>(scene: (heard: Heard) => Promise<T>, tls?: PeerListenerOptions['tls']): Promise<T> {
+  async function listening<T>(scenario: (heard: Heard) => Promise<T>, tls?: PeerListenerOptions['tls']): Promise<T> {
     const heard: Heard['heard'] = [];
     const answer = (exchange: Exchange, what: Heard['heard'][number]): void => {
       heard.push(what);
@@ -64,7 +66,7 @@ describe('listener', () => {
       },
     );
     try {
-      return await scene({ url: listener.url, heard });
+      return await scenario({ url: listener.url, heard });
     } finally {
       listener.destroyAll();
       await listener.closed;
@@ -382,14 +384,14 @@ describe('no relay', () => {
   const DIALECT = clientDialect('10');
 
   let redis: RedisServer;
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let apps: TestApp[];
   let disks: TemporaryDirectory[];
   let upload: ResumableUpload;
 
   beforeEach(async () => {
     redis = await startRedis();
-    origin = await startFakeOrigin({ status: 201, body: 'kept' });
+    origin = await startTestOrigin({ status: 201, body: 'kept' });
     apps = [];
     disks = [await temporaryDirectory('rufh-disk-'), await temporaryDirectory('rufh-disk-')];
     const owner = await startNode(0);

@@ -2,12 +2,11 @@ import { describe, expect, test } from '@jest/globals';
 import { fieldValue, withoutFields } from '../../src/model/headers.js';
 import type { UnknownOutcome } from '../../src/model/upload.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
-import { connectH2 } from '../support/h2-client.js';
-import { openRequest, TRANSPORTS } from '../support/open-request.js';
-import { onPeerFront, type PeerFront, SECRET } from '../support/peer-front.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
+import { connect, openRequest, requestOnce, TRANSPORTS } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import type { RawExchange } from '../support/raw-origin.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
+import { onPeerFront, type PeerFront, SECRET } from '../support/test-listener.js';
 
 const MIB = 1024 * 1024;
 const ID = 'a'.repeat(32);

@@ -7,28 +7,34 @@ import { PEER_FIELD, PeerSignature } from '../../src/proxy/peer-auth.js';
 import { startPeerListener } from '../../src/proxy/peer-listener.js';
 import { RunningSums, sizeWithSums } from '../../src/spool/block-sums.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
-import { neverAborted } from '../support/delivery-room.js';
-import { MoveStage } from '../support/move-stage.js';
-import { exchangeOver, openRequest, type OpenRequest, type Transport, TRANSPORTS } from '../support/open-request.js';
-import type { PeerNode } from '../support/peer-node.js';
-import { PeerStage } from '../support/peer-stage.js';
-import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
+import {
+  connect,
+  exchangeOver,
+  openRequest,
+  type OpenRequest,
+  type RawClient,
+  requestOnce,
+  type Transport,
+  TRANSPORTS,
+} from '../support/client.js';
+import { neverAborted } from '../support/delivery-harness.js';
+import { untilSpooled } from '../support/disk.js';
+import { MigrationNodes, type PeerNode, PeerNodes } from '../support/peer-nodes.js';
 import { appendLines, clientDialect, creationLines, type DialectName } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('uploads on other nodes', () => {
-  let stage: PeerStage;
+  let peers: PeerNodes;
   let owner: PeerNode;
   let entry: PeerNode;
 
   beforeAll(async () => {
-    stage = await PeerStage.open();
-    owner = await stage.node('owner-node-name');
-    entry = await stage.node('entry-node-name');
+    peers = await PeerNodes.open();
+    owner = await peers.node('owner-node-name');
+    entry = await peers.node('entry-node-name');
   });
-  afterAll(() => stage.close());
+  afterAll(() => peers.close());
 
   const BYTES = randomBytes(90_000);
   const { length } = BYTES;
@@ -84,7 +90,7 @@ describe('uploads on other nodes', () => {
     /** What the origin has got. */
     async delivered(): Promise<{ size: number; sha256: string }[]> {
       const whole = () =>
-        stage.origin.requests.filter(({ target, ended }) => target === this.target && ended === 'whole');
+        peers.origin.requests.filter(({ target, ended }) => target === this.target && ended === 'whole');
       await until(() => whole().length > 0, 'the delivery');
       return whole().map(({ size, sha256: sum }) => ({ size, sha256: sum }));
     }
@@ -120,7 +126,7 @@ describe('uploads on other nodes', () => {
         Array(2).fill(flow.path),
       );
       expect(await flow.delivered()).toEqual([{ size: length, sha256: sha256(BYTES) }]);
-      expect(stage.origin.requests.filter(({ target }) => target === flow.target)).toHaveLength(1);
+      expect(peers.origin.requests.filter(({ target }) => target === flow.target)).toHaveLength(1);
       await first.close();
     });
 
@@ -185,7 +191,7 @@ describe('uploads on other nodes', () => {
 
     test('is answered with as many header fields as its own node takes from the origin', async () => {
       const flow = await new Flow(transport).place();
-      stage.origin.answerWith({ body: 'ok', headers: [['X-Large', 'x'.repeat(20_000)]] });
+      peers.origin.answerWith({ body: 'ok', headers: [['X-Large', 'x'.repeat(20_000)]] });
       try {
         const request = await flow.append(0);
         await request.send(BYTES);
@@ -194,14 +200,14 @@ describe('uploads on other nodes', () => {
         expect([answer.status, answer.header('X-Large')?.length]).toEqual([200, 20_000]);
         await request.close();
       } finally {
-        stage.origin.answerWith({});
+        peers.origin.answerWith({});
       }
     });
 
     test('is sent once more when its client was told, by way of another node, that the outcome is unknown', async () => {
       const flow = await new Flow(transport).place();
-      const asked = () => stage.origin.requests.filter(({ target }) => target === flow.target).length;
-      stage.origin.answerWith(() => (asked() > 1 ? { status: 201, body: 'made' } : { hangUp: true }));
+      const asked = () => peers.origin.requests.filter(({ target }) => target === flow.target).length;
+      peers.origin.answerWith(() => (asked() > 1 ? { status: 201, body: 'made' } : { hangUp: true }));
       try {
         const said: [number, number][] = [];
         for (const offset of [0, length, length]) {
@@ -219,7 +225,7 @@ describe('uploads on other nodes', () => {
           [201, 2],
         ]);
       } finally {
-        stage.origin.answerWith({});
+        peers.origin.answerWith({});
       }
     });
 
@@ -305,20 +311,20 @@ describe('nodes that vanish', () => {
   const dialect = clientDialect('10');
   const version = ['Upload-Draft-Interop-Version', '10'] as const;
 
-  let stage: PeerStage;
+  let peers: PeerNodes;
   let owner: PeerNode;
   let entry: PeerNode;
   let path: string;
 
   beforeEach(async () => {
-    stage = await PeerStage.open(OWNER_TIMEOUT_MS);
-    owner = await stage.node('owner');
-    entry = await stage.node('entry');
+    peers = await PeerNodes.open(OWNER_TIMEOUT_MS);
+    owner = await peers.node('owner');
+    entry = await peers.node('entry');
     const headers = creationLines(dialect, { complete: false, length: 1000 });
     const created = await requestOnce(owner.url, { method: 'POST', target: '/files', headers, body: '' });
     path = new URL(created.header('Location')!).pathname;
   });
-  afterEach(() => stage.close());
+  afterEach(() => peers.close());
 
   function head(): Promise<WireResponse> {
     return requestOnce(entry.url, { method: 'HEAD', target: path, headers: [version] });
@@ -332,10 +338,10 @@ describe('nodes that vanish', () => {
     beforeEach(() => owner.stop());
 
     test('its uploads are unavailable for a while, and then there are none', async () => {
-      stage.cluster.nodes.set('owner', { silentMs: OWNER_TIMEOUT_MS - 1 });
+      peers.cluster.nodes.set('owner', { silentMs: OWNER_TIMEOUT_MS - 1 });
       const early = await head();
       expect([early.status, early.header('Retry-After')]).toEqual([503, '5']);
-      stage.cluster.nodes.set('owner', { silentMs: OWNER_TIMEOUT_MS });
+      peers.cluster.nodes.set('owner', { silentMs: OWNER_TIMEOUT_MS });
       expect((await head()).status).toBe(404);
     });
 
@@ -389,13 +395,13 @@ describe('nodes that vanish', () => {
   });
 
   test('two nodes that take each other for the owner do not play ball with a request', async () => {
-    stage.cluster.nodes.set('third', { url: owner.peerUrl });
-    const lease = await stage.cluster.leases.take(path.split('/').at(-1)!);
-    await stage.cluster.store.move(path.split('/').at(-1)!, lease.token, 'third');
+    peers.cluster.nodes.set('third', { url: owner.peerUrl });
+    const lease = await peers.cluster.leases.take(path.split('/').at(-1)!);
+    await peers.cluster.store.move(path.split('/').at(-1)!, lease.token, 'third');
     await lease.release();
     // What answers at that address is no "third".
     expect((await head()).status).toBe(503);
-    stage.cluster.nodes.set('third', { url: entry.peerUrl });
+    peers.cluster.nodes.set('third', { url: entry.peerUrl });
     expect((await head()).status).toBe(503);
   });
 
@@ -418,45 +424,45 @@ describe('nodes that vanish', () => {
 describe('files that come late', () => {
   const BYTES = randomBytes(300_000);
 
-  let stage: MoveStage;
+  let nodes: MigrationNodes;
   beforeEach(async () => {
-    stage = await MoveStage.open(BYTES);
+    nodes = await MigrationNodes.open(BYTES);
   });
-  afterEach(() => stage.close());
+  afterEach(() => nodes.close());
 
   /** A file on its way whose sender vanished without a word: the other node still waits for the rest. */
   async function halfOf(id: string, name: string, size: number): Promise<RawClient> {
     const headers = [
-      ['Host', new URL(stage.other.peerUrl).host],
+      ['Host', new URL(nodes.other.peerUrl).host],
       ['Content-Length', `${size}`],
     ] as const;
     const line = { method: 'PUT', target: writePeerPath({ id, name }), headers };
-    const signed = stage.old.signature.sign({ kind: 'files', to: 'other' }, line);
-    const client = await connect(stage.other.peerUrl);
+    const signed = nodes.old.signature.sign({ kind: 'files', to: 'other' }, line);
+    const client = await connect(nodes.other.peerUrl);
     await client.sendHead(line.method, line.target, [...headers, [PEER_FIELD, signed]]);
     await client.send(BYTES.subarray(0, size / 2));
-    await until(async () => (await stage.other.files()).length > 0, 'the beginning of the file');
+    await until(async () => (await nodes.other.files()).length > 0, 'the beginning of the file');
     return client;
   }
 
   test('a file that never came to its end takes nothing with it that came after it', async () => {
-    const path = await stage.uploadWith(1000);
-    const [file] = await stage.old.files();
+    const path = await nodes.uploadWith(1000);
+    const [file] = await nodes.old.files();
     const [id, name] = file!.split('/') as [string, string];
     let running = 0;
-    stage.other.onFiles = async (_, take) => {
+    nodes.other.onFiles = async (_, take) => {
       running++;
       await take();
       running--;
     };
     const lost = await halfOf(id, name, 1000);
-    await stage.done(stage.old.startMoving());
-    expect(await stage.other.files()).toEqual([file]);
+    await nodes.done(nodes.old.startMoving());
+    expect(await nodes.other.files()).toEqual([file]);
     lost.reset();
     await until(() => running === 0, 'the end of the file that was lost');
-    expect(await stage.other.files()).toEqual([file]);
-    expect((await stage.append(path, stage.other, 1000)).status).toBe(200);
-    expect(stage.received('/files')).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
+    expect(await nodes.other.files()).toEqual([file]);
+    expect((await nodes.append(path, nodes.other, 1000)).status).toBe(200);
+    expect(nodes.received('/files')).toEqual([{ size: BYTES.length, sum: sha256(BYTES) }]);
   });
 });
 

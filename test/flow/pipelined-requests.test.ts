@@ -4,13 +4,13 @@ import { afterEach, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/server/exchange.js';
 import { sendReply } from '../../src/server/response.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connect } from '../support/raw-client.js';
+import { connect } from '../support/client.js';
 import { until } from '../support/temporary.js';
+import { closeListeners, openListener } from '../support/test-listener.js';
 
 // Issue 9, §5: requests of one HTTP/1.1 connection are answered one at a time; safe ones may overlap.
 
-afterEach(closeDoors);
+afterEach(closeListeners);
 
 /** Requests that are under way, and the means to end each. */
 class Served {
@@ -56,8 +56,8 @@ test.each([
   [Array.from({ length: 40 }, (_, at) => `GET /${at}`), 8],
 ])('of %j at most %i are under way, and the answers come in order', async (names, most) => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const client = await connect(door.url);
+  const listener = await openListener(served.serve);
+  const client = await connect(listener.url);
   await client.send(names.map(request).join(''));
   await served.all(names.length);
   expect(served.most).toBe(most);
@@ -80,8 +80,8 @@ test.each([
 
 test('as many requests as may wait are all answered in order', async () => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const client = await connect(door.url);
+  const listener = await openListener(served.serve);
+  const client = await connect(listener.url);
   const count = 500;
   void client.send(Array.from({ length: count }, (_, at) => request(`GET /${at}`)).join(''));
   const answering = served.all(count);
@@ -96,22 +96,22 @@ test('as many requests as may wait are all answered in order', async () => {
 
 test('a connection with more requests than may wait ends, and none of them begins', async () => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const client = await connect(door.url);
+  const listener = await openListener(served.serve);
+  const client = await connect(listener.url);
   void client.send(request('POST /slow') + request('GET /x').repeat(2000));
   await client.closed;
-  await until(() => door.connections === 0, 'the connection to be gone');
+  await until(() => listener.connections === 0, 'the connection to be gone');
   expect(served.order).toEqual(['POST /slow in']);
 });
 
 test('once enough wait nothing more is read, so that as many as are sent behind them are all answered', async () => {
   const served = new Served();
   let socket: Socket | undefined;
-  const door = await openDoor((exchange) => {
+  const listener = await openListener((exchange) => {
     socket = (exchange.req as IncomingMessage).socket;
     served.serve(exchange);
   });
-  const client = await connect(door.url);
+  const client = await connect(listener.url);
   const names = ['POST /slow', ...Array.from({ length: 2000 }, (_, at) => `GET /${at}`)];
   await client.send(names.slice(0, 9).map(request).join(''));
   await until(() => socket && ReadGate.sinceHeldMs(socket) === 0, 'reading to stop');
@@ -129,20 +129,20 @@ test('once enough wait nothing more is read, so that as many as are sent behind 
 
 test('of all connections together only so many wait, and those with few of them go on', async () => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const few = await Promise.all(Array.from({ length: 10 }, () => connect(door.url)));
+  const listener = await openListener(served.serve);
+  const few = await Promise.all(Array.from({ length: 10 }, () => connect(listener.url)));
   for (const client of few) await client.send(request('POST /few') + request('GET /f').repeat(7));
-  const many = await Promise.all(Array.from({ length: 10 }, () => connect(door.url)));
+  const many = await Promise.all(Array.from({ length: 10 }, () => connect(listener.url)));
   for (const client of many) void client.send(request('POST /many') + request('GET /m').repeat(400));
   // Five times 400 would be too many beside the 70 of the others.
-  await until(() => door.connections === few.length + 4, 'the rest to end');
+  await until(() => listener.connections === few.length + 4, 'the rest to end');
   for (const client of few) expect(client.socket.destroyed).toBe(false);
   for (const client of [...few, ...many]) client.destroy();
-  await until(() => door.connections === 0, 'all to be gone');
+  await until(() => listener.connections === 0, 'all to be gone');
 
   // What has ended takes nobody's room.
   const later = new Served();
-  const next = await openDoor(later.serve);
+  const next = await openListener(later.serve);
   const clients = await Promise.all(Array.from({ length: 4 }, () => connect(next.url)));
   for (const [of, client] of clients.entries())
     void client.send(Array.from({ length: 400 }, (_, at) => request(`GET /${of}/${at}`)).join(''));
@@ -152,12 +152,12 @@ test('of all connections together only so many wait, and those with few of them 
 
 test('a client that leaves while many of its requests wait is noticed, and none of them begins', async () => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const client = await connect(door.url);
+  const listener = await openListener(served.serve);
+  const client = await connect(listener.url);
   await client.send(request('POST /slow') + request('GET /x').repeat(20));
   await until(() => served.open.size === 1, 'the first request');
   client.destroy();
-  await until(() => door.connections === 0, 'the connection to be gone');
+  await until(() => listener.connections === 0, 'the connection to be gone');
   expect(served.order).toEqual(['POST /slow in']);
 });
 
@@ -166,8 +166,8 @@ test.each([
   ['h2c', /^HTTP\/1\.1 200 /],
 ])('a wish for %s behind a request that is not answered yet does no harm', async (protocol, second) => {
   const served = new Served();
-  const door = await openDoor(served.serve);
-  const client = await connect(door.url);
+  const listener = await openListener(served.serve);
+  const client = await connect(listener.url);
   await client.send(
     `${request('POST /1')}GET /2 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n\r\n`,
   );

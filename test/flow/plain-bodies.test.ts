@@ -8,12 +8,11 @@ import { chunkName } from '../../src/spool/chunk-name.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { HOUR, newUpload } from '../contract/sample-upload.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { TRANSPORTS, type Transport } from '../support/open-request.js';
+import { type Transport, TRANSPORTS } from '../support/client.js';
 import { startRawOrigin } from '../support/raw-origin.js';
-import { Stage } from '../support/stage.js';
 import { temporaryDirectory, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 
 /** Looks for a word in the whole body, as a virus scanner looks for its signatures. */
 const SCANNER = `{ command: ["/bin/sh", "-c", "if grep -q VIRUS; then echo infected; exit 1; fi"] }`;
@@ -47,18 +46,18 @@ routes:
     resumable: false
 `;
 
-let stage: Stage;
+let proxy: TestProxy;
 beforeAll(async () => {
-  stage = await Stage.open({ config: CONFIG });
+  proxy = await TestProxy.open({ config: CONFIG });
 });
-afterAll(() => stage.close());
+afterAll(() => proxy.close());
 
 /** The uploads that have bytes in a spool. */
 async function spooledIn(data: string): Promise<string[]> {
   return (await readdir(join(data, 'spool'))).filter((name) => /^[\w-]{32}$/.test(name));
 }
 
-const spool = (): Promise<string[]> => spooledIn(stage.app.data);
+const spool = (): Promise<string[]> => spooledIn(proxy.app.data);
 
 /** Each body as it may come: with its length, and without. */
 const BODIES = TRANSPORTS.flatMap((transport) =>
@@ -74,8 +73,8 @@ interface Sent {
 
 async function send(transport: Transport, kind: string, { method = 'POST', target, body, headers = [] }: Sent) {
   const length: HeaderLine[] = kind === 'with a length' ? [['Content-Length', `${body.length}`]] : [];
-  const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
-  const request = await stage.begin(transport, { method, target, headers: [...host, ...headers, ...length] });
+  const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', proxy.host]] : [];
+  const request = await proxy.begin(transport, { method, target, headers: [...host, ...headers, ...length] });
   if (body !== '') await request.send(body);
   await request.end();
   return request.readFinal();
@@ -86,7 +85,7 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
 
   test('is shown to the gate, and reaches the origin as it came when that lets it pass', async () => {
     const target = `/gated/${name}`;
-    stage.answer(target, { status: 201, headers: [['Location', '7']], body: 'made' });
+    proxy.answer(target, { status: 201, headers: [['Location', '7']], body: 'made' });
     const headers: HeaderLine[] = [
       ['Content-Type', 'text/plain'],
       ['X-HTTP-Method-Override', 'LOCK'],
@@ -96,7 +95,7 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     expect([response.status, response.body.toString(), response.header('Location')]).toEqual([201, 'made', '7']);
     expect(response.interims).toEqual([]);
     expect(response.headerLines.filter(([field]) => /^upload-/i.test(field))).toEqual([]);
-    const [request] = await stage.requestsWhole(target, 1);
+    const [request] = await proxy.requestsWhole(target, 1);
     expect([request!.method, request!.body.toString(), request!.header('content-length')]).toEqual([
       'POST',
       'fine',
@@ -109,14 +108,14 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     const target = `/gated/virus-${name}`;
     const response = await send(transport, kind, { target, body: 'a VIRUS' });
     expect([response.status, response.body.toString()]).toEqual([422, 'infected\n']);
-    expect(stage.requestsFor(target)).toEqual([]);
+    expect(proxy.requestsFor(target)).toEqual([]);
   });
 
   test('is framed as the route says', async () => {
     const target = `/framed/${name}`;
     const response = await send(transport, kind, { target, body: 'hello', headers: [['Content-Type', 'image/png']] });
     expect(response.status).toBe(200);
-    const request = await stage.requestFor(target);
+    const request = await proxy.requestFor(target);
     expect(request.header('content-type')).toMatch(/^multipart\/form-data; boundary=/);
     expect(request.body.toString()).toMatch(/filename="upload"\r\nContent-Type: image\/png\r\n\r\nhello\r\n--/);
   });
@@ -130,7 +129,7 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
       const response = await send(transport, kind, { target, body, headers });
       expect([response.status, response.header('content-type')]).toEqual([415, 'application/problem+json']);
       expect(response.body.toString()).toContain('Send the file alone, with its own type.');
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
     },
   );
 
@@ -138,9 +137,9 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     const headers: HeaderLine[] = [['Content-Disposition', `attachment; filename="${name}"`]];
     const response = await send(transport, kind, { target: '/moved/x', body: 'hello', headers });
     expect(response.status).toBe(200);
-    const request = await stage.requestFor(`/in/moved/x?name=${name}`);
+    const request = await proxy.requestFor(`/in/moved/x?name=${name}`);
     expect([request.method, request.body.toString()]).toEqual(['PUT', 'hello']);
-    expect(stage.requestsFor('/moved/x')).toEqual([]);
+    expect(proxy.requestsFor('/moved/x')).toEqual([]);
   });
 
   test.each(['/spooled/', '/api/', '/passed/'])(
@@ -149,14 +148,14 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
       const target = `${path}large-${name}`;
       const response = await send(transport, kind, { target, body: 'z'.repeat(1500) });
       expect([response.status, response.header('Content-Type')]).toEqual([413, 'application/problem+json']);
-      expect(stage.requestsFor(target).filter(({ ended }) => ended === 'whole')).toEqual([]);
+      expect(proxy.requestsFor(target).filter(({ ended }) => ended === 'whole')).toEqual([]);
     },
   );
 
   test('of just max_size passes', async () => {
     const target = `/api/just-${name}`;
     expect((await send(transport, kind, { target, body: 'z'.repeat(1000) })).status).toBe(200);
-    expect((await stage.requestFor(target)).size).toBe(1000);
+    expect((await proxy.requestFor(target)).size).toBe(1000);
   });
 
   test('is refused with a word about how to upload where the route takes uploads only', async () => {
@@ -165,7 +164,7 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     expect([response.status, response.header('Content-Type')]).toEqual([428, 'application/problem+json']);
     expect(response.header('Upload-Limit')).toContain('max-size=1000');
     expect(response.body.toString()).toContain('Upload-Complete: ?1');
-    expect(stage.requestsFor(target)).toEqual([]);
+    expect(proxy.requestsFor(target)).toEqual([]);
     const uploaded = await send(transport, kind, { target, body: 'hello', headers: [['Upload-Complete', '?1']] });
     expect(uploaded.status).toBe(200);
   });
@@ -174,35 +173,35 @@ describe.each(BODIES)('over $transport, a body $kind', ({ transport, kind }) => 
     const before = await spool();
     const target = `/spooled/left-${name}`;
     const length: HeaderLine[] = kind === 'with a length' ? [['Content-Length', '10']] : [];
-    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
-    const request = await stage.begin(transport, { method: 'POST', target, headers: [...host, ...length] });
+    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', proxy.host]] : [];
+    const request = await proxy.begin(transport, { method: 'POST', target, headers: [...host, ...length] });
     await request.send('half');
     const own = await until(async () => (await spool()).find((id) => !before.includes(id)), 'its bytes in the spool');
     request.leave('reset');
     await until(async () => !(await spool()).includes(own), 'the end of its bytes');
-    expect(stage.requestsFor(target)).toEqual([]);
+    expect(proxy.requestsFor(target)).toEqual([]);
   });
 
   test('is delivered when its client goes away after it', async () => {
     const target = `/spooled/gone-${name}`;
     let answer = (): void => undefined;
     const answered = new Promise<void>((resolve) => (answer = resolve));
-    stage.answer(target, { status: 201, body: 'made', after: answered });
+    proxy.answer(target, { status: 201, body: 'made', after: answered });
     const length: HeaderLine[] = kind === 'with a length' ? [['Content-Length', '5']] : [];
-    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', stage.host]] : [];
-    const request = await stage.begin(transport, { method: 'POST', target, headers: [...host, ...length] });
+    const host: HeaderLine[] = transport === 'HTTP/1.1' ? [['Host', proxy.host]] : [];
+    const request = await proxy.begin(transport, { method: 'POST', target, headers: [...host, ...length] });
     await request.send('hello');
     await request.end();
-    const [got] = await stage.requestsWhole(target, 1);
+    const [got] = await proxy.requestsWhole(target, 1);
     request.leave('reset');
     answer();
     await until(() => got!.finished, 'the end of the delivery');
-    expect(stage.requestsFor(target)).toHaveLength(1);
+    expect(proxy.requestsFor(target)).toHaveLength(1);
   });
 });
 
 test('an answered request leaves nothing in the spool', async () => {
-  stage.answer('/spooled/done', { status: 200, body: 'x'.repeat(200_000) });
+  proxy.answer('/spooled/done', { status: 200, body: 'x'.repeat(200_000) });
   const response = await send('HTTP/1.1', 'with a length', { target: '/spooled/done', body: 'hello' });
   expect([response.status, response.body.length]).toEqual([200, 200_000]);
   await until(async () => (await spool()).length === 0, 'an empty spool');
@@ -210,30 +209,30 @@ test('an answered request leaves nothing in the spool', async () => {
 
 test('a client that waits for 100 Continue is told to go on, and is told of no upload', async () => {
   const lines: HeaderLine[] = [
-    ['Host', stage.host],
+    ['Host', proxy.host],
     ['Expect', '100-continue'],
     ['Content-Length', '5'],
   ];
-  const request = await stage.begin('HTTP/1.1', { method: 'POST', target: '/spooled/expect', headers: lines });
+  const request = await proxy.begin('HTTP/1.1', { method: 'POST', target: '/spooled/expect', headers: lines });
   expect((await request.readInterim()).status).toBe(100);
   await request.send('hello');
   expect((await request.readFinal()).status).toBe(200);
-  expect((await stage.requestFor('/spooled/expect')).header('expect')).toBeUndefined();
+  expect((await proxy.requestFor('/spooled/expect')).header('expect')).toBeUndefined();
 });
 
 test('a body that stops coming is 408, and nothing of it is kept', async () => {
   const lines: HeaderLine[] = [
-    ['Host', stage.host],
+    ['Host', proxy.host],
     ['Content-Length', '10'],
   ];
-  const request = await stage.begin('HTTP/1.1', { method: 'POST', target: '/spooled/idle', headers: lines });
+  const request = await proxy.begin('HTTP/1.1', { method: 'POST', target: '/spooled/idle', headers: lines });
   await request.send('half');
   expect((await request.readFinal()).status).toBe(408);
   await until(async () => (await spool()).length === 0, 'an empty spool');
 });
 
 test('a 401 of the origin is the answer, whole and once', async () => {
-  stage.answer('/spooled/who', { status: 401, headers: [['WWW-Authenticate', 'Basic']], body: 'who are you' });
+  proxy.answer('/spooled/who', { status: 401, headers: [['WWW-Authenticate', 'Basic']], body: 'who are you' });
   const response = await send('HTTP/1.1', 'with a length', { target: '/spooled/who', body: 'hello' });
   expect([response.status, response.header('WWW-Authenticate'), response.body.toString()]).toEqual([
     401,
@@ -244,12 +243,12 @@ test('a 401 of the origin is the answer, whole and once', async () => {
 });
 
 test('after a 503 nothing is sent any more, although there was time to try again', async () => {
-  stage.answer('/failing/x', { status: 503, body: 'not now' });
+  proxy.answer('/failing/x', { status: 503, body: 'not now' });
   const response = await send('HTTP/1.1', 'with a length', { target: '/failing/x', body: 'hello' });
   expect(response.status).toBe(503);
   expect(response.header('Retry-After')).toBeDefined();
   await until(async () => (await spool()).length === 0, 'an empty spool');
-  expect(stage.requestsFor('/failing/x')).toHaveLength(1);
+  expect(proxy.requestsFor('/failing/x')).toHaveLength(1);
 });
 
 /** Whether a method brings something new, so that routes say how, or is about what is there. */
@@ -271,11 +270,11 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       async (body) => {
         const own = about(method, body);
         expect((await send(transport, kind, { method, target: `/framed/${own}`, body })).status).toBe(200);
-        const framed = await stage.requestFor(`/framed/${own}`);
+        const framed = await proxy.requestFor(`/framed/${own}`);
         expect([framed.method, /^multipart/.test(framed.header('content-type') ?? '')]).toEqual([method, isReshaped]);
         if (!isReshaped) expect(framed.body.toString()).toBe(body);
         expect((await send(transport, kind, { method, target: `/moved/${own}`, body })).status).toBe(200);
-        const moved = await stage.requestFor(isReshaped ? `/in/moved/${own}?name=upload` : `/moved/${own}`);
+        const moved = await proxy.requestFor(isReshaped ? `/in/moved/${own}?name=upload` : `/moved/${own}`);
         expect([moved.method, moved.body.toString()]).toEqual([isReshaped ? 'PUT' : method, body]);
       },
     );
@@ -284,44 +283,44 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
       const target = `/moved/up-${about(method, '')}`;
       const headers: HeaderLine[] = [['Upload-Complete', '?1']];
       expect((await send(transport, kind, { method, target, body: 'hello', headers })).status).toBe(200);
-      const moved = await stage.requestFor(isReshaped ? `/in${target}?name=upload` : target);
+      const moved = await proxy.requestFor(isReshaped ? `/in${target}?name=upload` : target);
       expect([moved.method, moved.body.toString()]).toEqual([isReshaped ? 'PUT' : method, 'hello']);
     });
 
     test('with content is shown to the gate, and is else itself', async () => {
       const virus = `/gated/virus-${about(method, '')}`;
       const refused = await send(transport, kind, { method, target: virus, body: 'a VIRUS' });
-      expect([refused.status, stage.requestsFor(virus)]).toEqual([422, []]);
+      expect([refused.status, proxy.requestsFor(virus)]).toEqual([422, []]);
       const asking: HeaderLine[] = [['Access-Control-Request-Method', 'POST']];
       const other = `${virus}-asking`;
       const asked = await send(transport, kind, { method, target: other, body: 'a VIRUS', headers: asking });
-      expect([asked.status, stage.requestsFor(other)]).toEqual([422, []]);
+      expect([asked.status, proxy.requestsFor(other)]).toEqual([422, []]);
       const target = `/gated/${about(method, '')}`;
       expect((await send(transport, kind, { method, target, body: 'fine' })).status).toBe(200);
-      const got = await stage.requestFor(target);
+      const got = await proxy.requestFor(target);
       expect([got.method, got.body.toString()]).toEqual([method, 'fine']);
     });
 
     test('without content passes the gate as it came', async () => {
       const target = `/gated/empty-${about(method, '')}`;
       expect((await send(transport, kind, { method, target, body: '' })).status).toBe(200);
-      const got = await stage.requestFor(target);
+      const got = await proxy.requestFor(target);
       expect([got.method, got.size, got.header('idempotency-key')]).toEqual([method, 0, undefined]);
     });
 
     test('with content is refused where the route takes uploads only, and passes without', async () => {
       const target = `/refused/${about(method, '')}`;
       expect((await send(transport, kind, { method, target, body: 'hello' })).status).toBe(428);
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
       expect((await send(transport, kind, { method, target, body: '' })).status).toBe(200);
-      expect((await stage.requestFor(target)).method).toBe(method);
+      expect((await proxy.requestFor(target)).method).toBe(method);
     });
   });
 });
 
 test('a body passes as it came where the route says so', async () => {
   await send('HTTP/1.1', 'with a length', { target: '/passed/x', body: 'hello' });
-  expect((await stage.requestFor('/passed/x')).body.toString()).toBe('hello');
+  expect((await proxy.requestFor('/passed/x')).body.toString()).toBe('hello');
 });
 
 test.each<[string, string | undefined]>([
@@ -333,11 +332,11 @@ test.each<[string, string | undefined]>([
   const headers: HeaderLine[] = [['Upload-Complete', '?1']];
   if (version) headers.push(['Upload-Draft-Interop-Version', version]);
   expect((await send('HTTP/1.1', 'with a length', { target, body: 'hello', headers })).status).toBe(200);
-  expect((await stage.requestFor(target)).body.toString()).toContain('\r\n\r\nhello\r\n--');
+  expect((await proxy.requestFor(target)).body.toString()).toContain('\r\n\r\nhello\r\n--');
 });
 
 describe('after a crash', () => {
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let app: TestApp | undefined;
 
   afterEach(async () => {
@@ -346,7 +345,7 @@ describe('after a crash', () => {
   });
 
   test('a body that was not complete is removed, and one that was is delivered once', async () => {
-    origin = await startFakeOrigin();
+    origin = await startTestOrigin();
     const directory = await temporaryDirectory('rufh-plain-');
     const store = await EmbeddedStore.open({ directory: directory.path, sync: 'none', log: silentLog() });
     const chunks = new LocalSpool({ directory: directory.path, sync: 'none' });

@@ -5,7 +5,7 @@ import type { SyncMode } from '../../src/fs/directory-sync.js';
 import { useFileSystem } from '../../src/fs/files.js';
 import type { Outcome } from '../../src/model/messages.js';
 import { Body } from '../../src/uploads/request-body.js';
-import { REQUEST } from '../support/delivery-room.js';
+import { REQUEST } from '../support/delivery-harness.js';
 import { Machine, route, SHORT_ANSWER } from '../support/faulty-machine.js';
 import { MemoryDisk, memoryDisks, type Operation } from '../support/memory-disk.js';
 import { everyNth } from '../support/thoroughness.js';

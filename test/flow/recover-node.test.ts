@@ -11,32 +11,31 @@ import { Cleanup, type CleanupOptions } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { openRedis, settingsFor } from '../support/opened-redis.js';
-import { ReceivingRoom } from '../support/receiving-room.js';
-import { startRedis } from '../support/redis-servers.js';
-import { StoreReach } from '../support/store-reach.js';
+import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
+import { startRedis } from '../support/redis-server.js';
+import { openRedis, settingsFor } from '../support/redis-store.js';
 import { until } from '../support/temporary.js';
 
-let room: ReceivingRoom;
+let harness: ReceivingHarness;
 let reach: StoreReach;
 let store: UploadStore;
 
 beforeEach(async () => {
   reach = new StoreReach({ mayForget: true });
-  room = await ReceivingRoom.open({ reach, node: 'here' });
-  store = reach.to(room.store);
+  harness = await ReceivingHarness.open({ reach, node: 'here' });
+  store = reach.to(harness.store);
 });
 
-afterEach(() => room.close());
+afterEach(() => harness.close());
 
 function deps() {
-  const { spool } = room;
+  const { spool } = harness;
   const told = { log: silentLog(), metrics: new Metrics(), clock: Date.now };
   return {
     ...told,
     store,
     spool,
-    leases: new EmbeddedLeases(room.store),
+    leases: new EmbeddedLeases(harness.store),
     unreadable: new UnreadableBytes({ spool, ...told }),
   };
 }
@@ -60,50 +59,50 @@ function sweep(more: Partial<CleanupOptions> = {}): Promise<void> {
 }
 
 function pathOf(id: string, name: string): string {
-  return join(room.path, 'spool', id, name);
+  return join(harness.path, 'spool', id, name);
 }
 
 async function chunksOf(id: string): Promise<string[]> {
-  return (await readdir(join(room.path, 'spool', id))).filter((name) => name.startsWith('chunk'));
+  return (await readdir(join(harness.path, 'spool', id))).filter((name) => name.startsWith('chunk'));
 }
 
 /** An upload of a node, with bytes in this spool. */
 async function uploaded(node: string, bytes = 'hello'): Promise<string> {
-  const id = await room.empty({ node: 'here' });
-  await room.send(id, bytes);
-  if (node !== 'here') await room.store.move(id, await room.store.nextToken(id), node);
+  const id = await harness.empty({ node: 'here' });
+  await harness.send(id, bytes);
+  if (node !== 'here') await harness.store.move(id, await harness.store.nextToken(id), node);
   return id;
 }
 
 async function spooled(): Promise<Set<string>> {
   const ids = new Set<string>();
-  for await (const { id } of room.spool.list()) ids.add(id);
+  for await (const { id } of harness.spool.list()) ids.add(id);
   return ids;
 }
 
 describe('a node that starts on its own disk', () => {
   test('counts what was committed of its own uploads and nothing beyond it, and looks at no others', async () => {
     const id = await uploaded('here');
-    const [chunk] = await room.store.chunks(id);
-    await writeFile(join(room.path, 'spool', id, chunk!.name), 'hello world');
-    await writeFile(join(room.path, 'spool', id, 'chunk-2000000000-5'), 'written, but never committed');
-    const others = [await uploaded('there'), await room.empty({ node: 'there' })];
+    const [chunk] = await harness.store.chunks(id);
+    await writeFile(join(harness.path, 'spool', id, chunk!.name), 'hello world');
+    await writeFile(join(harness.path, 'spool', id, 'chunk-2000000000-5'), 'written, but never committed');
+    const others = [await uploaded('there'), await harness.empty({ node: 'there' })];
     await recoverNode(deps(), 'here');
-    expect(await room.offset(id)).toBe(5);
-    expect((await room.files()).filter((name) => name.startsWith('chunk-2'))).toEqual([]);
-    expect(await Promise.all(others.map((other) => room.offset(other)))).toEqual([5, 0]);
+    expect(await harness.offset(id)).toBe(5);
+    expect((await harness.files()).filter((name) => name.startsWith('chunk-2'))).toEqual([]);
+    expect(await Promise.all(others.map((other) => harness.offset(other)))).toEqual([5, 0]);
     expect(reach.count('list')).toBe(0);
   });
 
   test('gives up its own uploads whose bytes are gone, and keeps what it does not know', async () => {
     const id = await uploaded('here');
-    const [chunk] = await room.store.chunks(id);
-    await writeFile(join(room.path, 'spool', id, chunk!.name), 'he');
+    const [chunk] = await harness.store.chunks(id);
+    await writeFile(join(harness.path, 'spool', id, chunk!.name), 'he');
     const unknown = await uploaded('here');
-    await room.store.remove(unknown);
+    await harness.store.remove(unknown);
     const moved = await uploaded('there');
     await recoverNode(deps(), 'here');
-    expect((await room.store.get(id))?.phase).toBe('invalid');
+    expect((await harness.store.get(id))?.phase).toBe('invalid');
     expect(await spooled()).toEqual(new Set([unknown, moved]));
   });
 });
@@ -113,12 +112,12 @@ test.each(['embedded', 'redis'] as const)(
   async (kind) => {
     const server = kind === 'redis' ? await startRedis() : undefined;
     const redis = server && (await openRedis(settingsFor(server.port)));
-    const keyed = redis?.store ?? room.store;
+    const keyed = redis?.store ?? harness.store;
     try {
       const upload = { ...newUpload(), dialect: PLAIN_DIALECT, clientKey: 'a key' };
       await keyed.createUnlessKeyUsed(upload);
       expect(await keyed.idByClientKey('a key')).toBe(upload.id);
-      await recover({ ...deps(), store: keyed, leases: new EmbeddedLeases(room.store) });
+      await recover({ ...deps(), store: keyed, leases: new EmbeddedLeases(harness.store) });
       expect(await keyed.get(upload.id)).toBeUndefined();
       expect(await keyed.idByClientKey('a key')).toBeUndefined();
     } finally {
@@ -132,17 +131,17 @@ describe('a sweep of one of many', () => {
   test('removes old files of uploads that are unknown or elsewhere, and keeps what was promised of its own', async () => {
     const own = await uploaded('here');
     const unknown = await uploaded('here');
-    await room.store.remove(unknown);
+    await harness.store.remove(unknown);
     await uploaded('there');
     await sweep();
     expect(await spooled()).toEqual(new Set([own]));
-    expect(await room.spool.acknowledgedOffset(own)).toBe(5);
-    expect(await room.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+    expect(await harness.spool.acknowledgedOffset(own)).toBe(5);
+    expect(await harness.head(own)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
   });
 
   test('keeps the files of a live upload of a node that never said that it is there', async () => {
     const [named, unknown] = [await uploaded('there'), await uploaded('there')];
-    await room.store.remove(unknown);
+    await harness.store.remove(unknown);
     const asked: string[] = [];
     const saysSo = (isThere: boolean) => (node: string) => (asked.push(node), Promise.resolve(isThere));
     await sweep({ isAnnounced: saysSo(false) });
@@ -154,21 +153,21 @@ describe('a sweep of one of many', () => {
 
   test('takes a file that nobody counts only from a writer that cannot commit it any more', async () => {
     const id = await uploaded('here');
-    const token = await room.store.nextToken(id);
+    const token = await harness.store.nextToken(id);
     const name = `chunk-${token}-5`;
     await writeFile(pathOf(id, name), 'of a process that stands still');
     await sweep();
     expect(await chunksOf(id)).toHaveLength(1);
     const chunk = { name, start: 5, size: 4 };
-    expect(await room.store.commit(id, { token, chunk, expiresAt: TOMORROW.getTime() })).toBe('stale');
-    expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+    expect(await harness.store.commit(id, { token, chunk, expiresAt: TOMORROW.getTime() })).toBe('stale');
+    expect(await harness.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
   });
 
   test('takes no lease of an upload that has nothing to be removed', async () => {
     const id = await uploaded('here');
-    const token = await room.store.nextToken(id);
+    const token = await harness.store.nextToken(id);
     await sweep();
-    expect(await room.store.nextToken(id)).toBe(token + 1);
+    expect(await harness.store.nextToken(id)).toBe(token + 1);
   });
 
   test.each<[phase: Phase, stays: boolean]>([
@@ -183,7 +182,7 @@ describe('a sweep of one of many', () => {
     const attempted = Object.create(store) as UploadStore;
     attempted.get = async (one) => ({ ...(await store.get(one))!, phase, attemptCount: 2 });
     await sweep({ store: attempted });
-    const left = (await room.files()).filter((name) => name.startsWith('answer'));
+    const left = (await harness.files()).filter((name) => name.startsWith('answer'));
     expect(left.includes('answer-2-0')).toBe(stays);
     // One that is delivered may have any of them in use.
     expect(left.includes('answer-1-0')).toBe(phase === 'delivering');
@@ -214,34 +213,34 @@ describe('a sweep of one of many', () => {
       const ids = [await uploaded('here'), await uploaded('here')];
       if (!isCancelled && !isInvalid)
         for (const id of ids)
-          await room.store.commit(id, {
-            token: await room.store.nextToken(id),
+          await harness.store.commit(id, {
+            token: await harness.store.nextToken(id),
             complete: {},
             expiresAt: Date.now() + DAY,
           });
-      if (isCancelled) await Promise.all(ids.map((id) => room.store.cancel(id)));
-      if (isInvalid) for (const id of ids) await room.store.invalidate(id, await room.store.nextToken(id));
+      if (isCancelled) await Promise.all(ids.map((id) => harness.store.cancel(id)));
+      if (isInvalid) for (const id of ids) await harness.store.invalidate(id, await harness.store.nextToken(id));
       const counted: string[] = [];
       const metrics = { uploadEnded: (phase: string) => counted.push(phase), bytesLost: () => undefined };
       // As another server would, which gives the same ids to both, and lets each see what the other is about to remove.
       let arrived = 0;
-      const late = Object.create(room.spool) as typeof room.spool;
+      const late = Object.create(harness.spool) as typeof harness.spool;
       late.remove = async (id) => {
         arrived += 1;
         await until(() => arrived >= 3, 'all to have seen the uploads');
-        await room.spool.remove(id);
+        await harness.spool.remove(id);
       };
       const later = { clock: () => Date.now() + 2 * DAY, expiryClock: () => Date.now() + 2 * DAY };
       const both = [1, 2, 3].map(() => sweep({ ...later, spool: late, metrics: metrics as never, longestAgeMs: DAY }));
       await Promise.all(both);
       expect(counted).toEqual(told.flatMap((phase) => [phase, phase]));
-      expect(await Promise.all(ids.map((id) => room.store.get(id)))).toEqual([undefined, undefined]);
+      expect(await Promise.all(ids.map((id) => harness.store.get(id)))).toEqual([undefined, undefined]);
     },
   );
 
   test('reads the spool only when it is its turn', async () => {
     const unknown = await uploaded('here');
-    await room.store.remove(unknown);
+    await harness.store.remove(unknown);
     await sweep({ mayRemoveOrphans: () => Promise.resolve(false) });
     expect(await spooled()).toEqual(new Set([unknown]));
     await sweep({ mayRemoveOrphans: () => Promise.resolve(true) });
@@ -259,21 +258,21 @@ describe('a sweep of one of many', () => {
     const start = Date.now();
     const clocks = { clock: () => start + time.step + time.passed, monotonic: () => time.passed };
     const swept = new Cleanup({ ...options(), ...clocks, longestAgeMs: DAY });
-    const early = await room.empty({ expiresAt: start + DAY });
+    const early = await harness.empty({ expiresAt: start + DAY });
     await swept.runOnce();
     const meanwhile: string[] = [];
     for (const step of steps) {
       time.step = step;
       time.passed += MINUTE;
       await swept.runOnce();
-      meanwhile.push(await room.empty({ expiresAt: clocks.clock() + DAY }));
+      meanwhile.push(await harness.empty({ expiresAt: clocks.clock() + DAY }));
     }
     await swept.runOnce();
-    for (const id of [early, ...meanwhile]) expect(await room.store.get(id)).toBeDefined();
+    for (const id of [early, ...meanwhile]) expect(await harness.store.get(id)).toBeDefined();
     // Its whole time has passed, and a day more in which the step was not believed.
     time.passed += stays ? 2 * DAY + MINUTE : DAY;
     await swept.runOnce();
-    expect(await room.store.get(early)).toBeUndefined();
+    expect(await harness.store.get(early)).toBeUndefined();
   });
 
   test.each([
@@ -284,9 +283,9 @@ describe('a sweep of one of many', () => {
     const start = Date.now();
     const clocks = { clock: () => start + time.passed, monotonic: () => time.passed };
     const unknown = await uploaded('here');
-    await room.store.remove(unknown);
-    const chunk = (await room.files()).find((name) => name.startsWith('chunk'))!;
-    const paths = [chunk, 'promised'].map((name) => join(room.path, 'spool', unknown, name));
+    await harness.store.remove(unknown);
+    const chunk = (await harness.files()).find((name) => name.startsWith('chunk'))!;
+    const paths = [chunk, 'promised'].map((name) => join(harness.path, 'spool', unknown, name));
     for (const path of paths) await utimes(path, new Date(start + at), new Date(start + at));
     const swept = new Cleanup({ ...options(), ...clocks, orphanAgeMs: HOUR });
     const round = async (): Promise<void> => {
@@ -307,28 +306,31 @@ describe('a sweep of one of many', () => {
 
   test('removes nothing from the future, nothing of another shape, and nothing from before the spool was its own', async () => {
     const ahead = await uploaded('here');
-    await room.store.remove(ahead);
+    await harness.store.remove(ahead);
     for (const name of [...(await chunksOf(ahead)), 'promised']) await utimes(pathOf(ahead, name), TOMORROW, TOMORROW);
     const mixed = await uploaded('here');
-    await room.store.remove(mixed);
+    await harness.store.remove(mixed);
     await writeFile(pathOf(mixed, 'notes.txt'), 'mine');
-    await mkdir(join(room.path, 'spool', 'a-directory-of-somebody-else'));
+    await mkdir(join(harness.path, 'spool', 'a-directory-of-somebody-else'));
     await writeFile(pathOf('a-directory-of-somebody-else', 'chunk-1-0'), 'mine');
     await sweep({ orphanAgeMs: 0, spoolSince: () => Promise.resolve(Date.now() + MINUTE), longestAgeMs: HOUR });
     expect((await spooled()).has(mixed)).toBe(true);
-    expect((await room.files()).filter((name) => name.startsWith('chunk'))).toHaveLength(3);
+    expect((await harness.files()).filter((name) => name.startsWith('chunk'))).toHaveLength(3);
     await sweep({ orphanAgeMs: 0 });
-    expect((await room.files()).sort()).toEqual(
+    expect((await harness.files()).sort()).toEqual(
       [...(await chunksOf(ahead)), 'chunk-1-0', 'notes.txt', 'promised'].sort(),
     );
   });
 
   test('goes on when one upload cannot be removed, and not when the store is away', async () => {
-    const ids = [await room.empty({ expiresAt: 1 }), await room.empty({ expiresAt: 1 })];
-    const stubborn = Object.create(room.spool) as typeof room.spool;
-    stubborn.remove = (id) => (id === ids[0] ? room.spool.removeChunk(id, '../x') : room.spool.remove(id));
+    const ids = [await harness.empty({ expiresAt: 1 }), await harness.empty({ expiresAt: 1 })];
+    const stubborn = Object.create(harness.spool) as typeof harness.spool;
+    stubborn.remove = (id) => (id === ids[0] ? harness.spool.removeChunk(id, '../x') : harness.spool.remove(id));
     await sweep({ spool: stubborn });
-    expect([await room.store.get(ids[0]!), await room.store.get(ids[1]!)]).toMatchObject([{ id: ids[0] }, undefined]);
+    expect([await harness.store.get(ids[0]!), await harness.store.get(ids[1]!)]).toMatchObject([
+      { id: ids[0] },
+      undefined,
+    ]);
     reach.cut('remove');
     await expect(sweep()).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
     reach.heal();
@@ -341,13 +343,13 @@ describe('a sweep of one of many', () => {
     const naming = Object.create(store) as UploadStore;
     naming.expired = () => Promise.resolve([id]);
     await sweep({ store: naming, leases });
-    expect([lease.signal.aborted, await room.offset(id)]).toEqual([false, 5]);
+    expect([lease.signal.aborted, await harness.offset(id)]).toEqual([false, 5]);
   });
 
   test('that meets another one at the same work does no harm', async () => {
-    const ids = [await room.empty({ expiresAt: 1 }), await room.empty({ expiresAt: 1 }), await uploaded('here')];
+    const ids = [await harness.empty({ expiresAt: 1 }), await harness.empty({ expiresAt: 1 }), await uploaded('here')];
     await Promise.all([sweep(), sweep(), sweep()]);
-    expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, undefined, 5]);
+    expect(await Promise.all(ids.map((id) => harness.offset(id)))).toEqual([undefined, undefined, 5]);
   });
 });
 
@@ -356,33 +358,33 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   const whole = await uploaded('gone');
   const answered = await uploaded('gone');
   for (const id of [whole, answered]) {
-    const token = await room.store.nextToken(id);
-    await room.store.commit(id, { token, complete: {}, expiresAt: Date.now() + 60_000 });
+    const token = await harness.store.nextToken(id);
+    await harness.store.commit(id, { token, complete: {}, expiresAt: Date.now() + 60_000 });
   }
   const answer = { status: 201, reason: '', headers: [], trailers: [], bodySize: 2, at: Date.now() };
-  await room.store.claimDelivery(answered, 'worker', Date.now() + 1000);
+  await harness.store.claimDelivery(answered, 'worker', Date.now() + 1000);
   const body = Buffer.from('ok');
   const kept = { ...answer, body: { in: 'record' } } as const;
-  await room.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
+  await harness.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
   const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
-  expect(await forgetNode({ ...deps(), ...gone, store: room.store })).toBe(2);
-  expect(await room.store.get(receiving)).toBeUndefined();
-  expect(await room.store.get(whole)).toBeUndefined();
-  expect(await room.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
-  expect(String(await room.store.answerBody(answered))).toBe('ok');
+  expect(await forgetNode({ ...deps(), ...gone, store: harness.store })).toBe(2);
+  expect(await harness.store.get(receiving)).toBeUndefined();
+  expect(await harness.store.get(whole)).toBeUndefined();
+  expect(await harness.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
+  expect(String(await harness.store.answerBody(answered))).toBe('ok');
 });
 
 test('whoever forgets a node and stands still meanwhile ends nothing that others go on with', async () => {
   const id = await uploaded('gone');
-  const slow = Object.create(room.store) as UploadStore;
+  const slow = Object.create(harness.store) as UploadStore;
   slow.get = async (one) => {
-    const upload = await room.store.get(one);
+    const upload = await harness.store.get(one);
     // The node is back, and its client as well.
-    await room.store.nextToken(one);
+    await harness.store.nextToken(one);
     return upload;
   };
   const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
   const forgetting = forgetNode({ ...deps(), ...gone, store: slow });
   await expect(forgetting).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
-  expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+  expect(await harness.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
 });

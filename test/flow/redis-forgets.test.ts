@@ -3,11 +3,9 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { requestOnce } from '../support/raw-client.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { requestOnce } from '../support/client.js';
+import { DiskProxies, LONG_AGO } from '../support/disk-proxies.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import {
   appendLines,
   clientDialect,
@@ -15,19 +13,19 @@ import {
   type ResumableUpload,
   versionLines,
 } from '../support/resumable-client.js';
-import { serverPort } from '../support/server-port.js';
-import { LONG_AGO, SpoolStage } from '../support/spool-stage.js';
-import { until } from '../support/temporary.js';
+import { serverPort, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 describe('flushed', () => {
   // Issue 4: Redis that comes back empty.
   const DIALECT = clientDialect('10');
 
-  let stage: SpoolStage;
-  beforeEach(async () => void (stage = await SpoolStage.open()));
+  let proxies: DiskProxies;
+  beforeEach(async () => void (proxies = await DiskProxies.open()));
   afterEach(async () => {
     useFileSystem();
-    await stage.close();
+    await proxies.close();
   });
 
   async function statusOf(app: TestApp, target: string): Promise<number> {
@@ -35,7 +33,7 @@ describe('flushed', () => {
   }
 
   async function isSpoolOfThisRedis(): Promise<boolean> {
-    return (await stage.mark()).trim() === (await stage.redis.cli('hget', '{rufh}:store', 'id'));
+    return (await proxies.mark()).trim() === (await proxies.redis.cli('hget', '{rufh}:store', 'id'));
   }
 
   const SPOOLS: Readonly<Record<string, () => Promise<string>>> = {
@@ -49,18 +47,18 @@ describe('flushed', () => {
   describe.each(Object.entries(SPOOLS))('%s, when Redis is emptied', (_, settings) => {
     test('is said with what prevents it, the uploads are unknown, and the next start goes well', async () => {
       const spool = await settings();
-      const first = await stage.start(spool);
-      const lost = await stage.create(first);
+      const first = await proxies.start(spool);
+      const lost = await proxies.create(first);
       expect((await lost.append(Buffer.from('half'), { offset: 0, complete: false })).status).toBeLessThan(300);
-      await stage.redis.cli('flushall');
+      await proxies.redis.cli('flushall');
       await until(isSpoolOfThisRedis, 'the spool to be known again');
       expect(first.log).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('`appendonly yes`') }));
       expect(await statusOf(first, lost.target)).toBe(404);
-      await stage.stopApps();
+      await proxies.stopApps();
 
-      const second = await stage.start(spool);
+      const second = await proxies.start(spool);
       expect(await statusOf(second, lost.target)).toBe(404);
-      expect((await (await stage.create(second)).finish(Buffer.from('whole'))).status).toBe(201);
+      expect((await (await proxies.create(second)).finish(Buffer.from('whole'))).status).toBe(201);
     });
   });
 
@@ -94,20 +92,20 @@ describe('flushed', () => {
 
   describe.each(Object.entries(SPOOLS))('%s that has bytes which Redis does not know', (_, settings) => {
     test.each<[how: string, lose: (app: TestApp) => Promise<unknown>, after: { prefix?: string }]>([
-      ['emptied while nodes run', () => stage.redis.cli('flushall'), {}],
-      ['emptied while none runs', () => stage.stopApps().then(() => stage.redis.cli('flushall')), {}],
-      ['another prefix', () => stage.stopApps(), { prefix: 'other' }],
+      ['emptied while nodes run', () => proxies.redis.cli('flushall'), {}],
+      ['emptied while none runs', () => proxies.stopApps().then(() => proxies.redis.cli('flushall')), {}],
+      ['another prefix', () => proxies.stopApps(), { prefix: 'other' }],
     ])('is told of as long as they are there, also after another start: %s', async (_how, lose, after) => {
       const spool = await settings();
-      let app = await stage.start(spool);
+      let app = await proxies.start(spool);
       expect(await toldBy(app)).toEqual(QUIET);
-      const lost = await stage.create(app);
+      const lost = await proxies.create(app);
       await lost.append(Buffer.from('half'), { offset: 0, complete: false });
       const id = lost.target.split('/').at(-1)!;
       await lose(app);
-      if (stage.apps.length === 0) {
-        if (spool.includes('shared')) await stage.forgetUse();
-        app = await stage.start(spool, after);
+      if (proxies.apps.length === 0) {
+        if (spool.includes('shared')) await proxies.forgetUse();
+        app = await proxies.start(spool, after);
       }
       const told: Told = {
         ready: 200,
@@ -121,16 +119,16 @@ describe('flushed', () => {
       };
       await until(async () => (await toldBy(app)).list !== undefined, 'the bytes to be found');
       expect(await toldBy(app)).toEqual(told);
-      await (await stage.create(app)).append(Buffer.from('new'), { offset: 0, complete: false });
-      await stage.stopApps();
+      await (await proxies.create(app)).append(Buffer.from('new'), { offset: 0, complete: false });
+      await proxies.stopApps();
 
-      app = await stage.start(spool, after);
+      app = await proxies.start(spool, after);
       await until(async () => (await toldBy(app)).list !== undefined, 'the bytes to be found again');
       expect(await toldBy(app)).toEqual(told);
-      await rm(stage.pathOf(id), { recursive: true });
+      await rm(proxies.pathOf(id), { recursive: true });
       await until(async () => (await toldBy(app)).list === undefined, 'nothing to be told any more');
       expect(await toldBy(app)).toEqual(QUIET);
-      await until(async () => !(await readdir(stage.pathOf('.'))).includes('.taken-over'), 'the note to be removed');
+      await until(async () => !(await readdir(proxies.pathOf('.'))).includes('.taken-over'), 'the note to be removed');
     });
   });
 
@@ -147,7 +145,7 @@ describe('flushed', () => {
   describe.each(Object.entries(SPOOLS))('%s, when Redis came back empty and the disk fails', (_, settings) => {
     /** An upload of a Redis that is emptied then. */
     async function loseOne(spool: string): Promise<ResumableUpload> {
-      const lost = await stage.create(await stage.start(spool));
+      const lost = await proxies.create(await proxies.start(spool));
       await lost.append(Buffer.from('half'), { offset: 0, complete: false });
       return lost;
     }
@@ -156,54 +154,54 @@ describe('flushed', () => {
       const spool = await settings();
       await loseOne(spool);
       for (const name of [/\.taken-over/, /\.store-/, /rufh-proxy\.json-/]) {
-        await stage.stopApps();
-        await stage.forgetUse();
-        await stage.redis.cli('flushall');
+        await proxies.stopApps();
+        await proxies.forgetUse();
+        await proxies.redis.cli('flushall');
         failAt(name, 'EIO', 1);
-        await expect(stage.start(spool)).rejects.toThrow('EIO');
+        await expect(proxies.start(spool)).rejects.toThrow('EIO');
         useFileSystem();
-        const app = await stage.start(spool);
+        const app = await proxies.start(spool);
         expect(await isSpoolOfThisRedis()).toBe(true);
         await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
-        expect(await stage.redis.cli('hkeys', '{rufh}:store')).not.toContain('unmarked');
+        expect(await proxies.redis.cli('hkeys', '{rufh}:store')).not.toContain('unmarked');
       }
     });
 
     test('a start without room for the mark serves, says so, and marks the spool when there is room', async () => {
       const spool = await settings();
       await loseOne(spool);
-      await stage.stopApps();
-      await stage.forgetUse();
-      await stage.redis.cli('flushall');
+      await proxies.stopApps();
+      await proxies.forgetUse();
+      await proxies.redis.cli('flushall');
       const noRoom = () => failAt(/\.taken-over|\.store-|rufh-proxy\.json-/, 'ENOSPC', Infinity);
       noRoom();
       for (const times of [1, 2]) {
-        const app = await stage.start(spool);
+        const app = await proxies.start(spool);
         expect(app.log).toContainEqual(expect.objectContaining({ code: 'STORAGE_FULL', level: 'error' }));
-        expect((await (await stage.create(app)).finish(Buffer.from('whole'))).status).toBe(201);
+        expect((await (await proxies.create(app)).finish(Buffer.from('whole'))).status).toBe(201);
         expect(await isSpoolOfThisRedis()).toBe(false);
-        if (times === 1) await stage.stopApps();
-        await stage.forgetUse();
+        if (times === 1) await proxies.stopApps();
+        await proxies.forgetUse();
       }
       useFileSystem();
       await until(isSpoolOfThisRedis, 'the spool to be marked');
-      await until(async () => (await toldBy(stage.apps[0]!)).list?.uploads === 1, 'the upload to be told of');
+      await until(async () => (await toldBy(proxies.apps[0]!)).list?.uploads === 1, 'the upload to be told of');
     });
 
     test('nodes that run without room for the mark can be started again', async () => {
       const spool = await settings();
       await loseOne(spool);
       failAt(/\.taken-over|\.store-|rufh-proxy\.json-/, 'ENOSPC', Infinity);
-      const before = await stage.redis.cli('hget', '{rufh}:store', 'id');
-      await stage.redis.cli('flushall');
+      const before = await proxies.redis.cli('hget', '{rufh}:store', 'id');
+      await proxies.redis.cli('flushall');
       await until(
-        async () => !['', before].includes(await stage.redis.cli('hget', '{rufh}:store', 'id')),
+        async () => !['', before].includes(await proxies.redis.cli('hget', '{rufh}:store', 'id')),
         'the loss to be noticed',
       );
-      await stage.stopApps();
-      await stage.forgetUse();
+      await proxies.stopApps();
+      await proxies.forgetUse();
       useFileSystem();
-      const app = await stage.start(spool);
+      const app = await proxies.start(spool);
       expect(await isSpoolOfThisRedis()).toBe(true);
       await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
     });
@@ -212,7 +210,7 @@ describe('flushed', () => {
       const spool = await settings();
       const { target } = await loseOne(spool);
       const id = target.split('/').at(-1)!;
-      const app = stage.apps[0]!;
+      const app = proxies.apps[0]!;
       const lines = appendLines(DIALECT, { offset: 4, complete: false });
       const body = request(`${app.url}${target}`, { method: 'PATCH', headers: Object.fromEntries(lines) });
       const ended = new Promise<void>((resolve) => {
@@ -220,54 +218,54 @@ describe('flushed', () => {
         body.on('error', () => resolve());
       });
       const sending = setInterval(() => body.write(Buffer.alloc(3000)), 20);
-      const chunks = async () => (await readdir(stage.pathOf(id))).filter((name) => name.startsWith('chunk'));
+      const chunks = async () => (await readdir(proxies.pathOf(id))).filter((name) => name.startsWith('chunk'));
       await until(async () => (await chunks()).length === 2, 'more bytes in the spool');
-      await stage.redis.cli('flushall');
+      await proxies.redis.cli('flushall');
       await until(isSpoolOfThisRedis, 'the spool to be known again');
       await ended;
       clearInterval(sending);
       const tomorrow = new Date(Date.now() + 86_400_000);
       expect(await chunks()).not.toEqual([]);
-      for (const name of await chunks()) await utimes(join(stage.pathOf(id), name), tomorrow, tomorrow);
+      for (const name of await chunks()) await utimes(join(proxies.pathOf(id), name), tomorrow, tomorrow);
       await until(async () => (await toldBy(app)).list?.uploads === 1, 'the upload to be told of');
     });
   });
 
   test('several processes that share a spool can start at once on a Redis that has lost everything', async () => {
     const spool = 'spool: { shared: true }';
-    await stage.start(spool);
-    await stage.stopApps();
-    await stage.forgetUse();
-    await stage.redis.cli('flushall');
-    const starting = await Promise.allSettled([stage.start(spool), stage.start(spool), stage.start(spool)]);
+    await proxies.start(spool);
+    await proxies.stopApps();
+    await proxies.forgetUse();
+    await proxies.redis.cli('flushall');
+    const starting = await Promise.allSettled([proxies.start(spool), proxies.start(spool), proxies.start(spool)]);
     expect(starting.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'fulfilled']);
-    for (const app of stage.apps)
-      expect((await (await stage.create(app)).finish(Buffer.from('whole'))).status).toBe(201);
+    for (const app of proxies.apps)
+      expect((await (await proxies.create(app)).finish(Buffer.from('whole'))).status).toBe(201);
   });
 
   test('a start that was refused some of its rights does not take the spool from the next one', async () => {
-    await stage.redis.cli('acl', 'setuser', 'default', 'resetchannels');
+    await proxies.redis.cli('acl', 'setuser', 'default', 'resetchannels');
     const spool = 'spool: { shared: true }';
-    await expect(stage.start(spool)).rejects.toThrow('denies this user a permission');
-    await stage.redis.cli('acl', 'setuser', 'default', 'allchannels');
-    expect((await (await stage.create(await stage.start(spool))).finish(Buffer.from('whole'))).status).toBe(201);
+    await expect(proxies.start(spool)).rejects.toThrow('denies this user a permission');
+    await proxies.redis.cli('acl', 'setuser', 'default', 'allchannels');
+    expect((await (await proxies.create(await proxies.start(spool))).finish(Buffer.from('whole'))).status).toBe(201);
   });
 
   test('bytes of a Redis that comes back empty stay for an hour, so that a backup of it can be restored', async () => {
     const settings = 'spool: { shared: true }\nlimits: { max_age: 2s }';
     // Where uploads live on: what this one has is to be lost with Redis, not before.
-    const first = await stage.start('spool: { shared: true }');
-    const lost = await stage.create(first);
+    const first = await proxies.start('spool: { shared: true }');
+    const lost = await proxies.create(first);
     await lost.append(Buffer.from('half'), { offset: 0, complete: false });
-    await stage.stopApps();
-    await stage.forgetUse();
-    const files = stage.pathOf(lost.target.split('/').at(-1)!);
+    await proxies.stopApps();
+    await proxies.forgetUse();
+    const files = proxies.pathOf(lost.target.split('/').at(-1)!);
     for (const name of await readdir(files)) await utimes(join(files, name), LONG_AGO, LONG_AGO);
-    await stage.redis.cli('flushall');
-    await stage.create(await stage.start(settings));
-    await until(async () => (await stage.redis.cli('keys', '*:u:*')) === '', 'rounds of the sweep');
+    await proxies.redis.cli('flushall');
+    await proxies.create(await proxies.start(settings));
+    await until(async () => (await proxies.redis.cli('keys', '*:u:*')) === '', 'rounds of the sweep');
     expect(await readdir(files)).toHaveLength(2);
-    await utimes(stage.pathOf('.store'), LONG_AGO, LONG_AGO);
+    await utimes(proxies.pathOf('.store'), LONG_AGO, LONG_AGO);
     await until(async () => (await readdir(files).catch(() => [])).length === 0, 'the bytes to be removed', 20_000);
   });
 });
@@ -277,12 +275,12 @@ describe('full', () => {
   const DIALECT = clientDialect('10');
 
   let redis: RedisServer;
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let app: TestApp;
 
   beforeEach(async () => {
     redis = await startRedis();
-    origin = await startFakeOrigin({ status: 201 });
+    origin = await startTestOrigin({ status: 201 });
     const settings = `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\nlimits: { max_age: 10s }\n`;
     app = await startTestApp({ origin: origin.url, config: settings });
   });

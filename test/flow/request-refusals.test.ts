@@ -5,14 +5,13 @@ import { connect as connectTls } from 'node:tls';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/server/exchange.js';
 import { sendReply } from '../../src/server/response.js';
-import { makeCertificate } from '../support/certificate.js';
-import { closeDoors, ok, openDoor, tellHead, toldHead } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import { until, within } from '../support/temporary.js';
+import { connect, requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import { makeCertificate, until, within } from '../support/temporary.js';
+import { closeListeners, headIn, ok, openListener, respondWithHead } from '../support/test-listener.js';
 
 describe('refusals', () => {
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   const post = 'POST / HTTP/1.1\r\nHost: a\r\n';
 
@@ -54,15 +53,15 @@ describe('refusals', () => {
       ['an unknown expectation', 417, `${post}Expect: miracle\r\nContent-Length: 0\r\n\r\n`],
       ['a mixed expectation', 417, `${post}Expect: 100-continue, miracle\r\nContent-Length: 0\r\n\r\n`],
     ])('%s: %i as problem+json, and the next client is served', async (_what, status, bytes) => {
-      const door = await openDoor(tellHead());
-      const client = await connect(door.url);
+      const listener = await openListener(respondWithHead());
+      const client = await connect(listener.url);
       await client.send(Buffer.from(bytes, 'latin1'));
       const response = await client.readFinal();
       expect(response.status).toBe(status);
       expect(response.header('content-type')).toBe('application/problem+json');
       expect(JSON.parse(response.body.toString())).toMatchObject({ status, type: 'about:blank' });
       client.destroy();
-      expect((await requestOnce(door.url, { method: 'GET', target: '/' })).status).toBe(200);
+      expect((await requestOnce(listener.url, { method: 'GET', target: '/' })).status).toBe(200);
     });
 
     test.each([
@@ -72,11 +71,11 @@ describe('refusals', () => {
       ['that wants a tunnel', 'CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n'],
     ])('%s: what follows it on the connection is never acted upon', async (_what, bytes) => {
       const targets: string[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         targets.push(exchange.req.url!);
         ok(exchange);
       });
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       await client.send(Buffer.from(`${bytes}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n`, 'latin1'));
       const response = await client.readFinal();
       expect(response.header('connection')).toBe('close');
@@ -87,8 +86,8 @@ describe('refusals', () => {
 
     test('is refused in its turn when it is pipelined behind a good one', async () => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange));
-      const client = await connect(door.url);
+      const listener = await openListener((exchange) => void waiting.push(exchange));
+      const client = await connect(listener.url);
       await client.send('GET /good HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n');
       await until(() => waiting.length === 1, 'the good request');
       await client.send('more nonsense\r\n\r\n');
@@ -100,11 +99,11 @@ describe('refusals', () => {
 
     test('that breaks off in its body is told so, and whoever reads the body sees it end', async () => {
       let cut = 0;
-      const door = await openDoor(({ req }) => {
+      const listener = await openListener(({ req }) => {
         req.resume();
         req.on('error', () => cut++);
       });
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       await client.send(`${post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nzz\r\n`);
       expect((await client.readFinal()).status).toBe(400);
       await client.ended();
@@ -112,11 +111,11 @@ describe('refusals', () => {
     });
 
     test('ends the connection when its answer has begun already', async () => {
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         exchange.req.on('error', () => undefined);
         (exchange.res as ServerResponse).writeHead(200).write('begun');
       });
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       await client.send(`${post}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n`);
       const head = await client.readHead();
       await client.send('zz\r\n');
@@ -125,21 +124,21 @@ describe('refusals', () => {
     });
 
     test('none of thousands of fields is silently left out', async () => {
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         void sendReply(exchange, { status: 200, headers: [], body: `${exchange.req.rawHeaders.length / 2}` });
       });
       const headers = Array.from({ length: 3000 }, () => ['a', ''] as const);
-      const response = await requestOnce(door.url, { method: 'GET', target: '/', headers });
+      const response = await requestOnce(listener.url, { method: 'GET', target: '/', headers });
       expect(response.body.toString()).toBe('3001');
     });
 
     test.each([100, 124, 125, 500, 1500])(
       'none of %i fields over HTTP/2 is left out, nor its request reset',
       async (count) => {
-        const door = await openDoor((exchange) => {
+        const listener = await openListener((exchange) => {
           void sendReply(exchange, { status: 200, headers: [], body: `${exchange.req.rawHeaders.length / 2}` });
         });
-        const h2 = await connectH2(door.url);
+        const h2 = await connectH2(listener.url);
         const headers = Array.from({ length: count }, (_, at) => [`x-${at}`, 'y'] as const);
         const response = await h2.request({ method: 'GET', target: '/', headers });
         // With :method, :path, :scheme and :authority.
@@ -149,8 +148,8 @@ describe('refusals', () => {
     );
 
     test('CONNECT over HTTP/2 is answered with 501', async () => {
-      const door = await openDoor(ok);
-      const h2 = await connectH2(door.url);
+      const listener = await openListener(ok);
+      const h2 = await connectH2(listener.url);
       const stream = h2.session.request({ ':method': 'CONNECT', ':authority': 'a:1' });
       const status = await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])));
       expect(status).toBe(501);
@@ -167,8 +166,8 @@ describe('refusals', () => {
       ['with its head', 'GET / HTTP/1.1\r\nHost'],
       ['with what could be a preface', 'P'],
     ])('%s is told so with 408', async (_what, bytes) => {
-      const door = await openDoor(ok, options);
-      const client = await connect(door.url);
+      const listener = await openListener(ok, options);
+      const client = await connect(listener.url);
       await client.send(Buffer.from(bytes));
       const response = await client.readFinal();
       expect(response.status).toBe(408);
@@ -177,15 +176,15 @@ describe('refusals', () => {
     });
 
     test('and says nothing at all is left without a word', async () => {
-      const door = await openDoor(ok, { headersTimeoutMs: 200 });
-      const client = await connect(door.url);
+      const listener = await openListener(ok, { headersTimeoutMs: 200 });
+      const client = await connect(listener.url);
       expect(await client.readHead()).toBeUndefined();
       await client.ended();
     });
 
     test('with TLS loses its connection, before the handshake and after it', async () => {
-      const door = await openDoor(ok, { headersTimeoutMs: 2000, tls });
-      const port = Number(new URL(door.url).port);
+      const listener = await openListener(ok, { headersTimeoutMs: 2000, tls });
+      const port = Number(new URL(listener.url).port);
       const mute = connectTcp(port, '127.0.0.1');
       const slow = connectTls({ port, rejectUnauthorized: false });
       slow.write('GET / HTTP/1.1\r\n');
@@ -198,8 +197,8 @@ describe('refusals', () => {
       ['HTTP/1.1', undefined],
       ['HTTP/1.1 with TLS', tls],
     ])('between two requests loses its connection: %s', async (_what, secure) => {
-      const door = await openDoor(ok, { keepAliveTimeoutMs: 200, tls: secure });
-      const client = await connect(door.url);
+      const listener = await openListener(ok, { keepAliveTimeoutMs: 200, tls: secure });
+      const client = await connect(listener.url);
       expect((await client.request({ method: 'GET', target: '/' })).status).toBe(200);
       await client.ended();
     });
@@ -209,11 +208,14 @@ describe('refusals', () => {
       ['HTTP/2 with TLS', tls],
     ])('between two requests loses its connection, but not during one: %s', async (_what, secure) => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange), { keepAliveTimeoutMs: 1000, tls: secure });
-      const idle = await connectH2(door.url);
+      const listener = await openListener((exchange) => void waiting.push(exchange), {
+        keepAliveTimeoutMs: 1000,
+        tls: secure,
+      });
+      const idle = await connectH2(listener.url);
       let goneAway = NaN;
       idle.session.once('goaway', (code: number) => (goneAway = code));
-      const busy = await connectH2(door.url);
+      const busy = await connectH2(listener.url);
       const asked = busy.start({ method: 'GET', target: '/' }, { endStream: true });
       await until(() => waiting.length === 1, 'the request');
       await until(() => idle.session.closed && idle.session.destroyed, 'the idle connection to end');
@@ -225,15 +227,15 @@ describe('refusals', () => {
     });
 
     test('with its body is not hurried by the time a head may take', async () => {
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         exchange.req.resume();
         exchange.req.on('end', () => void sendReply(exchange, { status: 200, headers: [], body: 'taken' }));
       }, options);
-      const slow = await connect(door.url);
+      const slow = await connect(listener.url);
       await slow.sendHead('POST', '/', [['Content-Length', '4']]);
       // Others come and go until three times the limit has passed for sure.
       for (let round = 0; round < 3; round++) {
-        const other = await connect(door.url);
+        const other = await connect(listener.url);
         await other.send('GET / HTTP/1.1\r\n');
         expect((await other.readFinal()).status).toBe(408);
         await slow.send('x');
@@ -256,17 +258,17 @@ describe('refusals', () => {
 });
 
 describe('request heads', () => {
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   describe('the head of an HTTP/1.1 request', () => {
     const ask = async (text: string) => {
-      const door = await openDoor(tellHead([{ cidr: '127.0.0.1', relaysInterim: false }]));
-      const client = await connect(door.url);
+      const listener = await openListener(respondWithHead([{ cidr: '127.0.0.1', relaysInterim: false }]));
+      const client = await connect(listener.url);
       await client.send(Buffer.from(text, 'latin1'));
       const response = await client.readFinal();
       client.destroy();
       expect(response.status).toBe(200);
-      return { ...toldHead(response), door: new URL(door.url).host };
+      return { ...headIn(response), door: new URL(listener.url).host };
     };
 
     test('keeps its lines in order and case, repeated ones apart', async () => {
@@ -321,8 +323,8 @@ describe('request heads', () => {
 
   describe('the head of an HTTP/2 request', () => {
     test('has its pseudo-header fields taken apart and its cookie put together', async () => {
-      const door = await openDoor(tellHead());
-      const h2 = await connectH2(door.url);
+      const listener = await openListener(respondWithHead());
+      const h2 = await connectH2(listener.url);
       const headers = [
         ['Host', 'a.example:8443'],
         ['x-b', '1'],
@@ -330,7 +332,7 @@ describe('request heads', () => {
         ['x-c', '2'],
         ['cookie', 'b=2'],
       ] as const;
-      const head = toldHead(await h2.request({ method: 'PUT', target: '/a/../b?c', headers, body: 'abc' }));
+      const head = headIn(await h2.request({ method: 'PUT', target: '/a/../b?c', headers, body: 'abc' }));
       expect(head).toMatchObject({ method: 'PUT', target: '/a/../b?c', path: '/b', httpVersion: '2.0' });
       expect(head).toMatchObject({ scheme: 'http', authority: 'a.example:8443', hasBody: true });
       expect(head.headers).toEqual([
@@ -343,17 +345,17 @@ describe('request heads', () => {
     });
 
     test('tells whether there is a body', async () => {
-      const door = await openDoor(tellHead(), { tls: makeCertificate() });
-      const h2 = await connectH2(door.url);
-      const none = toldHead(await h2.request({ method: 'POST', target: '/' }));
+      const listener = await openListener(respondWithHead(), { tls: makeCertificate() });
+      const h2 = await connectH2(listener.url);
+      const none = headIn(await h2.request({ method: 'POST', target: '/' }));
       expect([none.hasBody, none.contentLength, none.scheme]).toEqual([false, undefined, 'https']);
       const asked = h2.start({ method: 'POST', target: '/', headers: [['content-length', '3']] });
       await asked.send('abc');
       asked.end();
-      expect(toldHead(await asked.readFinal())).toMatchObject({ hasBody: true, contentLength: 3 });
+      expect(headIn(await asked.readFinal())).toMatchObject({ hasBody: true, contentLength: 3 });
       const empty = h2.start({ method: 'POST', target: '/', headers: [['content-length', '0']] });
       empty.end();
-      expect(toldHead(await empty.readFinal())).toMatchObject({ hasBody: false, contentLength: 0 });
+      expect(headIn(await empty.readFinal())).toMatchObject({ hasBody: false, contentLength: 0 });
       await h2.close();
     });
 
@@ -362,8 +364,8 @@ describe('request heads', () => {
       ['a malformed authority', { ':authority': 'a(b' }, 400],
       ['an unknown expectation', { expect: 'miracle' }, 417],
     ])('is refused for %s', async (_what, fields, status) => {
-      const door = await openDoor(tellHead());
-      const h2 = await connectH2(door.url);
+      const listener = await openListener(respondWithHead());
+      const h2 = await connectH2(listener.url);
       const stream = h2.session.request({ ':path': '/', ...fields });
       expect(await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])))).toBe(
         status,
@@ -374,8 +376,8 @@ describe('request heads', () => {
     test.each(['post', 'Post', 'gET', 'purge'])(
       'is refused for the method %s, which is not its capitals',
       async (method) => {
-        const door = await openDoor(tellHead());
-        const h2 = await connectH2(door.url);
+        const listener = await openListener(respondWithHead());
+        const h2 = await connectH2(listener.url);
         const response = await h2.request({ method, target: '/' });
         expect(response.status).toBe(501);
         expect(response.body.toString()).toContain('capitals');
@@ -384,8 +386,8 @@ describe('request heads', () => {
     );
 
     test('may name the same host twice', async () => {
-      const door = await openDoor(tellHead());
-      const h2 = await connectH2(door.url);
+      const listener = await openListener(respondWithHead());
+      const h2 = await connectH2(listener.url);
       const stream = h2.session.request({ ':path': '/', ':authority': 'a.example', host: 'a.example' });
       const status = await new Promise((resolve) => stream.once('response', (headers) => resolve(headers[':status'])));
       expect(status).toBe(200);
@@ -395,9 +397,9 @@ describe('request heads', () => {
 
   test('a dual-stack listener knows IPv4 proxies by their IPv4 address', async () => {
     const trusted = [{ cidr: '127.0.0.0/8', relaysInterim: true }];
-    const door = await openDoor(tellHead(trusted), { address: { kind: 'tcp', host: '::', port: 0 } });
-    const url = `http://127.0.0.1:${new URL(door.url).port}`;
-    const head = toldHead(await requestOnce(url, { method: 'GET', target: '/' }));
+    const listener = await openListener(respondWithHead(trusted), { address: { kind: 'tcp', host: '::', port: 0 } });
+    const url = `http://127.0.0.1:${new URL(listener.url).port}`;
+    const head = headIn(await requestOnce(url, { method: 'GET', target: '/' }));
     expect(head.connection).toMatchObject({ peerAddress: '::ffff:127.0.0.1', peerIsTrusted: true });
   });
 });

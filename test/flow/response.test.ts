@@ -3,14 +3,20 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Reply } from '../../src/protocol/protocol.js';
 import { sendReply } from '../../src/server/response.js';
-import { closeDoors, openDoor } from '../support/front-door.js';
-import { connectH2 } from '../support/h2-client.js';
-import { connect } from '../support/raw-client.js';
-import { answering, overHttp1, overHttp2, pieces } from '../support/replies.js';
+import { connect } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { until } from '../support/temporary.js';
+import {
+  closeListeners,
+  openListener,
+  overHttp1,
+  overHttp2,
+  pieces,
+  respondingWith,
+} from '../support/test-listener.js';
 
 describe('responses', () => {
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   /** Without what Node adds. */
   function own(lines: readonly HeaderLine[]): HeaderLine[] {
@@ -29,7 +35,7 @@ describe('responses', () => {
     ];
 
     test('over HTTP/1.1 has its lines in order and case, repeated ones apart, and none of another connection’s', async () => {
-      const { url, sent } = await answering(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
+      const { url, sent } = await respondingWith(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
       await overHttp1(url, async (client) => {
         const response = await client.request({ method: 'GET', target: '/' });
         expect(response.statusLine).toBe('HTTP/1.1 299 Fine by Me');
@@ -47,7 +53,7 @@ describe('responses', () => {
     });
 
     test('over HTTP/2 has them in lower case', async () => {
-      const { url, sent } = await answering(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
+      const { url, sent } = await respondingWith(() => ({ status: 299, reason: 'Fine by Me', headers, body: 'grün' }));
       await overHttp2(url, async (client) => {
         const response = await client.request({ method: 'GET', target: '/' });
         expect([response.status, response.body.toString()]).toEqual([299, 'grün']);
@@ -70,7 +76,7 @@ describe('responses', () => {
         ['Set-Cookie', 'a=1'],
         ['Set-Cookie', 'b=2'],
       ];
-      const { url } = await answering(() => ({ status: 200, headers: twice, body: '' }));
+      const { url } = await respondingWith(() => ({ status: 200, headers: twice, body: '' }));
       await overHttp2(url, async (client) => {
         const response = await client.request({ method: 'GET', target: '/' });
         expect([response.header('etag'), response.header('set-cookie')]).toEqual(['"a", "b"', 'a=1, b=2']);
@@ -87,7 +93,7 @@ describe('responses', () => {
       ['a wrong length', { status: 200, headers: [['Content-Length', '9']], bodySize: 3 }, [['Content-Length', '3']]],
       ['a body of unknown size', { status: 200, headers: [] }, [['Transfer-Encoding', 'chunked']]],
     ])('with %s is framed accordingly', async (_what, reply, expected) => {
-      const { url } = await answering(() => ({ ...reply, body: pieces('a', '', 'bc').body }));
+      const { url } = await respondingWith(() => ({ ...reply, body: pieces('a', '', 'bc').body }));
       await overHttp1(url, async (client) => {
         for (let round = 0; round < 2; round++) {
           const response = await client.request({ method: 'GET', target: '/' });
@@ -114,7 +120,7 @@ describe('responses', () => {
     ])('to %s with status %i has no body: %j', async (method, status, reply, length) => {
       const source = pieces('abc');
       const withBody = reply.body === undefined && reply.bodySize === 0 ? { ...reply, body: source.body } : reply;
-      const { url } = await answering(() => withBody);
+      const { url } = await respondingWith(() => withBody);
       await overHttp1(url, async (client) => {
         const response = await client.request({ method, target: '/' });
         expect([response.status, response.header('content-length'), response.body.length]).toEqual([status, length, 0]);
@@ -131,11 +137,11 @@ describe('responses', () => {
 
     test('carries trailers where the version has a place for them', async () => {
       const trailers = (): HeaderLine[] => [['X-Sum', '42']];
-      const { url } = await answering(() => ({ status: 200, headers: [], body: pieces('abc').body, trailers }));
+      const { url } = await respondingWith(() => ({ status: 200, headers: [], body: pieces('abc').body, trailers }));
       const h1 = await overHttp1(url, (client) => client.request({ method: 'GET', target: '/' }));
       const h2 = await overHttp2(url, (client) => client.request({ method: 'GET', target: '/' }));
       expect([h1.trailers, h2.trailers]).toEqual([[['X-Sum', '42']], [['x-sum', '42']]]);
-      const { url: framed } = await answering(() => ({
+      const { url: framed } = await respondingWith(() => ({
         status: 200,
         headers: [['Trailer', 'X-Sum']],
         body: pieces('abc').body,
@@ -157,7 +163,7 @@ describe('responses', () => {
     });
 
     test('to HTTP/1.0 lasts until the connection ends', async () => {
-      const { url } = await answering(() => ({ status: 200, headers: [], body: pieces('a', 'bc').body }));
+      const { url } = await respondingWith(() => ({ status: 200, headers: [], body: pieces('a', 'bc').body }));
       await overHttp1(url, async (client) => {
         await client.send('GET / HTTP/1.0\r\n\r\n');
         const response = await client.readFinal();
@@ -167,18 +173,18 @@ describe('responses', () => {
 
     test('that cannot be sent fails before anything was sent, and gives its body up', async () => {
       const failures: unknown[] = [];
-      const door = await openDoor((exchange) => {
+      const listener = await openListener((exchange) => {
         const source = new Readable({ read: () => void source.push('a') });
         void sendReply(exchange, { status: 200, headers: [['X', 'a\nb']], body: source }).catch((error: unknown) => {
           failures.push((error as NodeJS.ErrnoException).code, source.destroyed);
           void sendReply(exchange, { status: 500, headers: [] });
         });
       });
-      expect(await overHttp1(door.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
+      expect(await overHttp1(listener.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
         status: 500,
       });
       expect(failures).toEqual(['ERR_INVALID_CHAR', true]);
-      expect(await overHttp2(door.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
+      expect(await overHttp2(listener.url, (client) => client.request({ method: 'GET', target: '/' }))).toMatchObject({
         status: 500,
       });
     });
@@ -186,7 +192,7 @@ describe('responses', () => {
 });
 
 describe('broken responses', () => {
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   describe('a body that is not what was announced never looks whole', () => {
     test.each<[string, () => Reply]>([
@@ -198,7 +204,7 @@ describe('broken responses', () => {
       ['it is too short', () => ({ status: 200, headers: [], body: pieces('abc').body, bodySize: 9 })],
       ['it is too long', () => ({ status: 200, headers: [], body: pieces('abc', 'de').body, bodySize: 4 })],
     ])('%s', async (_what, reply) => {
-      const { url, sent } = await answering(reply);
+      const { url, sent } = await respondingWith(reply);
       await overHttp1(url, async (client) => {
         await expect(client.request({ method: 'GET', target: '/' })).rejects.toThrow();
       });
@@ -213,7 +219,7 @@ describe('broken responses', () => {
     });
 
     test('even where the end of the connection is the end of the body', async () => {
-      const { url, sent } = await answering(() => ({
+      const { url, sent } = await respondingWith(() => ({
         status: 200,
         headers: [],
         body: pieces('abc', new Error('lost')).body,
@@ -237,7 +243,7 @@ describe('broken responses', () => {
           this.push(Buffer.alloc(64 * 1024));
         },
       });
-      const { url, sent } = await answering(() => ({ status: 200, headers: [], body }));
+      const { url, sent } = await respondingWith(() => ({ status: 200, headers: [], body }));
       if (version === 'HTTP/2') {
         const client = await connectH2(url);
         const asked = client.start({ method: 'GET', target: '/' }, { endStream: true });
@@ -259,7 +265,7 @@ describe('broken responses', () => {
 
     test('is not waited for by a body that has nothing to say yet', async () => {
       const body = new Readable({ read: () => undefined });
-      const { url, sent } = await answering(() => ({ status: 200, headers: [], body }));
+      const { url, sent } = await respondingWith(() => ({ status: 200, headers: [], body }));
       const client = await connect(url);
       await client.sendHead('GET', '/');
       client.reset();
@@ -276,7 +282,7 @@ describe('broken responses', () => {
           this.push(Buffer.alloc(1 << 20));
         },
       });
-      const { url } = await answering(() => ({ status: 200, headers: [], body }));
+      const { url } = await respondingWith(() => ({ status: 200, headers: [], body }));
       const client = await connect(url);
       client.socket.pause();
       await client.sendHead('GET', '/');

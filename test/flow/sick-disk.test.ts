@@ -5,25 +5,22 @@ import { Fault } from '../../src/model/fault.js';
 import type { Gate } from '../../src/model/route.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { startTestApp } from '../support/app.js';
-import { bodyOf, DeliveryRoom, type RoomOptions } from '../support/delivery-room.js';
-import { TRANSPORTS } from '../support/open-request.js';
+import { TRANSPORTS } from '../support/client.js';
+import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions } from '../support/delivery-harness.js';
+import { smallDisk, type SmallDisk, untilSpooled } from '../support/disk.js';
+import { comparable, FlowClient } from '../support/flow-client.js';
 import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { creationLines, progressOf, type ResumableUpload } from '../support/resumable-client.js';
-import { smallDisk, type SmallDisk } from '../support/small-disk.js';
-import { untilSpooled } from '../support/spooled.js';
-import { StageClient } from '../support/stage-client.js';
-import { framed, Stage } from '../support/stage.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { framed, startTestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('deliveries', () => {
   type Verb = 'endAttempt' | 'postpone' | 'giveUp' | 'recordAnswer';
 
   const FIELDS = { code: 'STORAGE_UNAVAILABLE', retryable: true };
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
   let left: Record<Verb, number>;
 
   beforeEach(async () => {
@@ -32,7 +29,7 @@ describe('deliveries', () => {
   });
 
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
@@ -55,8 +52,8 @@ describe('deliveries', () => {
     });
   }
 
-  async function open(options: RoomOptions = {}): Promise<void> {
-    room = await DeliveryRoom.open(origin.url, { storeSeenAs: sick, ...options });
+  async function open(options: DeliveryHarnessOptions = {}): Promise<void> {
+    harness = await DeliveryHarness.open(origin.url, { storeSeenAs: sick, ...options });
   }
 
   const cases = (['endAttempt', 'postpone'] as const).flatMap((verb) => [1, 3].map((times) => ({ verb, times })));
@@ -69,12 +66,12 @@ describe('deliveries', () => {
     });
     await open({ retry: { firstDelayMs: 1, longestDelayMs: 2 } });
     left[verb] = times;
-    const { id } = await room.whole();
-    const told = await room.answer(id).catch((fault: unknown) => fault);
+    const { id } = await harness.whole();
+    const told = await harness.answer(id).catch((fault: unknown) => fault);
     // An error that comes once is heard by nobody; of one that stays clients are told at once.
     if (times > 1) expect(told).toMatchObject(FIELDS);
-    await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
-    const answer = await room.answer(id);
+    await harness.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
+    const answer = await harness.answer(id);
     expect((await bodyOf(answer)).toString()).toBe('made');
     expect(answer.upload.attempts).toMatchObject([{ reached: 'answered', status: 503 }, { reached: 'answered' }]);
     expect(requests).toBe(2);
@@ -84,11 +81,11 @@ describe('deliveries', () => {
     await open({ retry: { maxAttempts: 1, whileWaitingMs: 0, inBackgroundMs: 0, firstDelayMs: 1 } });
     await origin.close();
     left.endAttempt = left.giveUp = times;
-    const { id } = await room.whole();
-    const told = await room.result(id).catch((fault: unknown) => fault);
+    const { id } = await harness.whole();
+    const told = await harness.result(id).catch((fault: unknown) => fault);
     if (times > 1) expect(told).toMatchObject(FIELDS);
-    await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
-    expect(await room.upload(id)).toMatchObject({
+    await harness.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
+    expect(await harness.upload(id)).toMatchObject({
       phase: 'undelivered',
       undelivered: { reason: 'unreachable' },
       attempts: [{ reached: 'never-sent' }],
@@ -103,10 +100,10 @@ describe('deliveries', () => {
     });
     await open();
     left.giveUp = 3;
-    const { id } = await room.whole();
-    await expect(room.result(id)).rejects.toMatchObject(FIELDS);
-    await room.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
-    const { undelivered } = await room.upload(id);
+    const { id } = await harness.whole();
+    await expect(harness.result(id)).rejects.toMatchObject(FIELDS);
+    await harness.store.waitUntilSettled(id, AbortSignal.timeout(10_000));
+    const { undelivered } = await harness.upload(id);
     expect(undelivered).toMatchObject({ reason: 'outcome-unknown' });
     expect(undelivered).not.toHaveProperty('clientKnows');
   });
@@ -116,8 +113,8 @@ describe('deliveries', () => {
     const gate: Gate = { kind: 'command', command, timeoutMs: 10_000 };
     await open({ rules: { gate } });
     left.recordAnswer = times;
-    const { id } = await room.whole();
-    const answer = await room.answer(id);
+    const { id } = await harness.whole();
+    const answer = await harness.answer(id);
     expect([answer.status, (await bodyOf(answer)).toString()]).toEqual([422, 'no\n']);
     expect(origin.exchanges).toHaveLength(0);
   });
@@ -145,36 +142,36 @@ describe('deliveries', () => {
       });
     const spool = {
       create: async (id: string, name: string) =>
-        verb === 'create' ? fail() : sickWriter(await room.spool.create(id, name)),
-      read: (...given: Parameters<Spool['read']>) => room.spool.read(...given),
-      removeChunk: (id: string, name: string) => room.spool.removeChunk(id, name),
+        verb === 'create' ? fail() : sickWriter(await harness.spool.create(id, name)),
+      read: (...given: Parameters<Spool['read']>) => harness.spool.read(...given),
+      removeChunk: (id: string, name: string) => harness.spool.removeChunk(id, name),
     } as unknown as Spool;
     await open({ rules: { keepAnswerSize: 100 }, delivery: { spool } });
-    const { id } = await room.whole();
+    const { id } = await harness.whole();
     for (let time = 0; time < 2; time++) {
-      const answer = await room.answer(id);
+      const answer = await harness.answer(id);
       expect(answer).toMatchObject({ status: 201, headers: expect.arrayContaining([['X-Kind', 'good']]) });
       const body = (await bodyOf(answer)).toString();
       if (where === 'spool') expect(body).toBe('a'.repeat(5000));
       else expect(JSON.parse(body)).toMatchObject({ status: 201 });
     }
-    expect(await room.upload(id)).toMatchObject({ phase: 'answered', answer: { body: { in: where } } });
-    expect(await room.files()).toEqual(where === 'spool' ? ['answer-1-0'] : []);
+    expect(await harness.upload(id)).toMatchObject({ phase: 'answered', answer: { body: { in: where } } });
+    expect(await harness.files()).toEqual(where === 'spool' ? ['answer-1-0'] : []);
     expect(origin.exchanges).toHaveLength(1);
   });
 });
 
 describe('uploads', () => {
   let disk: SmallDisk;
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeEach(async () => {
     disk = await smallDisk(16 * 1024);
-    stage = await Stage.open({}, (options) => startTestApp({ ...options, data: join(disk.path, 'data') }));
+    proxy = await TestProxy.open({}, (options) => startTestApp({ ...options, data: join(disk.path, 'data') }));
   });
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
     await disk.remove();
   });
 
@@ -196,13 +193,13 @@ describe('uploads', () => {
   }
 
   function expectWhole(target: string): void {
-    const requests = stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+    const requests = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
     expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
   }
 
   /** As `rm -rf` of one upload's bytes does. */
   function removeBytes(upload: ResumableUpload): Promise<void> {
-    return rm(join(stage.app.data, 'spool', idOf(upload)), { recursive: true });
+    return rm(join(proxy.app.data, 'spool', idOf(upload)), { recursive: true });
   }
 
   function idOf({ target }: ResumableUpload): string {
@@ -210,7 +207,7 @@ describe('uploads', () => {
   }
 
   describe.each(TRANSPORTS)('over %s', (transport) => {
-    const open = (): StageClient => new StageClient(stage, transport, '10');
+    const open = (): FlowClient => new FlowClient(proxy, transport, '10');
 
     test('a directory that turns read-only is told to whoever writes, reading goes on, and so does everything afterwards', async () => {
       const target = '/trouble/read-only';
@@ -218,22 +215,22 @@ describe('uploads', () => {
       const { expected } = client;
       const upload = await client.place({ target, length });
       const first = await upload.append(BYTES.subarray(0, 100_000), { offset: 0, complete: false });
-      expect(told(first)).toEqual(expected.appended(100_000));
+      expect(comparable(first)).toEqual(expected.appended(100_000));
       await disk.setReadOnly(true);
       expectUnavailable(await upload.append(BYTES.subarray(100_000), { offset: 100_000, complete: true }));
       expectUnavailable(await upload.cancel());
       const headers = creationLines(client.dialect, { complete: true });
       expectUnavailable(await client.send({ method: 'POST', target, headers, body: BYTES }));
-      expect(told(await upload.retrieve())).toEqual(expected.retrieved(100_000, { complete: false, length }));
+      expect(comparable(await upload.retrieve())).toEqual(expected.retrieved(100_000, { complete: false, length }));
       expect((await client.send({ method: 'GET', target: '/elsewhere' })).status).toBe(200);
       await disk.setReadOnly(false);
-      expect(told(await upload.retrieve())).toEqual(expected.retrieved(100_000, { complete: false, length }));
+      expect(comparable(await upload.retrieve())).toEqual(expected.retrieved(100_000, { complete: false, length }));
       const rest = await upload.append(BYTES.subarray(100_000), { offset: 100_000, complete: true });
-      expect(told(rest)).toEqual(expected.answered(OK, length));
+      expect(comparable(rest)).toEqual(expected.answered(OK, length));
       expectWhole(target);
       // Its record may be written anew just now, beside the old one.
       const left = ['.store', `${idOf(upload)}.answer`, `${idOf(upload)}.log`].join();
-      const files = async () => (await readdir(join(stage.app.data, 'uploads'))).sort().join();
+      const files = async () => (await readdir(join(proxy.app.data, 'uploads'))).sort().join();
       await until(async () => (await files()) === left, 'the files of the upload alone to be left');
     });
 
@@ -244,7 +241,7 @@ describe('uploads', () => {
       await upload.append(BYTES.subarray(0, 100_000), { offset: 0, complete: false });
       const request = await client.append(upload, { offset: 100_000, complete: true, bytes: 300_000 });
       await request.send(BYTES.subarray(100_000, 250_000));
-      await untilSpooled(stage.app.data, upload.url, 250_000);
+      await untilSpooled(proxy.app.data, upload.url, 250_000);
       await removeBytes(upload);
       await request.send(BYTES.subarray(250_000));
       await request.end();
@@ -254,10 +251,10 @@ describe('uploads', () => {
         'Stored bytes of this upload were lost or damaged, and it was given up. Begin a new one.',
       );
       expect((await upload.retrieve()).status).toBe(410);
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
       const next = await client.place({ target, length });
       const answer = await next.append(BYTES, { offset: 0, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
       expectWhole(target);
     });
 
@@ -267,13 +264,13 @@ describe('uploads', () => {
       const upload = await client.place({ target, length });
       const request = await client.append(upload, { offset: 0, complete: true, bytes: length });
       await request.send(BYTES.subarray(0, 50_000));
-      await untilSpooled(stage.app.data, upload.url, 50_000);
+      await untilSpooled(proxy.app.data, upload.url, 50_000);
       await removeBytes(upload);
       await request.send(BYTES.subarray(50_000));
       await request.end();
       expectUnavailable(await request.readFinal());
       expect(progressOf(client.dialect, await upload.retrieve())).toMatchObject({ offset: 0, complete: false });
-      expect(told(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
+      expect(comparable(await upload.finish(BYTES))).toEqual(client.expected.answered(OK, length));
       expectWhole(target);
     });
 
@@ -283,7 +280,7 @@ describe('uploads', () => {
       await upload.append(BYTES.subarray(0, 100_000), { offset: 0, complete: false });
       const request = await client.append(upload, { offset: 100_000, complete: true, bytes: 300_000 });
       await request.send(BYTES.subarray(100_000, 250_000));
-      await untilSpooled(stage.app.data, upload.url, 250_000);
+      await untilSpooled(proxy.app.data, upload.url, 250_000);
       await removeBytes(upload);
       expect((await upload.retrieve()).status).toBe(410);
       expect((await request.readFinal()).status).toBe(410);
@@ -299,7 +296,7 @@ describe('uploads', () => {
       expect(refused.status).toBe(410);
       expect(progressOf(client.dialect, refused)).toMatchObject({ offset: undefined, complete: false });
       expect((await upload.retrieve()).status).toBe(410);
-      expect(stage.requestsFor(target).filter(({ ended }) => ended !== 'cut')).toEqual([]);
+      expect(proxy.requestsFor(target).filter(({ ended }) => ended !== 'cut')).toEqual([]);
       expect((await client.send({ method: 'GET', target: '/elsewhere' })).status).toBe(200);
     });
   });

@@ -8,19 +8,18 @@ import { endWhenUnresponsive } from '../../src/server/http2-server.js';
 import type { Listener, ListenerOptions } from '../../src/server/listener.js';
 import { sendReply } from '../../src/server/response.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { makeCertificate } from '../support/certificate.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { closeDoors, ok, openDoor } from '../support/front-door.js';
-import { connectH2, type H2Client } from '../support/h2-client.js';
+import { connect, type RawClient } from '../support/client.js';
 import { block, frame } from '../support/hostile-http2.js';
-import { connect, type RawClient } from '../support/raw-client.js';
-import { until } from '../support/temporary.js';
-import { ConnectionClosed } from '../support/wire-reader.js';
+import { connectH2, type H2Client } from '../support/http2-client.js';
+import { makeCertificate, until } from '../support/temporary.js';
+import { closeListeners, ok, openListener } from '../support/test-listener.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import { ConnectionClosed } from '../support/wire.js';
 
 describe('slow clients', () => {
   // Issue 9, §5: `limits.min_rate` and `limits.head_timeout`.
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   /** Calls `send` again and again, with pauses that no limit on silence notices, until what it sends to is over. */
   async function drip(send: () => unknown, over: Promise<unknown>): Promise<void> {
@@ -30,14 +29,14 @@ describe('slow clients', () => {
   }
 
   describe('a request body that drips', () => {
-    let origin: FakeOrigin;
+    let origin: TestOrigin;
     let app: TestApp;
     const limits = 'limits: { idle_timeout: 2s, min_rate: { request: 100kB, window: 100ms } }';
     const routes =
       'routes: [{ match: { path: /spooled }, plain_bodies: spool }, { match: { path: /plain }, resumable: false }, { match: { path: /** } }]';
 
     async function open(): Promise<void> {
-      origin = await startFakeOrigin();
+      origin = await startTestOrigin();
       app = await startTestApp({ origin: origin.url, config: `${limits}\n${routes}\n` });
     }
 
@@ -118,13 +117,13 @@ describe('slow clients', () => {
   }
 
   /** A listener whose clients have to read, and those that did not. */
-  async function openStrict(options: Partial<ListenerOptions> = {}): Promise<{ door: Listener; slow: Socket[] }> {
+  async function openStrict(options: Partial<ListenerOptions> = {}): Promise<{ listener: Listener; slow: Socket[] }> {
     const slow: Socket[] = [];
     const onSlowReader = (socket: Socket): void => void slow.push(socket);
     const responseRate = { bytesPerSecond: 1_000_000, windowMs: 200 };
     const onRequest = (exchange: Exchange): void =>
       exchange.req.url === '/small' ? ok(exchange) : answerLots(exchange);
-    return { door: await openDoor(onRequest, { responseRate, onSlowReader, ...options }), slow };
+    return { listener: await openListener(onRequest, { responseRate, onSlowReader, ...options }), slow };
   }
 
   describe('a client that does not read its answer', () => {
@@ -132,18 +131,18 @@ describe('slow clients', () => {
       ['cleartext', false],
       ['TLS', true],
     ])('loses its connection (HTTP/1.1, %s)', async (_name, isSecure) => {
-      const { door, slow } = await openStrict(isSecure ? { tls: makeCertificate() } : {});
-      const client: RawClient = await connect(door.url);
+      const { listener, slow } = await openStrict(isSecure ? { tls: makeCertificate() } : {});
+      const client: RawClient = await connect(listener.url);
       client.socket.pause();
       client.socket.on('error', () => undefined);
       await client.sendHead('GET', '/', []);
-      await until(() => slow.length === 1 && door.connections === 0, 'the connection to be gone');
+      await until(() => slow.length === 1 && listener.connections === 0, 'the connection to be gone');
       client.destroy();
     });
 
     test('loses its connection (HTTP/2, nothing read at all)', async () => {
-      const { door, slow } = await openStrict();
-      const client = await connect(door.url);
+      const { listener, slow } = await openStrict();
+      const client = await connect(listener.url);
       client.socket.pause();
       client.socket.on('error', () => undefined);
       // SETTINGS with a window of 1 GiB for streams, then as much for the connection: only TCP stands in the way.
@@ -152,13 +151,13 @@ describe('slow clients', () => {
       await client.send(
         `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${wide}\x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01a`,
       );
-      await until(() => slow.length > 0 && door.connections === 0, 'the connection to be gone');
+      await until(() => slow.length > 0 && listener.connections === 0, 'the connection to be gone');
       client.destroy();
     });
 
     test('loses its stream alone when only that one is not read (HTTP/2)', async () => {
-      const { door, slow } = await openStrict();
-      const client: H2Client = await connectH2(door.url);
+      const { listener, slow } = await openStrict();
+      const client: H2Client = await connectH2(listener.url);
       const exchange = client.start({ method: 'GET', target: '/' }, { endStream: true });
       exchange.stream.pause();
       await exchange.readHead();
@@ -172,13 +171,13 @@ describe('slow clients', () => {
     test('is not meant where it waits for what the origin has not sent', async () => {
       let go = (): void => undefined;
       const later = new Promise<void>((resolve) => (go = resolve));
-      const { door, slow } = await openStrict();
+      const { listener, slow } = await openStrict();
       const events = async function* (): AsyncGenerator<Uint8Array> {
         yield Buffer.from('data: one\n\n');
         await later;
         yield Buffer.from('data: two\n\n');
       };
-      const quiet = await openDoor(
+      const quiet = await openListener(
         (exchange) => void sendReply(exchange, { status: 200, headers: [], body: events() }),
         {
           responseRate: { bytesPerSecond: 1_000_000, windowMs: 200 },
@@ -189,7 +188,7 @@ describe('slow clients', () => {
       for (const client of waiting) await client.sendHead('GET', '/', []);
       // As long as somebody needs to be given up for not reading, twice over.
       for (const count of [1, 2]) {
-        const client = await connect(door.url);
+        const client = await connect(listener.url);
         client.socket.pause();
         await client.sendHead('GET', '/', []);
         await until(() => slow.length === count, 'the other to be given up');
@@ -233,13 +232,13 @@ describe('slow clients', () => {
       ['SETTINGS', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x3e\x80\x04\x00\x00\x00\x00\x00'],
       ['the preface', 'PRI * HTTP/2.0\r\n\r\nS'],
     ])('in %s has no more time than any other', async (_name, begin) => {
-      const door = await openDoor(ok, { headersTimeoutMs: 500 });
-      const client = await connect(door.url);
+      const listener = await openListener(ok, { headersTimeoutMs: 500 });
+      const client = await connect(listener.url);
       client.socket.on('error', () => undefined);
       client.socket.resume();
       await client.send(begin);
       await drip(() => void client.send(Buffer.from('\0')), client.ended());
-      await until(() => door.connections === 0, 'the connection to be gone');
+      await until(() => listener.connections === 0, 'the connection to be gone');
     });
 
     test.each([
@@ -247,12 +246,12 @@ describe('slow clients', () => {
       ['CONTINUATION', '\x00\x00\x06\x01\x00\x00\x00\x00\x03\x82\x86\x84\x41\x01a\x00\x3e\x80\x09\x04\x00\x00\x00\x03'],
     ])('in %s has no more time beside a request that is under way, or behind it', async (_name, later) => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange), {
+      const listener = await openListener((exchange) => void waiting.push(exchange), {
         headersTimeoutMs: 300,
         keepAliveTimeoutMs: 3_600_000,
       });
       const dripping = async (isAnswered: boolean): Promise<void> => {
-        const client = await connect(door.url);
+        const client = await connect(listener.url);
         client.socket.on('error', () => undefined);
         client.socket.resume();
         const before = waiting.length;
@@ -264,22 +263,22 @@ describe('slow clients', () => {
       };
       await dripping(false);
       await dripping(true);
-      await until(() => door.connections === 0, 'the connections to be gone');
+      await until(() => listener.connections === 0, 'the connections to be gone');
     });
 
     test('that was refused ends nothing of a client that goes on', async () => {
       const waiting: Exchange[] = [];
-      const door = await openDoor((exchange) => void waiting.push(exchange), { headersTimeoutMs: 100 });
+      const listener = await openListener((exchange) => void waiting.push(exchange), { headersTimeoutMs: 100 });
       const good = [':method', 'GET', ':scheme', 'http', ':path', '/', ':authority', 'a'];
       const fields = [0, 2, 4, 6].map((at) => [good[at]!, good[at + 1]!] as const);
-      const client = await connect(door.url);
+      const client = await connect(listener.url);
       void answerPings(client);
       await client.send(PREFACE + frame(HEADERS, 0x5, 1, block(fields)));
       await until(() => waiting.length === 1, 'the request');
       await client.send(frame(HEADERS, 0x5, 3, block([...fields, ['X-In-Capitals', 'x']])));
       // As long as somebody needs to be given up for a head that does not come, twice over.
       for (let count = 0; count < 2; count++) {
-        const slow = await connect(door.url);
+        const slow = await connect(listener.url);
         slow.socket.on('error', () => undefined).resume();
         await slow.send(PREFACE + LONG_HEADERS);
         await slow.ended();
@@ -294,8 +293,8 @@ describe('slow clients', () => {
         requests++;
         ok(exchange);
       };
-      const door = await openDoor(count, { headersTimeoutMs: 3_600_000, keepAliveTimeoutMs: 500 });
-      const client = await connect(door.url);
+      const listener = await openListener(count, { headersTimeoutMs: 3_600_000, keepAliveTimeoutMs: 500 });
+      const client = await connect(listener.url);
       client.socket.on('error', () => undefined);
       client.socket.resume();
       const request = '\x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x86\x84\x41\x01a';
@@ -308,7 +307,7 @@ describe('slow clients', () => {
 });
 
 describe('signs of life', () => {
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   const silenceMs = 40;
   const PREFACE = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00';
@@ -324,8 +323,8 @@ describe('signs of life', () => {
     ['at once', PREFACE + BROKEN],
     ['in the middle of a request', PREFACE + BEGUN + BROKEN],
   ])('a session that breaks the protocol %s does not outlive its connection', async (_when, bytes) => {
-    const door = await openDoor(() => undefined, { pingAfterMs: silenceMs });
-    const client = await connect(door.url);
+    const listener = await openListener(() => undefined, { pingAfterMs: silenceMs });
+    const client = await connect(listener.url);
     await client.send(bytes);
     let type = 0;
     while (type !== GOAWAY) {
@@ -334,25 +333,25 @@ describe('signs of life', () => {
       await client.readRaw(frame.readUIntBE(0, 3));
     }
     client.reset();
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
   });
 
   test('a client that is there but does not answer is given up', async () => {
     let requests = 0;
-    const door = await openDoor(() => (requests += 1), { pingAfterMs: silenceMs });
-    const client = await connect(door.url);
+    const listener = await openListener(() => (requests += 1), { pingAfterMs: silenceMs });
+    const client = await connect(listener.url);
     await client.send(PREFACE + BEGUN);
     client.socket.on('data', () => undefined);
     await until(() => requests === 1, 'the request');
     await client.ended();
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
   });
 
   test('a client that waits in silence is asked again and again, and kept', async () => {
     const waiting: (() => void)[] = [];
     // Who stands still for that long has not answered in time, and this is the process that has to answer.
-    const door = await openDoor((exchange) => void waiting.push(() => ok(exchange)), { pingAfterMs: 500 });
-    const client = await connectH2(door.url);
+    const listener = await openListener((exchange) => void waiting.push(() => ok(exchange)), { pingAfterMs: 500 });
+    const client = await connectH2(listener.url);
     const exchange = client.start({ method: 'GET', target: '/' }, { endStream: true });
     for (let pings = 0; pings < 4; pings++) await once(client.session, 'ping');
     waiting[0]!();
@@ -400,21 +399,21 @@ describe('signs of life', () => {
     ['sends no preface', 'PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n'],
   ])('a client that %s is rid of its connection soon, though it keeps it', async (_what, bytes) => {
     // Nobody would be asked for a sign of life within the time of this test.
-    const door = await openDoor(() => undefined, { pingAfterMs: 3_600_000 });
-    const client = await connect(door.url);
+    const listener = await openListener(() => undefined, { pingAfterMs: 3_600_000 });
+    const client = await connect(listener.url);
     client.socket.on('data', () => undefined);
     await client.send(bytes);
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
     client.destroy();
   });
 
   test('an idle session that was told to go is closed, though its client does not close it', async () => {
-    const door = await openDoor(() => undefined, { pingAfterMs: 3_600_000, keepAliveTimeoutMs: 20 });
-    const client = await connect(door.url);
+    const listener = await openListener(() => undefined, { pingAfterMs: 3_600_000, keepAliveTimeoutMs: 20 });
+    const client = await connect(listener.url);
     client.socket.allowHalfOpen = true;
     client.socket.on('data', () => undefined);
     await client.send(PREFACE);
-    await until(() => door.connections === 0, 'the connection to be gone');
+    await until(() => listener.connections === 0, 'the connection to be gone');
     client.destroy();
   });
 });

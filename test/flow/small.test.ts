@@ -7,23 +7,20 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
 import { limitSmallPieces, sinceReadHeldMs } from '../../src/streams/small-pieces.js';
-import { startTestApp } from '../support/app.js';
-import { type FakeOrigin, type OriginRequest, startFakeOrigin } from '../support/fake-origin.js';
-import { closeDoors, ok, openDoor } from '../support/front-door.js';
+import { connect, type RawClient, type Transport, TRANSPORTS } from '../support/client.js';
 import { block, frame } from '../support/hostile-http2.js';
-import { type Transport, TRANSPORTS } from '../support/open-request.js';
-import { connect, type RawClient } from '../support/raw-client.js';
 import { startRawOrigin } from '../support/raw-origin.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { appendLines, clientDialect, creationLines, type DialectName } from '../support/resumable-client.js';
-import { Stage } from '../support/stage.js';
 import { until } from '../support/temporary.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { closeListeners, ok, openListener } from '../support/test-listener.js';
+import { type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { startTestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('small pieces', () => {
   // Issue 9, §5: chunks and DATA of one byte cost no more than large ones, and do not keep others waiting.
-  afterEach(closeDoors);
+  afterEach(closeListeners);
 
   const COUNT = 20_000;
   const [DATA, HEADERS, SETTINGS] = [0, 1, 4];
@@ -55,8 +52,8 @@ describe('small pieces', () => {
         ok(exchange);
       });
     };
-    const door = await openDoor(take);
-    const client = await connect(door.url);
+    const listener = await openListener(take);
+    const client = await connect(listener.url);
     client.socket.resume();
     await client.send(Buffer.from(bytes, 'latin1'));
     await until(() => isComplete, 'the whole body');
@@ -215,18 +212,18 @@ routes:
 
   describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     let redis: RedisServer | undefined;
-    let service: FakeOrigin;
-    let stage: Stage;
+    let service: TestOrigin;
+    let proxy: TestProxy;
     let flows = 0;
 
     beforeAll(async () => {
       redis = kind === 'redis' ? await startRedis() : undefined;
-      service = await startFakeOrigin({ status: 204 });
+      service = await startTestOrigin({ status: 204 });
       const store = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
-      stage = await Stage.open({ config: store + CONFIG(service.url) });
+      proxy = await TestProxy.open({ config: store + CONFIG(service.url) });
     });
     afterAll(async () => {
-      await stage.close();
+      await proxy.close();
       await service.close();
       await redis?.stop();
     });
@@ -235,19 +232,19 @@ routes:
     const WAYS = {
       'at once (?1)': (transport: Transport, dialect: DialectName, target: string, body: string) => {
         const headers = creationLines(clientDialect(dialect), { complete: true, length: body.length });
-        return stage.send(transport, { method: 'POST', target, headers, body });
+        return proxy.send(transport, { method: 'POST', target, headers, body });
       },
       'later (?0)': async (transport: Transport, dialect: DialectName, target: string, body: string) => {
         const version = clientDialect(dialect);
         const headers = creationLines(version, { complete: false, length: body.length });
-        const created = await stage.send(transport, { method: 'POST', target, headers, body: '' });
+        const created = await proxy.send(transport, { method: 'POST', target, headers, body: '' });
         expect(created.status).toBe(201);
         const append = appendLines(version, { offset: 0, complete: true });
         const { pathname } = new URL(created.header('Location')!);
-        return stage.send(transport, { method: 'PATCH', target: pathname, headers: append, body });
+        return proxy.send(transport, { method: 'PATCH', target: pathname, headers: append, body });
       },
       'as an ordinary body': (transport: Transport, _: DialectName, target: string, body: string) =>
-        stage.send(transport, { method: 'POST', target, body }),
+        proxy.send(transport, { method: 'POST', target, body }),
     } as const;
 
     /** What the origin got of the request, but for what differs from upload to upload. */
@@ -261,7 +258,7 @@ routes:
       return [method, target.replace(name, 'name'), type, content];
     }
 
-    const sent = (path: string): OriginRequest[] => stage.origin.requests.filter(({ target }) => target.includes(path));
+    const sent = (path: string): OriginRequest[] => proxy.origin.requests.filter(({ target }) => target.includes(path));
 
     const cases = KINDS.flatMap((shape) =>
       (Object.keys(WAYS) as (keyof typeof WAYS)[]).map((way) => [shape, way] as const),
@@ -313,9 +310,9 @@ routes:
     test.each(CLIENTS)('an ordinary body %s goes through the gate all the same', async (_, headers) => {
       const name = `ordinary-${flows++}-`;
       const ask = { method: 'POST', target: `/gated/${name}`, headers };
-      expect((await stage.send('HTTP/1.1', { ...ask, body: 'VIRUS' })).status).toBe(422);
+      expect((await proxy.send('HTTP/1.1', { ...ask, body: 'VIRUS' })).status).toBe(422);
       expect(sent(name)).toEqual([]);
-      expect((await stage.send('HTTP/1.1', { ...ask, body: 'hello' })).status).toBe(200);
+      expect((await proxy.send('HTTP/1.1', { ...ask, body: 'hello' })).status).toBe(200);
       expect(sent(name).map(({ body }) => body.toString())).toEqual(['hello']);
     });
   });

@@ -6,26 +6,25 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import type { EarlyAnswer } from '../../src/delivery/eager.js';
 import type { Upload } from '../../src/model/upload.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { DeliveryRoom } from '../support/delivery-room.js';
-import { connectH2 } from '../support/h2-client.js';
-import { type OpenRequest, TRANSPORTS } from '../support/open-request.js';
+import { type OpenRequest, TRANSPORTS } from '../support/client.js';
+import { DeliveryHarness } from '../support/delivery-harness.js';
+import { untilSpooled } from '../support/disk.js';
+import { comparable, FlowClient } from '../support/flow-client.js';
+import { connectH2 } from '../support/http2-client.js';
 import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { appendLines, progressOf, type ResumableUpload } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
-import { StageClient } from '../support/stage-client.js';
-import { framed, Stage } from '../support/stage.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
-import { told } from '../support/told.js';
+import { framed, TestProxy } from '../support/test-proxy.js';
 
 describe('takeovers', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const BYTES = randomBytes(60_000);
@@ -40,18 +39,18 @@ describe('takeovers', () => {
 
   /** An append that has brought `arrived` bytes from `offset` on and then says nothing. */
   async function stall(
-    client: StageClient,
+    client: FlowClient,
     upload: ResumableUpload,
     { offset = 0, arrived }: { offset?: number; arrived: number },
   ): Promise<OpenRequest> {
     const request = await client.append(upload, { offset, complete: true, bytes: length - offset });
     if (arrived > 0) await request.send(BYTES.subarray(offset, offset + arrived));
-    await untilSpooled(stage.app.data, upload.url, offset + arrived);
+    await untilSpooled(proxy.app.data, upload.url, offset + arrived);
     return request;
   }
 
   function expectWhole(target: string): void {
-    const requests = stage.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+    const requests = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
     expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
   }
 
@@ -66,8 +65,8 @@ describe('takeovers', () => {
   describe.each(PAIRS)(
     'an append that stalls over $dead, and its client back over $alive',
     ({ dead, alive, target }) => {
-      const before = (): StageClient => new StageClient(stage, dead, '10');
-      const after = (): StageClient => new StageClient(stage, alive, '10');
+      const before = (): FlowClient => new FlowClient(proxy, dead, '10');
+      const after = (): FlowClient => new FlowClient(proxy, alive, '10');
 
       test('HEAD ends it without an answer, its offset is taken by the next append, and what comes late does not count', async () => {
         const own = `${target}/head`;
@@ -76,10 +75,10 @@ describe('takeovers', () => {
         const client = after();
         const retrieved = await client.at(upload.url).retrieve();
         await stalled.send(LATE);
-        expect(told(retrieved)).toEqual(client.expected.retrieved(21_000, { complete: false, length }));
+        expect(comparable(retrieved)).toEqual(client.expected.retrieved(21_000, { complete: false, length }));
         await stalled.givenUp();
         const answer = await client.at(upload.url).append(BYTES.subarray(21_000), { offset: 21_000, complete: true });
-        expect(told(answer)).toEqual(client.expected.answered(OK, length));
+        expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
         expectWhole(own);
       });
 
@@ -89,13 +88,13 @@ describe('takeovers', () => {
         const stalled = await stall(before(), upload, { arrived: 0 });
         const client = after();
         const part = { offset: 0, complete: false } as const;
-        expect(told(await client.at(upload.url).append(BYTES.subarray(0, 9000), part))).toEqual(
+        expect(comparable(await client.at(upload.url).append(BYTES.subarray(0, 9000), part))).toEqual(
           client.expected.appended(9000),
         );
         await stalled.send(LATE);
         await stalled.givenUp();
         const again = await client.at(upload.url).append(BYTES.subarray(9000), { offset: 9000, complete: true });
-        expect(told(again)).toEqual(client.expected.answered(OK, length));
+        expect(comparable(again)).toEqual(client.expected.answered(OK, length));
         expectWhole(own);
       });
 
@@ -109,7 +108,7 @@ describe('takeovers', () => {
         expect(progressOf(client.dialect, refused)).toMatchObject({ offset: 8000, complete: false });
         await stalled.givenUp();
         const answer = await client.at(upload.url).append(BYTES.subarray(8000), { offset: 8000, complete: true });
-        expect(told(answer)).toEqual(client.expected.answered(OK, length));
+        expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
         expectWhole(own);
       });
 
@@ -118,27 +117,27 @@ describe('takeovers', () => {
         const upload = await before().place({ target: own, length });
         const stalled = await stall(before(), upload, { arrived: 30_000 });
         const client = after();
-        expect(told(await client.at(upload.url).cancel())).toEqual(client.expected.cancelled());
+        expect(comparable(await client.at(upload.url).cancel())).toEqual(client.expected.cancelled());
         await stalled.send(LATE);
         await stalled.givenUp();
         expect((await client.at(upload.url).retrieve()).status).toBe(404);
         const id = upload.target.split('/').at(-1)!;
-        expect(await readdir(join(stage.app.data, 'spool'))).not.toContain(id);
-        expect(await readdir(join(stage.app.data, 'uploads'))).not.toContain(`${id}.log`);
-        expect(stage.requestsFor(own)).toEqual([]);
+        expect(await readdir(join(proxy.app.data, 'spool'))).not.toContain(id);
+        expect(await readdir(join(proxy.app.data, 'uploads'))).not.toContain(`${id}.log`);
+        expect(proxy.requestsFor(own)).toEqual([]);
       });
 
       test('a creation that stalls is ended by HEAD as well', async () => {
         const own = `${target}/creation`;
         const { request, upload } = await before().begin({ target: own, length });
         await request.send(BYTES.subarray(0, 17_000));
-        await untilSpooled(stage.app.data, upload.url, 17_000);
+        await untilSpooled(proxy.app.data, upload.url, 17_000);
         const client = after();
         const retrieved = await client.at(upload.url).retrieve();
-        expect(told(retrieved)).toEqual(client.expected.retrieved(17_000, { complete: false, length }));
+        expect(comparable(retrieved)).toEqual(client.expected.retrieved(17_000, { complete: false, length }));
         await request.givenUp();
         const answer = await client.at(upload.url).append(BYTES.subarray(17_000), { offset: 17_000, complete: true });
-        expect(told(answer)).toEqual(client.expected.answered(OK, length));
+        expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
         expectWhole(own);
       });
 
@@ -163,28 +162,28 @@ describe('takeovers', () => {
   );
 
   describe.each(TRANSPORTS)('over %s', (transport) => {
-    const open = (): StageClient => new StageClient(stage, transport, '10');
+    const open = (): FlowClient => new FlowClient(proxy, transport, '10');
 
     test('a request that only waits for the origin is not ended by HEAD, GET or another append', async () => {
       const target = `/takeover/waiting/${transport}`;
       const client = open();
       let answer!: () => void;
       const after = new Promise<void>((resolve) => (answer = resolve));
-      stage.answer(target, { status: 201, headers: [], body: 'made', after });
+      proxy.answer(target, { status: 201, headers: [], body: 'made', after });
       const made = { status: 201, lines: framed([], 'made'), body: 'made' };
       const upload = await client.place({ target, length });
       const waiting = await client.append(upload, { offset: 0, complete: true, bytes: length });
       await waiting.send(BYTES);
       await waiting.end();
-      await stage.requestFor(target);
+      await proxy.requestFor(target);
       const heldBack = client.expected.retrieved(length - 1, { complete: false, length });
-      expect(told(await upload.retrieve())).toEqual(heldBack);
+      expect(comparable(await upload.retrieve())).toEqual(heldBack);
       expect((await client.send({ method: 'GET', target: upload.target })).status).toBe(204);
       const repeated = upload.append(BYTES.subarray(-1), { offset: length - 1, complete: true });
-      expect(told(await upload.retrieve())).toEqual(heldBack);
+      expect(comparable(await upload.retrieve())).toEqual(heldBack);
       answer();
-      expect(told(await waiting.readFinal())).toEqual(client.expected.answered(made, length));
-      expect(told(await repeated)).toEqual(client.expected.answered(made, length));
+      expect(comparable(await waiting.readFinal())).toEqual(client.expected.answered(made, length));
+      expect(comparable(await repeated)).toEqual(client.expected.answered(made, length));
       expectWhole(target);
     });
 
@@ -206,23 +205,23 @@ describe('takeovers', () => {
       expect(offsets).toEqual(Array.from({ length: 20 }, () => offset + 100));
       await last.givenUp();
       const answer = await upload.append(BYTES.subarray(offset + 100), { offset: offset + 100, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
       expectWhole(target);
     });
   });
 
   test('of two requests on one HTTP/2 connection only the one that stalls is ended', async () => {
     const target = '/takeover/one-connection';
-    const client = new StageClient(stage, 'HTTP/2', '10');
+    const client = new FlowClient(proxy, 'HTTP/2', '10');
     const upload = await client.place({ target, length });
-    const connection = await connectH2(stage.app.url);
+    const connection = await connectH2(proxy.app.url);
     const stalled = connection.start({
       method: 'PATCH',
       target: upload.target,
       headers: appendLines(client.dialect, { offset: 0, complete: true }),
     });
     await stalled.send(BYTES.subarray(0, 3000));
-    await untilSpooled(stage.app.data, upload.url, 3000);
+    await untilSpooled(proxy.app.data, upload.url, 3000);
     const retrieved = await connection.request({ method: 'HEAD', target: upload.target });
     expect(progressOf(client.dialect, retrieved)).toMatchObject({ offset: 3000, complete: false });
     expect(await stalled.ended()).not.toBe(0);
@@ -240,7 +239,7 @@ describe('eager deliveries', () => {
   const BEGUN = 200_000;
 
   let origin: RawOrigin;
-  let room: DeliveryRoom;
+  let harness: DeliveryHarness;
   let goOn: () => void;
 
   beforeEach(async () => {
@@ -251,28 +250,28 @@ describe('eager deliveries', () => {
       await gone;
       await exchange.write(REFUSAL.subarray(BEGUN));
     });
-    room = await DeliveryRoom.open(origin.url, {
+    harness = await DeliveryHarness.open(origin.url, {
       rules: { mode: 'eager', eager: { unknownLength: 'chunked', idleMs: 20_000 } },
     });
   });
   afterEach(async () => {
-    await room.close();
+    await harness.close();
     await origin.close();
   });
 
   /** An upload of which the first bytes are there. */
   async function begun(): Promise<Upload> {
-    const { id, expiresAt } = await room.store.create(newUpload({ length: 1_000_000 }));
-    const writer = await room.spool.create(id, 'first');
+    const { id, expiresAt } = await harness.store.create(newUpload({ length: 1_000_000 }));
+    const writer = await harness.spool.create(id, 'first');
     await writer.write([Buffer.from('hello')]);
     await writer.close();
     const chunk = { name: 'first', start: 0, size: 5 };
-    return (await room.store.commit(id, { token: await room.store.nextToken(id), chunk, expiresAt })) as Upload;
+    return (await harness.store.commit(id, { token: await harness.store.nextToken(id), chunk, expiresAt })) as Upload;
   }
 
   /** The beginning of a refusal that is shown while it comes in. */
   async function shown(upload: Upload): Promise<EarlyAnswer> {
-    const feed = room.delivery.startEager(upload)!;
+    const feed = harness.delivery.startEager(upload)!;
     feed.onCommitted(upload);
     await until(() => feed.answeredEarly.aborted, 'the beginning of the refusal');
     return feed.takeEarlyAnswer()!;
@@ -285,7 +284,7 @@ describe('eager deliveries', () => {
   test('a refusal that is shown comes to its end although another process has cancelled the upload', async () => {
     const upload = await begun();
     const reading = bodyOf(await shown(upload));
-    await room.store.cancel(upload.id);
+    await harness.store.cancel(upload.id);
     goOn();
     expect((await within(reading, 'the end of the refusal')).equals(REFUSAL)).toBe(true);
   });
@@ -293,7 +292,7 @@ describe('eager deliveries', () => {
   test('a refusal that is shown is cut when it cannot be kept, the upload having ended otherwise', async () => {
     const upload = await begun();
     const reading = bodyOf(await shown(upload));
-    await room.store.invalidate(upload.id, await room.store.nextToken(upload.id));
+    await harness.store.invalidate(upload.id, await harness.store.nextToken(upload.id));
     goOn();
     await expect(within(reading, 'the end of the refusal')).rejects.toThrow(
       'the upload has continued without this answer',

@@ -7,18 +7,16 @@ import type { CreateIntent, Interrupted, Outcome } from '../../src/model/message
 import { newestUnknownOutcome } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
-import { startTestApp } from '../support/app.js';
-import { REQUEST } from '../support/delivery-room.js';
+import { TRANSPORTS } from '../support/client.js';
+import { REQUEST } from '../support/delivery-harness.js';
 import { Machine, route, streamOf } from '../support/faulty-machine.js';
+import { FlowClient } from '../support/flow-client.js';
 import { LostAnswer } from '../support/lost-answer.js';
 import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
-import { TRANSPORTS } from '../support/open-request.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { appendLines, clientDialect, type ResumableUpload } from '../support/resumable-client.js';
-import { StageClient } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
 import { randomBytes, until } from '../support/temporary.js';
+import { startTestApp, TestProxy } from '../support/test-proxy.js';
 
 // Issue 8: a client knows of an unknown outcome once it was sent the response that says so, and no earlier.
 
@@ -172,37 +170,37 @@ describe('a process that ends at any operation around an unknown outcome', () =>
 
 describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   let redis: RedisServer | undefined;
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
     redis = kind === 'redis' ? await startRedis() : undefined;
     const config = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
-    stage = await Stage.open({ config }, startTestApp);
+    proxy = await TestProxy.open({ config }, startTestApp);
   });
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
     await redis?.stop();
   });
 
   interface Hung {
     readonly upload: ResumableUpload;
     readonly lost: LostAnswer;
-    readonly client: StageClient;
+    readonly client: FlowClient;
     readonly target: string;
   }
 
   /** All but the last byte is there, and the origin hangs up on the first request and takes the second. */
   async function hungUp(transport: (typeof TRANSPORTS)[number], name: string): Promise<Hung> {
-    const client = new StageClient(stage, transport, 'final');
+    const client = new FlowClient(proxy, transport, 'final');
     const target = `/${name}?over=${transport === 'HTTP/2' ? 2 : 1}`;
     const bytes = randomBytes(2000, 7);
-    stage.answer(target, () => (stage.requestsFor(target).length > 1 ? TAKEN : { hangUp: true }));
+    proxy.answer(target, () => (proxy.requestsFor(target).length > 1 ? TAKEN : { hangUp: true }));
     const upload = await client.place({ target, length: 2000 });
     await upload.append(bytes.subarray(0, 1999), { offset: 0, complete: false });
     return { upload, client, target, lost: new LostAnswer(client, upload, target, bytes) };
   }
 
-  const ends = (): number => stage.app.log.filter(({ phase }) => phase === 'undelivered').length;
+  const ends = (): number => proxy.app.log.filter(({ phase }) => phase === 'undelivered').length;
 
   /** Trying has ended, whoever heard of it. */
   function untilGivenUp(target: string, before: number): Promise<unknown> {
@@ -221,14 +219,14 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     const before = ends();
     let hangUp = (): void => undefined;
     const held = new Promise<void>((resolve) => (hangUp = resolve));
-    stage.answer(target, async () => {
+    proxy.answer(target, async () => {
       await held;
-      return stage.requestsFor(target).length > 1 ? TAKEN : { hangUp: true };
+      return proxy.requestsFor(target).length > 1 ? TAKEN : { hangUp: true };
     });
     const request = await client.append(upload, { offset: 1999, complete: true, bytes: 1 });
     await request.send(randomBytes(2000, 7).subarray(-1));
     await request.end();
-    await stage.requestFor(target);
+    await proxy.requestFor(target);
     request.leave('reset');
     hangUp();
     await untilGivenUp(target, before);
@@ -241,7 +239,7 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   test('a response of which a client over HTTP/2 takes nothing has told it nothing', async () => {
     const { lost, upload, target } = await hungUp('HTTP/2', 'blocked');
     const before = ends();
-    const session = connectHttp2(stage.base, { settings: { initialWindowSize: 0 } });
+    const session = connectHttp2(proxy.base, { settings: { initialWindowSize: 0 } });
     try {
       const stream = appendByte(session, upload.target, randomBytes(2000, 7).subarray(-1));
       await new Promise((resolve) => stream.once('response', resolve));
@@ -263,15 +261,15 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
       const step = { offset: 2000 - body.length, complete: true };
       const headers = [...appendLines(client.dialect, step), PREFERS_ASYNC];
       const { status } = await client.send({ method: 'PATCH', target: upload.target, headers, body });
-      return [status, stage.requestsFor(target).length];
+      return [status, proxy.requestsFor(target).length];
     };
     expect((await ask('x'))[0]).toBe(202);
     await untilGivenUp(target, before);
     expect(await ask()).toEqual([503, 1]);
     expect((await ask())[0]).toBe(202);
-    await stage.requestsWhole(target, 2);
+    await proxy.requestsWhole(target, 2);
     await until(async () => (await ask())[0] === 200, 'the answer');
-    expect(stage.requestsFor(target)).toHaveLength(2);
+    expect(proxy.requestsFor(target)).toHaveLength(2);
   });
 
   // P: the end once more, p: the same with its response lost on the way, H: the offset. ! the HEAD says that nobody knows.
@@ -286,7 +284,7 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
   ])('a client that asks in the order %s hears and has delivered: %s', async (steps, expected) => {
     const { lost, upload, target } = await hungUp('HTTP/1.1', `order-${steps}`);
     const seen: string[] = [];
-    for (const step of steps) seen.push(`${await take(step, lost, upload)}/${stage.requestsFor(target).length}`);
+    for (const step of steps) seen.push(`${await take(step, lost, upload)}/${proxy.requestsFor(target).length}`);
     expect(seen.join(' ')).toBe(expected);
   });
 
@@ -304,11 +302,11 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
     return 'lost';
   }
 
-  const unknowns = (): number => stage.app.log.filter(({ kind, status }) => kind === 'append' && status === 503).length;
+  const unknowns = (): number => proxy.app.log.filter(({ kind, status }) => kind === 'append' && status === 503).length;
 
   test('an origin has no say in what nodes tell each other, in its answer or where that is kept', async () => {
     const { client, lost, upload, target } = await hungUp('HTTP/1.1', 'forged');
-    stage.answer(target, { ...TAKEN, headers: [...TAKEN.headers, ['RUFH-Unknown-End', '1 forged']] });
+    proxy.answer(target, { ...TAKEN, headers: [...TAKEN.headers, ['RUFH-Unknown-End', '1 forged']] });
     const answer = await (await lost.repeatEnd()).readFinal();
     const kept = await client.send({ method: 'GET', target: `${upload.target}/answer`, headers: [], body: '' });
     expect([answer.status, answer.header('RUFH-Unknown-End')]).toEqual([200, undefined]);
@@ -317,7 +315,7 @@ describe.each(['embedded', 'redis'] as const)('with the %s store', (kind) => {
 
   test('a client that is told of it every time has every request of its own sent once', async () => {
     const { lost, target } = await hungUp('HTTP/1.1', 'again');
-    stage.answer(target, () => (stage.requestsFor(target).length > 3 ? TAKEN : { hangUp: true }));
+    proxy.answer(target, () => (proxy.requestsFor(target).length > 3 ? TAKEN : { hangUp: true }));
     for (let times = 1; times <= 3; times++) {
       await lost.expectUndelivered(await lost.repeatEnd());
       lost.expectRequests(times);

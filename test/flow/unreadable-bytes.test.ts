@@ -11,16 +11,13 @@ import type { UploadStore } from '../../src/store/upload-store.js';
 import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { openRequest } from '../support/open-request.js';
-import { ReceivingRoom } from '../support/receiving-room.js';
-import type { RedisServer } from '../support/redis-server.js';
-import { startRedis } from '../support/redis-servers.js';
+import { openRequest } from '../support/client.js';
+import { FlowClient } from '../support/flow-client.js';
+import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { clientDialect, completenessValue, versionLines } from '../support/resumable-client.js';
-import { StageClient } from '../support/stage-client.js';
-import { Stage } from '../support/stage.js';
-import { StoreReach } from '../support/store-reach.js';
 import { until } from '../support/temporary.js';
+import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 
 describe('unreadable', () => {
   const HOUR = 3_600_000;
@@ -44,12 +41,12 @@ describe('unreadable', () => {
 
   describe.each(['embedded', 'redis'] as const)('a start with the %s store', (kind) => {
     let redis: RedisServer | undefined;
-    let stage: Stage;
+    let proxy: TestProxy;
 
     beforeAll(async () => {
       if (kind === 'redis') redis = await startRedis();
     });
-    afterEach(() => stage.close());
+    afterEach(() => proxy.close());
     afterAll(() => redis?.stop());
 
     test.each([
@@ -67,20 +64,23 @@ describe('unreadable', () => {
         const config = redis && `store: { type: redis, url: "${redis.url}", prefix: "${prefix}" }`;
         const timings = { unreadableRetryMs: 50 };
         let app: TestApp | undefined;
-        stage = await Stage.open({ config }, async (options) => (app = await startTestApp({ ...options, timings })));
-        const client = new StageClient(stage, 'HTTP/1.1', '10');
+        proxy = await TestProxy.open(
+          { config },
+          async (options) => (app = await startTestApp({ ...options, timings })),
+        );
+        const client = new FlowClient(proxy, 'HTTP/1.1', '10');
         const [sick, well] = [
           await client.place({ target: '/a', length: 10 }),
           await client.place({ target: '/b', length: 10 }),
         ];
         for (const upload of [sick, well]) await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
         const id = sick.target.split('/').at(-1)!;
-        const directory = join(stage.app.data, 'spool', id);
-        await stage.app.stop();
+        const directory = join(proxy.app.data, 'spool', id);
+        await proxy.app.stop();
         await writeFile(join(directory, 'chunk-2000000000-5'), 'not committed');
         const before = (await readdir(directory)).sort();
         sicken(id, [operation], code);
-        await stage.restart();
+        await proxy.restart();
         const rest = await well.append(Buffer.from('world'), { offset: 5, complete: true });
         expect([rest.status, rest.header(client.dialect.completeness)]).toEqual([
           200,
@@ -103,7 +103,7 @@ describe('unreadable', () => {
         expect((await readdir(directory)).filter((name) => name.startsWith('chunk'))).toHaveLength(1);
         const whole = await sick.append(Buffer.from('world'), { offset: 5, complete: true });
         expect(whole.status).toBe(200);
-        expect((await stage.requestFor('/a')).body.toString()).toBe('helloworld');
+        expect((await proxy.requestFor('/a')).body.toString()).toBe('helloworld');
       },
     );
   });
@@ -120,13 +120,13 @@ describe('unreadable', () => {
   }
 
   describe('one upload whose files fail', () => {
-    let room: ReceivingRoom;
+    let harness: ReceivingHarness;
     let logged: string[];
 
-    afterEach(() => room.close());
+    afterEach(() => harness.close());
 
     function deps() {
-      const { spool, store } = room;
+      const { spool, store } = harness;
       const log = createLog({
         level: 'info',
         format: 'json',
@@ -144,15 +144,15 @@ describe('unreadable', () => {
 
     /** An upload with 5 committed bytes, and a file that no record counts, from long ago. */
     async function uploaded(): Promise<string> {
-      const id = await room.empty({ node: 'here' });
-      await room.send(id, 'hello');
-      const path = join(room.path, 'spool', id, 'chunk-2000000000-5');
+      const id = await harness.empty({ node: 'here' });
+      await harness.send(id, 'hello');
+      const path = join(harness.path, 'spool', id, 'chunk-2000000000-5');
       await writeFile(path, 'not committed');
       await utimes(path, new Date(Date.now() - 2 * HOUR), new Date(Date.now() - 2 * HOUR));
       return id;
     }
 
-    const filesOf = async (id: string): Promise<string[]> => (await readdir(join(room.path, 'spool', id))).sort();
+    const filesOf = async (id: string): Promise<string[]> => (await readdir(join(harness.path, 'spool', id))).sort();
 
     const WAYS = {
       'the recovery of one process': () => recover(deps()),
@@ -168,7 +168,7 @@ describe('unreadable', () => {
       ),
     )('keeps %s from nothing else, and is told, when %s fails with %s', async (way, operation, code) => {
       logged = [];
-      room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+      harness = await ReceivingHarness.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
       const ids = [await uploaded(), await uploaded(), await uploaded()].sort();
       const sick = ids[1]!;
       const before = await filesOf(sick);
@@ -177,7 +177,7 @@ describe('unreadable', () => {
       useFileSystem();
       expect(await filesOf(sick)).toEqual(before);
       for (const well of [ids[0]!, ids[2]!]) expect(await filesOf(well)).toHaveLength(2);
-      expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([5, 5, 5]);
+      expect(await Promise.all(ids.map((id) => harness.offset(id)))).toEqual([5, 5, 5]);
       const errors = logged.map((line) => JSON.parse(line) as Record<string, unknown>);
       expect(errors).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(sick) })]);
       expect(JSON.stringify(errors)).not.toContain(sick);
@@ -185,24 +185,24 @@ describe('unreadable', () => {
 
     test('is not given up for a chunk that cannot be opened, only for one that is not there', async () => {
       logged = [];
-      room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+      harness = await ReceivingHarness.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
       const id = await uploaded();
       const chunk = (await filesOf(id)).find((name) => name.startsWith('chunk-1'))!;
-      const path = join(room.path, 'spool', id, chunk);
+      const path = join(harness.path, 'spool', id, chunk);
       const bytes = await readFile(path);
       await writeFile(path, 'hel');
       sicken(id, ['open'], 'EIO');
       await recover(deps());
       useFileSystem();
-      expect(await room.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+      expect(await harness.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
       await writeFile(path, bytes);
       await recover(deps());
-      expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
+      expect(await harness.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
     });
 
     test('is tried again until it can be looked after, then as at a start', async () => {
       logged = [];
-      room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+      harness = await ReceivingHarness.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
       const { unreadable, ...rest } = deps();
       const id = await uploaded();
       sicken(id, ['readdir'], 'EIO');
@@ -224,7 +224,7 @@ describe('unreadable', () => {
 
     test('is only listed again when that is found later: somebody may be sending to it', async () => {
       logged = [];
-      room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
+      harness = await ReceivingHarness.open({ reach: new StoreReach({ mayForget: true }), node: 'here' });
       const { unreadable, ...rest } = deps();
       const id = await uploaded();
       sicken(id, ['readdir'], 'EMFILE');
@@ -239,25 +239,25 @@ describe('unreadable', () => {
 
     test('of a node that is gone keeps none of the others, and the node is not taken for forgotten', async () => {
       logged = [];
-      room = await ReceivingRoom.open({ reach: new StoreReach({ mayForget: true }), node: 'gone' });
+      harness = await ReceivingHarness.open({ reach: new StoreReach({ mayForget: true }), node: 'gone' });
       const ids: string[] = [];
       for (let count = 0; count < 3; count++) {
-        ids.push(await room.empty({ node: 'gone' }));
-        await room.send(ids.at(-1)!, 'hello');
+        ids.push(await harness.empty({ node: 'gone' }));
+        await harness.send(ids.at(-1)!, 'hello');
       }
-      const stubborn = Object.create(room.store) as UploadStore;
+      const stubborn = Object.create(harness.store) as UploadStore;
       stubborn.remove = (id) =>
         id === ids[1]
           ? Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'a record cannot be removed', true))
-          : room.store.remove(id);
+          : harness.store.remove(id);
       const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
       const { metrics, ...others } = deps();
       await expect(forgetNode({ ...others, ...gone, metrics, store: stubborn })).rejects.toMatchObject({
         name: 'Fault',
       });
-      expect(await Promise.all(ids.map((id) => room.offset(id)))).toEqual([undefined, 5, undefined]);
-      await forgetNode({ ...others, ...gone, metrics, store: room.store });
-      expect(await room.offset(ids[1]!)).toBeUndefined();
+      expect(await Promise.all(ids.map((id) => harness.offset(id)))).toEqual([undefined, 5, undefined]);
+      await forgetNode({ ...others, ...gone, metrics, store: harness.store });
+      expect(await harness.offset(ids[1]!)).toBeUndefined();
       const figures = await metrics.values();
       const figure = (name: string) => figures.find((one) => one.name === name)?.values[0]?.value;
       expect([figure('rufh_bytes_lost_total'), figure('rufh_uploads_ended_total')]).toEqual([3, 3]);
@@ -283,20 +283,20 @@ describe('unreadable', () => {
       const [, unreadableRetryMs, damage, status] = row;
       let app: TestApp | undefined;
       const timings = { unreadableRetryMs };
-      const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
-      const client = new StageClient(stage, 'HTTP/1.1', '10');
+      const proxy = await TestProxy.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
+      const client = new FlowClient(proxy, 'HTTP/1.1', '10');
       const upload = await client.place({ target: '/a', length: 10 });
       await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
       const id = upload.target.split('/').at(-1)!;
-      const { data } = stage.app;
+      const { data } = proxy.app;
       const directory = join(data, 'spool', id);
       const record = join(data, 'uploads', `${id}.log`);
-      await stage.app.stop();
+      await proxy.app.stop();
       await damage({ record, chunk: join(directory, (await readdir(directory))[0]!) });
       const stray = 'chunk-2000000000-5';
       await writeFile(join(directory, stray), 'not committed');
       sicken(`${id}.log`, ['open'], 'EIO');
-      await stage.restart();
+      await proxy.restart();
       expect((await toldBy(app!)).setAside).toMatchObject([{ phase: 'unreadable' }]);
       expect(await readdir(directory)).toContain(stray);
       useFileSystem();
@@ -310,21 +310,21 @@ describe('unreadable', () => {
       expect((await client.send(head)).status).toBe(status);
       // What is damaged stays for people to look at.
       expect((await readdir(directory)).includes(stray)).toBe(status !== 204);
-      await stage.close();
+      await proxy.close();
     });
   });
 
   test('a record is not shown as long as its bytes cannot be looked at', async () => {
     let app: TestApp | undefined;
     const timings = { unreadableRetryMs: 50 };
-    const stage = await Stage.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
-    const client = new StageClient(stage, 'HTTP/1.1', '10');
+    const proxy = await TestProxy.open({}, async (options) => (app = await startTestApp({ ...options, timings })));
+    const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target: '/a', length: 10 });
     await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
     const id = upload.target.split('/').at(-1)!;
-    await stage.app.stop();
+    await proxy.app.stop();
     sicken(`${id}.log`, ['open'], 'EIO');
-    await stage.restart();
+    await proxy.restart();
     sicken(join('spool', id), ['readdir'], 'EIO');
     const head = { method: 'HEAD', target: upload.target, headers: versionLines(client.dialect) };
     expect((await client.send(head)).status).toBe(503);
@@ -332,7 +332,7 @@ describe('unreadable', () => {
     useFileSystem();
     expect((await client.send(head)).status).toBe(204);
     await until(async () => (await toldBy(app!)).setAside.length === 0, 'nothing to be unreadable');
-    await stage.close();
+    await proxy.close();
   });
 
   describe('a listing that fails once in the sweep', () => {
@@ -340,13 +340,13 @@ describe('unreadable', () => {
       let app: TestApp | undefined;
       const timings = { unreadableRetryMs: 20 };
       const config = 'plain_bodies: spool\nlimits: { max_age: 2s }';
-      const stage = await Stage.open(
+      const proxy = await TestProxy.open(
         { config },
         async (options) => (app = await startTestApp({ ...options, timings })),
       );
       const lines = kind === 'plain' ? [] : [...versionLines(clientDialect('10')), ['Upload-Complete', '?1'] as const];
       const head = { method: 'POST', target: '/a', headers: [...lines, ['Content-Type', 'text/plain'] as const] };
-      const request = await openRequest('HTTP/1.1', stage.app.url, head);
+      const request = await openRequest('HTTP/1.1', proxy.app.url, head);
       let failures = 0;
       useFileSystem({
         ...nodeFileSystem,
@@ -365,31 +365,31 @@ describe('unreadable', () => {
       expect((await request.readFinal()).status).toBe(200);
       expect(app!.log.filter(({ msg }) => String(msg).includes('broke off'))).toEqual([]);
       await request.close();
-      await stage.close();
+      await proxy.close();
     });
   });
 
   test('an empty directory that cannot be removed keeps nobody from starting', async () => {
-    const stage = await Stage.open();
-    const empty = join(stage.app.data, 'spool', 'e'.repeat(32));
-    await stage.app.stop();
+    const proxy = await TestProxy.open();
+    const empty = join(proxy.app.data, 'spool', 'e'.repeat(32));
+    await proxy.app.stop();
     await mkdir(empty);
     sicken(empty, ['rmdir'], 'EIO');
-    await stage.restart();
-    expect((await stage.send('HTTP/1.1', { method: 'GET', target: '/' })).status).toBe(200);
-    await stage.close();
+    await proxy.restart();
+    expect((await proxy.send('HTTP/1.1', { method: 'GET', target: '/' })).status).toBe(200);
+    await proxy.close();
   });
 });
 
 describe('without a record', () => {
   // Issue 8: a backup that was copied in part has bytes whose records have not come yet.
   let app: TestApp;
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeEach(async () => {
-    stage = await Stage.open({}, async (options) => (app = await startTestApp(options)));
+    proxy = await TestProxy.open({}, async (options) => (app = await startTestApp(options)));
   });
-  afterEach(() => stage.close());
+  afterEach(() => proxy.close());
 
   async function told() {
     const ask = async (path: string) => {
@@ -423,7 +423,7 @@ describe('without a record', () => {
   ])(
     'a start without %s tells of the bytes, keeps them, and is quiet once the records are there',
     async (_, missing) => {
-      const client = new StageClient(stage, 'HTTP/1.1', '10');
+      const client = new FlowClient(proxy, 'HTTP/1.1', '10');
       const uploads = [
         await client.place({ target: '/a', length: 10 }),
         await client.place({ target: '/b', length: 10 }),
@@ -431,16 +431,16 @@ describe('without a record', () => {
       ];
       for (const upload of uploads.slice(0, 2))
         await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
-      const { data } = stage.app;
+      const { data } = proxy.app;
       const statusOf = async ({ target }: { target: string }) =>
         (await client.send({ method: 'HEAD', target, headers: versionLines(client.dialect) })).status;
-      await stage.restart();
+      await proxy.restart();
       expect(await told()).toEqual(QUIET);
-      await stage.app.stop();
+      await proxy.app.stop();
       const logs = uploads.slice(0, missing).map(({ target }) => `${target.split('/').at(-1)!}.log`);
       for (const log of logs) await rename(join(data, 'uploads', log), join(data, '..', log));
       for (let starts = 0; starts < 2; starts++) {
-        await stage.restart();
+        await proxy.restart();
         expect(await told()).toEqual({
           ready: 200,
           check: { name: 'unknown uploads', ok: false, problem: expect.stringContaining('copy the whole directory') },
@@ -449,10 +449,10 @@ describe('without a record', () => {
           logged: 1,
         });
         expect(await Promise.all(uploads.map(statusOf))).toEqual([404, missing === 2 ? 404 : 204, 204]);
-        await stage.app.stop();
+        await proxy.app.stop();
       }
       for (const log of logs) await rename(join(data, '..', log), join(data, 'uploads', log));
-      await stage.restart();
+      await proxy.restart();
       expect(await told()).toEqual(QUIET);
       expect(await Promise.all(uploads.map(statusOf))).toEqual([204, 204, 204]);
       expect((await readdir(join(data, 'spool'))).filter((name) => !name.startsWith('.'))).toHaveLength(2);

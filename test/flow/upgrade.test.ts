@@ -1,11 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
+import { connect, LEAVING, openTunnel, type RawClient, requestOnce, WANTED } from '../support/client.js';
 import { play, type Stage } from '../support/pass-through-front.js';
-import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
-import type { RawExchange } from '../support/raw-exchange.js';
-import { answerOk } from '../support/raw-origin.js';
+import { answerOk, type RawExchange } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
-import { LEAVING, openTunnel, WANTED } from '../support/tunnel-client.js';
 
 describe('upgrades', () => {
   const SWITCHED =
@@ -18,8 +16,8 @@ describe('upgrades', () => {
     for (;;) await exchange.write(await exchange.readRaw(1));
   }
 
-  async function switched(stage: Stage, early?: string): Promise<RawClient> {
-    const client = await openTunnel(stage.front.url, early);
+  async function switched(setup: Stage, early?: string): Promise<RawClient> {
+    const client = await openTunnel(setup.front.url, early);
     expect((await client.readHead())!.status).toBe(101);
     expect((await client.readRaw(7)).toString()).toBe('welcome');
     return client;
@@ -29,10 +27,10 @@ describe('upgrades', () => {
     test('reaches the origin with its fields as they were', async () => {
       await play(
         'ours',
-        async (stage) => {
-          (await switched(stage)).destroy();
-          expect(stage.origin.exchanges[0]!.requestLine).toBe('GET /chat HTTP/1.1');
-          expect(stage.origin.exchanges[0]!.headerLines).toEqual([
+        async (setup) => {
+          (await switched(setup)).destroy();
+          expect(setup.origin.exchanges[0]!.requestLine).toBe('GET /chat HTTP/1.1');
+          expect(setup.origin.exchanges[0]!.headerLines).toEqual([
             ['Host', 'x'],
             ...WANTED.slice(2),
             ['Forwarded', 'for=127.0.0.1;host=x;proto=http'],
@@ -51,8 +49,8 @@ describe('upgrades', () => {
     test("gets the origin's answer with its fields as they were, and no way around us", async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await openTunnel(stage.front.url);
+        async (setup) => {
+          const client = await openTunnel(setup.front.url);
           const head = await client.readHead();
           expect(head!.statusLine).toBe('HTTP/1.1 101 Web Socket Protocol Handshake');
           expect(head!.headerLines).toEqual([
@@ -71,8 +69,8 @@ describe('upgrades', () => {
     test('carries bytes both ways, also those that came before the switch', async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await switched(stage, 'early, ');
+        async (setup) => {
+          const client = await switched(setup, 'early, ');
           await client.send('later');
           expect((await client.readRaw(12)).toString()).toBe('early, later');
           client.destroy();
@@ -84,9 +82,9 @@ describe('upgrades', () => {
     test('may bring bytes while the origin still decides', async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await openTunnel(stage.front.url, 'one ');
-          const exchange = await stage.origin.exchange(0);
+        async (setup) => {
+          const client = await openTunnel(setup.front.url, 'one ');
+          const exchange = await setup.origin.exchange(0);
           await client.send('two ');
           await exchange.write(SWITCHED);
           expect((await client.readHead())!.status).toBe(101);
@@ -103,9 +101,9 @@ describe('upgrades', () => {
     test('can be ended on one side and still be used on the other', async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await switched(stage);
-          const [exchange] = stage.origin.exchanges;
+        async (setup) => {
+          const client = await switched(setup);
+          const [exchange] = setup.origin.exchanges;
           client.end();
           await until(() => exchange!.socket.readableEnded, "the client's end at the origin");
           await exchange!.write('after your end');
@@ -126,12 +124,12 @@ describe('upgrades', () => {
     test('can be ended by the origin and still carry what the client says', async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await connect(stage.front.url);
+        async (setup) => {
+          const client = await connect(setup.front.url);
           client.socket.allowHalfOpen = true;
           await client.sendHead('GET', '/', WANTED);
           expect((await client.readHead())!.status).toBe(101);
-          const [exchange] = stage.origin.exchanges;
+          const [exchange] = setup.origin.exchanges;
           await until(() => client.socket.readableEnded, "the origin's end at the client");
           await client.send('still here');
           expect((await exchange!.readRaw(10)).toString()).toBe('still here');
@@ -151,10 +149,10 @@ describe('upgrades', () => {
     test.each(LEAVING)('ends at the origin when the client leaves (%s)', async (_, leave) => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await switched(stage);
+        async (setup) => {
+          const client = await switched(setup);
           leave(client);
-          await stage.origin.exchanges[0]!.closed;
+          await setup.origin.exchanges[0]!.closed;
         },
         { script: echo },
       );
@@ -166,9 +164,9 @@ describe('upgrades', () => {
     ])('ends at the client when the origin leaves (%s)', async (_, leave) => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await switched(stage);
-          leave(stage.origin.exchanges[0]!);
+        async (setup) => {
+          const client = await switched(setup);
+          leave(setup.origin.exchanges[0]!);
           await client.ended();
         },
         { script: echo },
@@ -178,12 +176,12 @@ describe('upgrades', () => {
     test('does not hold up the end of the proxy', async () => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await switched(stage);
-          expect(stage.front.originConnections()).toBe(1);
-          await stage.front.close();
+        async (setup) => {
+          const client = await switched(setup);
+          expect(setup.front.originConnections()).toBe(1);
+          await setup.front.close();
           await client.ended();
-          await until(() => stage.front.originConnections() === 0, 'the end of the connection to the origin');
+          await until(() => setup.front.originConnections() === 0, 'the end of the connection to the origin');
         },
         { script: echo },
       );
@@ -191,23 +189,23 @@ describe('upgrades', () => {
   });
 
   /** Twenty tunnels, each reset by its client while the origin is silent. */
-  async function resetMany(stage: Stage): Promise<number> {
+  async function resetMany(setup: Stage): Promise<number> {
     for (let round = 0; round < 20; round++) {
-      const client = await switched(stage);
+      const client = await switched(setup);
       client.reset();
     }
-    await until(() => stage.front.clientConnections() === 0, 'the end of the client connections');
+    await until(() => setup.front.clientConnections() === 0, 'the end of the client connections');
     await new Promise(setImmediate);
-    return stage.origin.openConnections;
+    return setup.origin.openConnections;
   }
 
   test('a client that resets leaves no connection behind', async () => {
     await play(
       'ours',
-      async (stage) => {
-        await resetMany(stage);
+      async (setup) => {
+        await resetMany(setup);
         await until(
-          () => stage.origin.openConnections === 0 && stage.front.originConnections() === 0,
+          () => setup.origin.openConnections === 0 && setup.front.originConnections() === 0,
           'the end of the origin connections',
         );
       },
@@ -223,8 +221,8 @@ describe('refused', () => {
       (exchange: RawExchange): Promise<void> =>
         exchange.respond({ status, headers, body: 'first sign in' });
 
-    const refused = async (stage: Stage) => {
-      const client = await openTunnel(stage.front.url, 'bytes that nobody wants');
+    const refused = async (setup: Stage) => {
+      const client = await openTunnel(setup.front.url, 'bytes that nobody wants');
       const answer = await client.readFinal();
       await client.ended();
       return answer;
@@ -250,9 +248,9 @@ describe('refused', () => {
     });
 
     test('comes from us when the origin cannot be reached', async () => {
-      await play('ours', async (stage) => {
-        await stage.origin.close();
-        const answer = await refused(stage);
+      await play('ours', async (setup) => {
+        await setup.origin.close();
+        const answer = await refused(setup);
         expect(answer.status).toBe(502);
         expect(answer.header('content-type')).toBe('application/problem+json');
       });
@@ -266,13 +264,13 @@ describe('refused', () => {
     test('is waited for with http-proxy alone, though the client has left', async () => {
       await play(
         'bare',
-        async (stage) => {
-          const client = await openTunnel(stage.front.url);
-          const exchange = await stage.origin.exchange(0);
+        async (setup) => {
+          const client = await openTunnel(setup.front.url);
+          const exchange = await setup.origin.exchange(0);
           client.destroy();
           await client.closed;
-          stage.origin.setScript(answerOk);
-          for (let round = 0; round < 20; round++) await requestOnce(stage.front.url, { method: 'GET', target: '/' });
+          setup.origin.setScript(answerOk);
+          for (let round = 0; round < 20; round++) await requestOnce(setup.front.url, { method: 'GET', target: '/' });
           expect(exchange.socket.readableEnded || exchange.socket.destroyed).toBe(false);
         },
         { script: () => undefined },
@@ -282,9 +280,9 @@ describe('refused', () => {
     test.each(LEAVING)('is not waited for when the client has left (%s)', async (_, leave) => {
       await play(
         'ours',
-        async (stage) => {
-          const client = await openTunnel(stage.front.url);
-          const exchange = await stage.origin.exchange(0);
+        async (setup) => {
+          const client = await openTunnel(setup.front.url);
+          const exchange = await setup.origin.exchange(0);
           leave(client);
           await exchange.closed;
         },

@@ -1,25 +1,21 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { ExpectedResponses } from '../support/expected-responses.js';
-import { TRANSPORTS } from '../support/open-request.js';
-import { connect, type RawClient } from '../support/raw-client.js';
+import { connect, openTunnel, type RawClient, TRANSPORTS } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { comparable, ExpectedResponses, FlowClient } from '../support/flow-client.js';
 import { clientDialect } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
-import { StageClient } from '../support/stage-client.js';
-import { framed, receivedLines, replayedLines, Stage } from '../support/stage.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import { openTunnel } from '../support/tunnel-client.js';
+import { framed, receivedLines, replayedLines, TestProxy } from '../support/test-proxy.js';
 
 describe('clients', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
@@ -29,10 +25,10 @@ describe('clients', () => {
     const targetFor = (subject: string): string => `/clients/${subject}?over=${encodeURIComponent(transport)}`;
 
     function expectReceived(target: string, lines: readonly HeaderLine[], added: readonly HeaderLine[] = []): void {
-      const [received, ...others] = stage.requestsFor(target);
+      const [received, ...others] = proxy.requestsFor(target);
       expect(others).toEqual([]);
       expect(received).toMatchObject({ method: 'POST', sha256: sha256(BYTES) });
-      const sent = { host: stage.host, lines, length: BYTES.length };
+      const sent = { host: proxy.host, lines, length: BYTES.length };
       const expected = replayedLines(transport, sent);
       // Behind the host, the connection and what the client sent.
       expected.splice(2 + lines.length, 0, ...added);
@@ -42,7 +38,7 @@ describe('clients', () => {
     test.each(['5', '6'] as const)(
       'tus-js-client in interop %s creates with nothing and appends to the end',
       async (interop) => {
-        const client = new StageClient(stage, transport, interop);
+        const client = new FlowClient(proxy, transport, interop);
         const target = targetFor(`tus-js-${interop}`);
         const own: HeaderLine[] = [['X-Request-ID', '7f']];
         const version: HeaderLine = ['Upload-Draft-Interop-Version', interop];
@@ -54,7 +50,7 @@ describe('clients', () => {
         const headers = [version, ...own, ...creation];
         const created = await client.send({ method: 'POST', target, headers, body: '' });
         const url = created.header('Location')!;
-        expect(told(created)).toEqual(client.expected.created(url, 0));
+        expect(comparable(created)).toEqual(client.expected.created(url, 0));
         const type: HeaderLine[] = interop === '5' ? [] : [['Content-Type', 'application/partial-upload']];
         const append = (method: string, offset: number, end: number, more: readonly HeaderLine[]) =>
           client.send({
@@ -65,16 +61,16 @@ describe('clients', () => {
           });
         const override: HeaderLine = ['X-HTTP-Method-Override', 'PATCH'];
         const more: HeaderLine = ['Upload-Complete', '?0'];
-        expect(told(await append('POST', 0, 20_000, [override, more]))).toEqual(client.expected.appended(20_000));
-        expect(told(await append('PATCH', 20_000, 50_000, [more]))).toEqual(client.expected.appended(50_000));
+        expect(comparable(await append('POST', 0, 20_000, [override, more]))).toEqual(client.expected.appended(20_000));
+        expect(comparable(await append('PATCH', 20_000, 50_000, [more]))).toEqual(client.expected.appended(50_000));
         // When its source has no more to give, the end comes without content and without saying what it is.
-        expect(told(await append('PATCH', 50_000, 50_000, []))).toEqual(client.expected.answered(OK, 50_000));
+        expect(comparable(await append('PATCH', 50_000, 50_000, []))).toEqual(client.expected.answered(OK, 50_000));
         expectReceived(target, own, [['Content-Type', 'image/png']]);
       },
     );
 
     test('tus-js-client in interop 6 that brings data with its creation calls that a part; the origin gets no such type', async () => {
-      const client = new StageClient(stage, transport, '6');
+      const client = new FlowClient(proxy, transport, '6');
       const target = targetFor('tus-js-data');
       const headers: HeaderLine[] = [
         ['Upload-Draft-Interop-Version', '6'],
@@ -84,32 +80,32 @@ describe('clients', () => {
       ];
       const answer = await client.send({ method: 'POST', target, headers, body: BYTES });
       const url = answer.interims[0]!.header('Location');
-      expect(told(answer)).toEqual(client.expected.answered(OK, BYTES.length, url));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, BYTES.length, url));
       expectReceived(target, [['Content-Type', 'application/octet-stream']]);
     });
 
     test('pyrufh goes on in pieces and says with the last how long it all is', async () => {
-      const client = new StageClient(stage, transport, '8');
+      const client = new FlowClient(proxy, transport, '8');
       const target = targetFor('pyrufh');
       const lines: HeaderLine[] = [['Upload-Length', `${BYTES.length}`]];
       const { request, upload } = await client.begin({ target, lines, length: BYTES.length });
       await request.send(BYTES.subarray(0, 12_345));
-      await untilSpooled(stage.app.data, upload.url, 12_345);
+      await untilSpooled(proxy.app.data, upload.url, 12_345);
       request.leave('reset');
       let offset = await upload.offset();
       for (; offset + 10_000 < BYTES.length; offset += 10_000) {
         const response = await upload.append(BYTES.subarray(offset, offset + 10_000), { offset, complete: false });
-        expect(told(response)).toEqual(client.expected.appended(offset + 10_000));
+        expect(comparable(response)).toEqual(client.expected.appended(offset + 10_000));
       }
       const end = { offset, complete: true, length: BYTES.length };
-      expect(told(await upload.append(BYTES.subarray(offset), end))).toEqual(
+      expect(comparable(await upload.append(BYTES.subarray(offset), end))).toEqual(
         client.expected.answered(OK, BYTES.length),
       );
       expectReceived(target, []);
     });
 
     test('the origin gets the credentials of the request that completes the upload, where the first ones stood', async () => {
-      const client = new StageClient(stage, transport, '9');
+      const client = new FlowClient(proxy, transport, '9');
       const target = targetFor('credentials');
       const lines: HeaderLine[] = [
         ['X-Before', '1'],
@@ -123,23 +119,25 @@ describe('clients', () => {
         ['X-Only-Here', 'of this request alone'],
       ];
       const part = BYTES.subarray(0, 100);
-      expect(told(await upload.append(part, { offset: 0, complete: false }))).toEqual(client.expected.appended(100));
+      expect(comparable(await upload.append(part, { offset: 0, complete: false }))).toEqual(
+        client.expected.appended(100),
+      );
       const answer = await upload.append(BYTES.subarray(100), { offset: 100, complete: true }, fresh);
-      expect(told(answer)).toEqual(client.expected.answered(OK, BYTES.length));
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, BYTES.length));
       expectReceived(target, [['X-Before', '1'], fresh[0]!, ['Cookie', 'session=old'], ['X-After', '2']]);
     });
   });
 });
 
 describe('bystanders', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open({ config: 'limits: { min_size: 1000 }' });
+    proxy = await TestProxy.open({ config: 'limits: { min_size: 1000 }' });
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const ANSWER_LINES: readonly HeaderLine[] = [
@@ -158,14 +156,14 @@ describe('bystanders', () => {
       target: string,
       request: { readonly method?: string; readonly lines: readonly HeaderLine[]; readonly body: Uint8Array },
     ): Promise<void> {
-      stage.answer(target, { status: 201, headers: ANSWER_LINES, body: 'done' });
+      proxy.answer(target, { status: 201, headers: ANSWER_LINES, body: 'done' });
       const { method = 'POST', lines, body } = request;
-      const answer = await stage.send(transport, { method, target, headers: lines, body });
+      const answer = await proxy.send(transport, { method, target, headers: lines, body });
       expect(answer.interims).toEqual([]);
       const relayed = framed(ANSWER_LINES, 'done').map(([name, value]) => `${lower(name)}: ${value}`);
       const kept = transport === 'HTTP/1.1' ? ['Connection: keep-alive', 'Keep-Alive: timeout=75'] : [];
-      expect(told(answer)).toEqual({ status: 201, lines: [...relayed, ...kept], body: 'done' });
-      const [received, ...others] = stage.requestsFor(target);
+      expect(comparable(answer)).toEqual({ status: 201, lines: [...relayed, ...kept], body: 'done' });
+      const [received, ...others] = proxy.requestsFor(target);
       expect(others).toEqual([]);
       expect(received).toMatchObject({ method, size: body.length, sha256: sha256(body) });
       expect(received!.headers).toEqual(expect.arrayContaining(lines.map(([name, value]) => [lower(name), value])));
@@ -185,7 +183,7 @@ describe('bystanders', () => {
 
     test('an upload in an unknown version with more to come is served by the newest rules, without a version', async () => {
       const target = `/by/unknown-more?${encodeURIComponent(transport)}`;
-      const client = new StageClient(stage, transport, 'final', 'min-size=1000');
+      const client = new FlowClient(proxy, transport, 'final', 'min-size=1000');
       const headers: HeaderLine[] = [
         ['Upload-Draft-Interop-Version', '98'],
         ['Upload-Complete', '?0'],
@@ -193,11 +191,11 @@ describe('bystanders', () => {
       ];
       const created = await client.send({ method: 'POST', target, headers, body: LARGE.subarray(0, 2000) });
       const url = created.header('Location')!;
-      expect(told(created)).toEqual(client.expected.created(url, 2000));
+      expect(comparable(created)).toEqual(client.expected.created(url, 2000));
       expect(created.interims).toEqual([]);
       const answer = await client.at(url).append(LARGE.subarray(2000), { offset: 2000, complete: true });
       expect(answer.status).toBe(200);
-      expect(stage.requestsFor(target)).toMatchObject([{ sha256: sha256(LARGE) }]);
+      expect(proxy.requestsFor(target)).toMatchObject([{ sha256: sha256(LARGE) }]);
     });
 
     test.each(['3', '5', '6', '9'])(
@@ -241,31 +239,31 @@ describe('bystanders', () => {
     });
 
     test('ordinary requests pass through beside an upload that is under way', async () => {
-      const client = new StageClient(stage, transport, '8', 'min-size=1000');
+      const client = new FlowClient(proxy, transport, '8', 'min-size=1000');
       const target = `/by/beside?${encodeURIComponent(transport)}`;
       const { request, upload } = await client.begin({ target, length: LARGE.length });
       await request.send(LARGE.subarray(0, 2000));
-      await untilSpooled(stage.app.data, upload.url, 2000);
+      await untilSpooled(proxy.app.data, upload.url, 2000);
       const own: HeaderLine[] = [['X-Own', 'yes']];
       for (const method of ['POST', 'PUT', 'PATCH', 'DELETE'])
         await expectUntouched(`${target}&method=${method}`, { method, lines: own, body: SMALL });
       await request.send(LARGE.subarray(2000));
       await request.end();
       expect((await request.readFinal()).status).toBe(200);
-      expect(stage.requestsFor(target)).toMatchObject([{ sha256: sha256(LARGE) }]);
+      expect(proxy.requestsFor(target)).toMatchObject([{ sha256: sha256(LARGE) }]);
     });
   });
 });
 
 describe('URLSession', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open({ config: 'limits: { min_size: 1000 }' });
+    proxy = await TestProxy.open({ config: 'limits: { min_size: 1000 }' });
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const BYTES = randomBytes(60_000, 3);
@@ -287,8 +285,8 @@ describe('URLSession', () => {
 
   /** Sends the head as URLSession does: fields of the protocol among those of the app. */
   async function open(request: string, lines: readonly (readonly [string, string])[]): Promise<RawClient> {
-    const client = await connect(stage.app.url);
-    await client.send(`${request} HTTP/1.1\r\nHost: ${stage.host}\r\n${text(lines)}Connection: keep-alive\r\n\r\n`);
+    const client = await connect(proxy.app.url);
+    await client.send(`${request} HTTP/1.1\r\nHost: ${proxy.host}\r\n${text(lines)}Connection: keep-alive\r\n\r\n`);
     return client;
   }
 
@@ -305,7 +303,7 @@ describe('URLSession', () => {
 
     test('an upload task goes on where it was cut, and the app gets the answer of its API', async () => {
       const answer = { status: 201, headers: [['Content-Type', 'application/json'] as const], body: '{"id":7}' };
-      stage.answer(target, answer);
+      proxy.answer(target, answer);
       const creation = await open(`POST ${target}`, [
         type,
         last,
@@ -316,15 +314,15 @@ describe('URLSession', () => {
       ]);
       const interim = await creation.readInterim();
       const url = interim.header('Location')!;
-      expect([told(interim)]).toEqual(expected.interims(url));
+      expect([comparable(interim)]).toEqual(expected.interims(url));
       await creation.send(BYTES.subarray(0, CUT_AT));
-      await untilSpooled(stage.app.data, url, CUT_AT);
+      await untilSpooled(proxy.app.data, url, CUT_AT);
       creation.reset();
 
       const resource = new URL(url).pathname;
       const head = await open(`HEAD ${resource}`, [type, version, ...APP, ['Content-Length', '0']]);
       const length = BYTES.length;
-      expect(told(await head.readFinal())).toEqual(expected.retrieved(CUT_AT, { complete: false, length }));
+      expect(comparable(await head.readFinal())).toEqual(expected.retrieved(CUT_AT, { complete: false, length }));
       head.destroy();
 
       const patch = await open(`PATCH ${resource}`, [
@@ -339,13 +337,13 @@ describe('URLSession', () => {
       const final = await patch.readFinal();
       patch.destroy();
       const relayed = { status: 201, lines: framed(answer.headers, answer.body), body: answer.body };
-      expect(told(final)).toEqual(expected.answered(relayed, length));
+      expect(comparable(final)).toEqual(expected.answered(relayed, length));
       expect(final.interims).toEqual([]);
 
-      const [received, ...others] = stage.requestsFor(target);
+      const [received, ...others] = proxy.requestsFor(target);
       expect(others).toEqual([]);
       expect(received).toMatchObject({ method: 'POST', sha256: sha256(BYTES) });
-      const sent = { host: stage.host, lines: [type, ...APP], length };
+      const sent = { host: proxy.host, lines: [type, ...APP], length };
       expect(receivedLines(received!)).toEqual(replayedLines('HTTP/1.1', sent));
     });
 
@@ -353,52 +351,52 @@ describe('URLSession', () => {
       const stream = `${target}&stream`;
       const creation = await open(`POST ${stream}`, [last, version, ...APP, ['Transfer-Encoding', 'chunked']]);
       const interim = await creation.readInterim();
-      expect([told(interim)]).toEqual(expected.interims(interim.header('Location')!));
+      expect([comparable(interim)]).toEqual(expected.interims(interim.header('Location')!));
       await creation.sendChunk(BYTES);
       await creation.endChunks();
       const final = await creation.readFinal();
       expect(final.status).toBe(200);
       expect(final.header('Upload-Offset')).toBe(`${BYTES.length}`);
-      expect(stage.requestsFor(stream)).toMatchObject([{ sha256: sha256(BYTES) }]);
+      expect(proxy.requestsFor(stream)).toMatchObject([{ sha256: sha256(BYTES) }]);
 
       const small = `${target}&small`;
       const body = '{"a":1}';
       await creation.send(
-        `POST ${small} HTTP/1.1\r\nHost: ${stage.host}\r\n${text([last, version, ...APP])}Content-Length: ${body.length}\r\n\r\n`,
+        `POST ${small} HTTP/1.1\r\nHost: ${proxy.host}\r\n${text([last, version, ...APP])}Content-Length: ${body.length}\r\n\r\n`,
       );
       await creation.send(Buffer.from(body));
       const plain = await creation.readFinal();
       creation.destroy();
       expect(plain).toMatchObject({ status: 200, interims: [] });
       expect(plain.header('Upload-Offset')).toBeUndefined();
-      expect(stage.requestsFor(small)).toMatchObject([{ sha256: sha256(body) }]);
+      expect(proxy.requestsFor(small)).toMatchObject([{ sha256: sha256(body) }]);
     });
   });
 });
 
 describe('beside upgrades', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
-  afterAll(() => stage.close());
+  afterAll(() => proxy.close());
 
   test.each(['/.uploads/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', '/x/%2e%2e/.uploads/a/status', '/.uploads/'])(
     'a request to change protocols at %s is refused, and no origin hears of the upload',
     async (target) => {
-      const client = await openTunnel(stage.app.url, '', target);
+      const client = await openTunnel(proxy.app.url, '', target);
       const response = await client.readFinal();
       expect(response.status).toBe(400);
       expect(response.header('content-type')).toBe('application/problem+json');
       await client.ended();
-      expect(stage.origin.requests).toEqual([]);
+      expect(proxy.origin.requests).toEqual([]);
     },
   );
 
   test('a request to change protocols with a malformed head is told what is wrong with it', async () => {
-    const client = await connect(stage.app.url);
+    const client = await connect(proxy.app.url);
     await client.send('GET /chat HTTP/1.1\r\nHost: %zz\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
     const response = await client.readFinal();
     expect(response.status).toBe(400);

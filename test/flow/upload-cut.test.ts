@@ -2,10 +2,12 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { RelayedAnswer } from '../../src/model/messages.js';
-import { connectH2 } from '../support/h2-client.js';
-import type { Transport } from '../support/open-request.js';
-import { connect } from '../support/raw-client.js';
-import { ReceivingRoom } from '../support/receiving-room.js';
+import { connect, type Transport } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { comparable, FEWER_VARIANTS, FlowClient, VARIANTS } from '../support/flow-client.js';
+import { GatedUploads } from '../support/gated-uploads.js';
+import { connectH2 } from '../support/http2-client.js';
+import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
 import {
   appendLines,
   clientDialect,
@@ -15,10 +17,6 @@ import {
   type ResumableUpload,
   type Send,
 } from '../support/resumable-client.js';
-import { untilSpooled } from '../support/spooled.js';
-import { FEWER_VARIANTS, StageClient, VARIANTS } from '../support/stage-client.js';
-import { framed, receivedLines, replayedLines, Stage } from '../support/stage.js';
-import { StoreReach } from '../support/store-reach.js';
 import {
   randomBytes,
   seededRandom,
@@ -28,19 +26,18 @@ import {
   until,
   within,
 } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import { UploadWorld } from '../support/upload-world.js';
+import { framed, receivedLines, replayedLines, TestProxy } from '../support/test-proxy.js';
 import { UploadWriters } from '../support/upload-writers.js';
 
 describe('cut requests', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   /** End-to-end lines with duplicates and mixed case, in an order of their own. */
@@ -66,7 +63,7 @@ describe('cut requests', () => {
 
   /** One client, one file, one target. */
   interface Play {
-    readonly client: StageClient;
+    readonly client: FlowClient;
     readonly random: () => number;
     readonly target: string;
     readonly bytes: Buffer;
@@ -75,10 +72,10 @@ describe('cut requests', () => {
 
   function play({ transport, interop, seed }: (typeof VARIANTS)[number], subject: string): Play {
     const random = seededRandom(seed);
-    const client = new StageClient(stage, transport, interop);
+    const client = new FlowClient(proxy, transport, interop);
     const bytes = randomBytes(50_000 + Math.floor(random() * 200_000), seed);
     const target = `/api/files/${subject}?seed=${seed}&name=a%20b%2Fc&x`;
-    stage.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
+    proxy.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
     return { client, random, target, bytes, cutAt: 1 + Math.floor(random() * (bytes.length - 1)) };
   }
 
@@ -86,16 +83,16 @@ describe('cut requests', () => {
   async function createAndCut({ client, target, bytes, cutAt, random }: Play): Promise<ResumableUpload> {
     const { request, upload } = await client.begin({ target, lines: OWN_LINES, length: bytes.length });
     await request.send(bytes.subarray(0, cutAt));
-    await untilSpooled(stage.app.data, upload.url, cutAt);
+    await untilSpooled(proxy.app.data, upload.url, cutAt);
     request.leave(random() < 0.5 ? 'end' : 'reset');
     return upload;
   }
 
   function expectOneRequest({ client, target, bytes }: Play, url: string): void {
-    const [request, ...others] = stage.requestsFor(target);
+    const [request, ...others] = proxy.requestsFor(target);
     expect(others).toEqual([]);
     expect(request).toMatchObject({ method: 'POST', size: bytes.length, sha256: sha256(bytes), trailers: [] });
-    const sent = { host: stage.host, lines: OWN_LINES, length: bytes.length };
+    const sent = { host: proxy.host, lines: OWN_LINES, length: bytes.length };
     expect(receivedLines(request!)).toEqual(replayedLines(client.transport, sent));
     expect(url).not.toContain(request!.header('Idempotency-Key'));
   }
@@ -108,13 +105,13 @@ describe('cut requests', () => {
       const { length } = bytes;
       const upload = await createAndCut(flow);
       const retrieved = await upload.retrieve();
-      expect(told(retrieved)).toEqual(expected.retrieved(cutAt, { complete: false, length }));
-      expect(stage.requestsFor(flow.target)).toEqual([]);
+      expect(comparable(retrieved)).toEqual(expected.retrieved(cutAt, { complete: false, length }));
+      expect(proxy.requestsFor(flow.target)).toEqual([]);
       const answer = await upload.append(bytes.subarray(cutAt), { offset: cutAt, complete: true });
-      expect(told(answer)).toEqual(expected.answered(RELAYED, length));
+      expect(comparable(answer)).toEqual(expected.answered(RELAYED, length));
       expect([...retrieved.interims, ...answer.interims]).toEqual([]);
       expectOneRequest(flow, upload.url);
-      expect(told(await upload.retrieve(), KEPT)).toEqual(expected.retrieved(length, { complete: true, length }));
+      expect(comparable(await upload.retrieve(), KEPT)).toEqual(expected.retrieved(length, { complete: true, length }));
     });
 
     test('an upload that was cut at a random byte goes on there in several appends', async () => {
@@ -124,46 +121,46 @@ describe('cut requests', () => {
       const { length } = bytes;
       const upload = await createAndCut(flow);
       let offset = cutAt;
-      expect(told(await upload.retrieve())).toEqual(expected.retrieved(offset, { complete: false, length }));
+      expect(comparable(await upload.retrieve())).toEqual(expected.retrieved(offset, { complete: false, length }));
       const parts = [random(), random(), 0].sort((a, b) => a - b);
       for (const end of parts.map((part) => cutAt + Math.floor(part * (length - cutAt)))) {
         const response = await upload.append(bytes.subarray(offset, end), { offset, complete: false });
-        expect(told(response)).toEqual(expected.appended(end));
+        expect(comparable(response)).toEqual(expected.appended(end));
         expect(response.interims).toEqual([]);
         offset = end;
       }
-      expect(told(await upload.retrieve())).toEqual(expected.retrieved(offset, { complete: false, length }));
-      expect(stage.requestsFor(flow.target)).toEqual([]);
+      expect(comparable(await upload.retrieve())).toEqual(expected.retrieved(offset, { complete: false, length }));
+      expect(proxy.requestsFor(flow.target)).toEqual([]);
       const answer = await upload.append(bytes.subarray(offset), { offset, complete: true });
-      expect(told(answer)).toEqual(expected.answered(RELAYED, length));
+      expect(comparable(answer)).toEqual(expected.answered(RELAYED, length));
       expectOneRequest(flow, upload.url);
     });
 
     test('an upload that is not cut gets its answer at once', async () => {
       const flow = play(variant, 'whole');
       const { client, target, bytes } = flow;
-      stage.answer(target, { status: 202, body: 'later' });
+      proxy.answer(target, { status: 202, body: 'later' });
       const headers = [...creationLines(client.dialect, { complete: true }), ...OWN_LINES];
       const answer = await client.send({ method: 'POST', target, headers, body: bytes });
       const url = answer.interims[0]?.header('Location') ?? '';
       const relayed = { status: 202, lines: framed([], 'later'), body: 'later' };
       const location = client.expected.answerHasLocation ? url : undefined;
-      expect(told(answer)).toEqual(client.expected.answered(relayed, bytes.length, location));
-      expect(answer.interims.map((interim) => told(interim))).toEqual(client.expected.interims(url));
+      expect(comparable(answer)).toEqual(client.expected.answered(relayed, bytes.length, location));
+      expect(answer.interims.map((interim) => comparable(interim))).toEqual(client.expected.interims(url));
       expectOneRequest(flow, url);
     });
   });
 });
 
 describe('connections', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   /** Everything a client may do, one request after the other on one connection. */
@@ -185,26 +182,26 @@ describe('connections', () => {
       const whole = await send({ method: 'POST', target: `${target}&whole`, headers, body: bytes });
       expect(whole.header('Upload-Offset')).toBe(`${bytes.length}`);
       for (const asked of [target, `${target}&whole`])
-        expect(stage.requestsFor(asked)).toMatchObject([{ method: 'POST', sha256: sha256(bytes) }]);
+        expect(proxy.requestsFor(asked)).toMatchObject([{ method: 'POST', sha256: sha256(bytes) }]);
     }
   }
 
   test('one HTTP/1.1 connection serves uploads of every dialect, refusals and ordinary requests in a row', async () => {
-    const client = await connect(stage.app.url);
+    const client = await connect(proxy.app.url);
     await playAll((request) => client.request(request), 'HTTP/1.1');
     expect(client.socket.readableEnded).toBe(false);
     client.destroy();
   });
 
   test('one HTTP/2 connection serves them too', async () => {
-    const client = await connectH2(stage.app.url);
+    const client = await connectH2(proxy.app.url);
     await playAll((request) => client.request(request), 'HTTP/2');
     expect(client.session.destroyed).toBe(false);
     await client.close();
   });
 
   test('one HTTP/2 connection carries many uploads at the same time', async () => {
-    const client = await connectH2(stage.app.url);
+    const client = await connectH2(proxy.app.url);
     const uploads = Array.from({ length: 20 }, async (_, number) => {
       const dialect = clientDialect(DIALECTS[number % DIALECTS.length]!);
       const target = `/at-once/${number}`;
@@ -212,7 +209,7 @@ describe('connections', () => {
       const request = { method: 'POST', target, headers: creationLines(dialect, { complete: true }), body: bytes };
       const answer = await client.request(request);
       expect(answer.status).toBe(200);
-      expect(stage.requestsFor(target)).toMatchObject([{ sha256: sha256(bytes) }]);
+      expect(proxy.requestsFor(target)).toMatchObject([{ sha256: sha256(bytes) }]);
     });
     await Promise.all(uploads);
     await client.close();
@@ -220,14 +217,14 @@ describe('connections', () => {
 });
 
 describe('Expect', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open({ config: 'limits: { max_size: 100000 }' });
+    proxy = await TestProxy.open({ config: 'limits: { max_size: 100000 }' });
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
@@ -236,32 +233,32 @@ describe('Expect', () => {
   const CONTINUE = { status: 100, lines: [] };
 
   describe.each(FEWER_VARIANTS)('over $transport, interop $interop', ({ transport, interop, seed }) => {
-    const client = (): StageClient => new StageClient(stage, transport, interop, 'max-size=100000, min-size=0');
+    const client = (): FlowClient => new FlowClient(proxy, transport, interop, 'max-size=100000, min-size=0');
     const length = (bytes: number): HeaderLine => ['Content-Length', `${bytes}`];
 
     test('a creation that expects to be told to continue is told where to go on first, and then to continue', async () => {
       const { dialect, expected } = client();
       const target = `/expect?seed=${seed}`;
       const headers = [...creationLines(dialect, { complete: true }), EXPECT, length(5000)];
-      const request = await stage.begin(transport, { method: 'POST', target, headers });
+      const request = await proxy.begin(transport, { method: 'POST', target, headers });
       if (dialect.version !== undefined) await request.readInterim();
-      expect(told(await request.readInterim())).toEqual(CONTINUE);
+      expect(comparable(await request.readInterim())).toEqual(CONTINUE);
       await request.send(BYTES);
       await request.end();
       const answer = await request.readFinal();
       const url = answer.interims[0]!.header('Location') ?? '';
-      expect(answer.interims.map((interim) => told(interim))).toEqual([...expected.interims(url), CONTINUE]);
+      expect(answer.interims.map((interim) => comparable(interim))).toEqual([...expected.interims(url), CONTINUE]);
       const location = expected.answerHasLocation ? url : undefined;
-      expect(told(answer)).toEqual(expected.answered(OK, 5000, location));
-      expect(stage.requestsFor(target)).toMatchObject([{ sha256: sha256(BYTES) }]);
-      expect(stage.requestsFor(target)[0]!.header('Expect')).toBeUndefined();
+      expect(comparable(answer)).toEqual(expected.answered(OK, 5000, location));
+      expect(proxy.requestsFor(target)).toMatchObject([{ sha256: sha256(BYTES) }]);
+      expect(proxy.requestsFor(target)[0]!.header('Expect')).toBeUndefined();
     });
 
     test('an append that expects to be told to continue is told to, or refused without', async () => {
       const { dialect, expected } = client();
       const upload = await client().place({ target: `/expect-append?seed=${seed}`, length: 5000 });
       const begin = (offset: number) =>
-        stage.begin(transport, {
+        proxy.begin(transport, {
           method: 'PATCH',
           target: upload.target,
           headers: [...appendLines(dialect, { offset, complete: true }), EXPECT, length(5000)],
@@ -275,14 +272,14 @@ describe('Expect', () => {
         closes: true,
       } as const;
       const members = { 'expected-offset': 0, 'provided-offset': 1 };
-      expect(told(refused)).toEqual(expected.refused({ ...refusal, members }));
+      expect(comparable(refused)).toEqual(expected.refused({ ...refusal, members }));
       expect(refused.interims).toEqual([]);
       const request = await begin(0);
-      expect(told(await request.readInterim())).toEqual(CONTINUE);
+      expect(comparable(await request.readInterim())).toEqual(CONTINUE);
       await request.send(BYTES);
       await request.end();
       const answer = await request.readFinal();
-      expect(told(answer)).toEqual(expected.answered(OK, 5000));
+      expect(comparable(answer)).toEqual(expected.answered(OK, 5000));
       expect(answer.interims).toHaveLength(1);
     });
 
@@ -290,18 +287,18 @@ describe('Expect', () => {
       const { dialect, expected } = client();
       const target = `/expect-too-large?seed=${seed}`;
       const headers = [...creationLines(dialect, { complete: true }), EXPECT, length(100_001)];
-      const request = await stage.begin(transport, { method: 'POST', target, headers });
+      const request = await proxy.begin(transport, { method: 'POST', target, headers });
       const refused = await request.readFinal();
-      expect(told(refused)).toEqual(expected.refused({ status: 413, limits: true, closes: true }));
+      expect(comparable(refused)).toEqual(expected.refused({ status: 413, limits: true, closes: true }));
       expect(refused.interims).toEqual([]);
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
     });
   });
 
   test('HTTP/1.0 gets no interim response', async () => {
-    const client = await connect(stage.app.url);
+    const client = await connect(proxy.app.url);
     await client.send(
-      `POST /old HTTP/1.0\r\nHost: ${stage.host}\r\nUpload-Draft-Interop-Version: 6\r\nUpload-Complete: ?1\r\n` +
+      `POST /old HTTP/1.0\r\nHost: ${proxy.host}\r\nUpload-Draft-Interop-Version: 6\r\nUpload-Complete: ?1\r\n` +
         'Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc',
     );
     const answer = await client.readFinal();
@@ -309,7 +306,7 @@ describe('Expect', () => {
     expect(answer.interims).toEqual([]);
     expect(answer.status).toBe(200);
     expect(answer.header('Upload-Offset')).toBe('3');
-    expect(stage.requestsFor('/old')).toMatchObject([{ sha256: sha256('abc') }]);
+    expect(proxy.requestsFor('/old')).toMatchObject([{ sha256: sha256('abc') }]);
   });
 });
 
@@ -327,35 +324,38 @@ describe('the last byte', () => {
   };
 
   describe('the end of a body, known with its last bytes, of an upload whose length nobody declared', () => {
-    let room: ReceivingRoom;
+    let harness: ReceivingHarness;
 
     beforeEach(async () => {
-      room = await ReceivingRoom.open({ reach: new StoreReach(), pace: { bytes: 0, everyMs: 0 } });
+      harness = await ReceivingHarness.open({ reach: new StoreReach(), pace: { bytes: 0, everyMs: 0 } });
     });
-    afterEach(() => room.close());
+    afterEach(() => harness.close());
 
     test('is not shown to a client that is turned away with it, and that completes it later', async () => {
-      const id = await room.empty();
+      const id = await harness.empty();
       const turnAway = { mayComplete: () => Promise.resolve(FORBIDDEN) };
-      expect(await room.send(id, 'hello', END, turnAway)).toMatchObject({ kind: 'turned-away' });
-      expect(await room.head(id)).toMatchObject({ kind: 'retrieved', upload: { phase: 'receiving', offset: 4 } });
-      expect(await room.send(id, 'o', { ...END, offset: 4 })).toMatchObject({ kind: 'pending', upload: { offset: 5 } });
+      expect(await harness.send(id, 'hello', END, turnAway)).toMatchObject({ kind: 'turned-away' });
+      expect(await harness.head(id)).toMatchObject({ kind: 'retrieved', upload: { phase: 'receiving', offset: 4 } });
+      expect(await harness.send(id, 'o', { ...END, offset: 4 })).toMatchObject({
+        kind: 'pending',
+        upload: { offset: 5 },
+      });
     });
 
     test('is not shown to a request that comes while it is looked at, and passes it over', async () => {
-      const id = await room.empty();
+      const id = await harness.empty();
       let asked = false;
       const decide = new Promise<undefined>(() => undefined);
-      const { stream } = room.append(id, END, { mayComplete: () => ((asked = true), decide) });
+      const { stream } = harness.append(id, END, { mayComplete: () => ((asked = true), decide) });
       stream.push('hello');
       stream.push(null);
       await until(() => asked, 'the question whether it may complete');
-      expect(await within(room.head(id), 'the offset')).toMatchObject({ upload: { phase: 'receiving', offset: 4 } });
+      expect(await within(harness.head(id), 'the offset')).toMatchObject({ upload: { phase: 'receiving', offset: 4 } });
     });
 
     test('counts with its digest', async () => {
-      const id = await room.empty({ reprDigests: [{ algorithm: 'sha-256', value: sha256(Buffer.from('hello')) }] });
-      const outcome = await room.send(id, 'hello', END);
+      const id = await harness.empty({ reprDigests: [{ algorithm: 'sha-256', value: sha256(Buffer.from('hello')) }] });
+      const outcome = await harness.send(id, 'hello', END);
       expect(outcome).toMatchObject({
         kind: 'pending',
         upload: { offset: 5, heldBack: { lastByte: 'o'.charCodeAt(0) } },
@@ -371,19 +371,19 @@ describe('the last byte', () => {
 
     test.each([true, false])('counts nothing that was not committed, with its length declared: %j', async (length) => {
       const options = { directory: join(directory.path, 'data'), pace: { bytes: 0, everyMs: 0 }, graceMs: 60_000 };
-      const world = await UploadWorld.open(options);
-      const writers = new UploadWriters(world, Buffer.from('hello'), { length, digest: false });
+      const gated = await GatedUploads.open(options);
+      const writers = new UploadWriters(gated, Buffer.from('hello'), { length, digest: false });
       await writers.create(0, { complete: true, isSized: false, isDigested: false });
-      world.gate.hold();
+      gated.gate.hold();
       writers.end(0);
       // The file is made, written and synced; then comes the commit.
       for (let stops = 0; stops < 6; stops++) {
-        await world.gate.quiet();
-        world.gate.letGo(0);
+        await gated.gate.quiet();
+        gated.gate.letGo(0);
       }
       writers.forget();
-      await world.kill();
-      const next = await UploadWorld.open(options);
+      await gated.kill();
+      const next = await GatedUploads.open(options);
       const asked = await next.uploads.retrieve({ kind: 'retrieve', id: writers.id });
       expect(asked).toMatchObject({ kind: 'retrieved', upload: { phase: 'receiving', offset: 0 } });
       await next.close();

@@ -4,8 +4,9 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, jest, tes
 import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
-import { startTestApp, type TestApp } from '../support/app.js';
-import { startRedis } from '../support/redis-servers.js';
+import { spooledBytes } from '../support/disk.js';
+import { comparable, FEWER_VARIANTS, FlowClient } from '../support/flow-client.js';
+import { startRedis } from '../support/redis-server.js';
 import {
   clientDialect,
   completenessValue,
@@ -13,35 +14,32 @@ import {
   type ResumableUpload,
   versionLines,
 } from '../support/resumable-client.js';
-import { spooledBytes } from '../support/spooled.js';
-import { FEWER_VARIANTS, StageClient } from '../support/stage-client.js';
-import { framed, Stage } from '../support/stage.js';
 import { randomBytes, until } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { framed, startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('ends', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   async function begin(target: string, headers: readonly HeaderLine[] = []): Promise<ResumableUpload> {
-    const send = (request: Parameters<Stage['send']>[1]) => stage.send('HTTP/1.1', request);
+    const send = (request: Parameters<TestProxy['send']>[1]) => proxy.send('HTTP/1.1', request);
     return createUpload(clientDialect('8'), send, { method: 'POST', target, headers, length: 6, body: 'abc' });
   }
 
   /** The lines about the end of an upload. */
   function endsOf({ target }: ResumableUpload): Record<string, unknown>[] {
     const tag = uploadTag(target.split('/').at(-1)!);
-    return stage.app.log.filter(({ msg, upload }) => upload === tag && String(msg).startsWith('upload ended'));
+    return proxy.app.log.filter(({ msg, upload }) => upload === tag && String(msg).startsWith('upload ended'));
   }
 
   const FIELDS = { route: 'default', dialect: '8', size: 3, attempts: 0 };
 
   test('an upload whose time runs out says so in the log, once', async () => {
-    stage = await Stage.open({ config: 'limits: { max_age: 1s }' });
+    proxy = await TestProxy.open({ config: 'limits: { max_age: 1s }' });
     const upload = await begin('/files/old');
     const [line] = await until(() => endsOf(upload).length > 0 && endsOf(upload), 'a line about its end');
     expect(line).toMatchObject({ ...FIELDS, level: 'info', msg: 'upload ended: expired', phase: 'expired' });
@@ -49,21 +47,21 @@ describe('ends', () => {
   });
 
   test('an upload that its client cancels says so in the log, once', async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
     const upload = await begin('/files/cancelled');
     expect((await upload.cancel()).status).toBe(204);
     expect(endsOf(upload)).toMatchObject([{ ...FIELDS, msg: 'upload ended: cancelled', phase: 'cancelled' }]);
   });
 
   test('an upload whose bytes are not those it announced says so in the log, once', async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
     const upload = await begin('/files/other', [['Repr-Digest', `sha-256=:${Buffer.alloc(32).toString('base64')}:`]]);
     expect((await upload.append('def', { offset: 3, complete: true })).status).toBe(400);
     expect(endsOf(upload)).toMatchObject([{ ...FIELDS, size: 5, msg: 'upload ended: given up', phase: 'invalid' }]);
   });
 
   test('an upload that was answered says so in the log, once, also when its answer expires', async () => {
-    stage = await Stage.open({ config: 'delivery: { keep_answer: 1s }' });
+    proxy = await TestProxy.open({ config: 'delivery: { keep_answer: 1s }' });
     const upload = await begin('/files/answered');
     expect((await upload.append('def', { offset: 3, complete: true })).status).toBe(200);
     await until(async () => (await upload.retrieve()).status !== 204, 'its answer to expire');
@@ -133,13 +131,13 @@ describe('ends', () => {
     const store = redis ? `store: { type: redis, url: "${redis.url}" }\nspool: { shared: true }\n` : '';
     let app: TestApp;
     const config = `${store}delivery: { keep_answer: 1s }\nroutes:\n${SHORT.join('')}  - match: { path: /** }`;
-    stage = await Stage.open({ config }, async (options) => (app = await startTestApp(options)));
+    proxy = await TestProxy.open({ config }, async (options) => (app = await startTestApp(options)));
     const refused = isSick ? refuseFirstRemovals() : new Set();
     try {
       const ended = Object.entries(WAYS).map(async ([target, [how, phase]]) => {
         const answers = target === '/hung-up/twice' ? Infinity : 1;
-        stage.answer(target, () =>
-          target.startsWith('/hung-up') && stage.requestsFor(target).length <= answers
+        proxy.answer(target, () =>
+          target.startsWith('/hung-up') && proxy.requestsFor(target).length <= answers
             ? { hangUp: true }
             : { body: 'ok' },
         );
@@ -149,7 +147,7 @@ describe('ends', () => {
         return { target, upload, wanted: [phase] };
       });
       const uploads = await Promise.all(ended);
-      await until(() => isNothingLeft(stage.app.data), 'every byte to be removed');
+      await until(() => isNothingLeft(proxy.app.data), 'every byte to be removed');
       const told = (): unknown[] =>
         uploads.map(({ target, upload }) => [target, endsOf(upload).map(({ phase }) => phase)]);
       await until(() => uploads.every(({ upload }) => endsOf(upload).length > 0), 'each end to be told');
@@ -166,39 +164,39 @@ describe('ends', () => {
 });
 
 describe('cancellation', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   beforeAll(async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterAll(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
 
   describe.each(FEWER_VARIANTS)('over $transport, interop $interop', ({ transport, interop, seed }) => {
-    const client = (): StageClient => new StageClient(stage, transport, interop);
+    const client = (): FlowClient => new FlowClient(proxy, transport, interop);
     const target = `/cancel?seed=${seed}`;
 
     async function expectUnknown(upload: ResumableUpload): Promise<void> {
       const { expected, dialect } = client();
       const get = { method: 'GET', target: upload.target, headers: versionLines(dialect) };
-      expect(told(await upload.retrieve())).toEqual(expected.unknownToHead());
-      expect(told(await client().send(get))).toEqual(expected.unknown());
-      expect(told(await upload.append('x', { offset: 0, complete: true }))).toEqual(expected.unknown());
-      expect(told(await upload.cancel())).toEqual(expected.unknown());
+      expect(comparable(await upload.retrieve())).toEqual(expected.unknownToHead());
+      expect(comparable(await client().send(get))).toEqual(expected.unknown());
+      expect(comparable(await upload.append('x', { offset: 0, complete: true }))).toEqual(expected.unknown());
+      expect(comparable(await upload.cancel())).toEqual(expected.unknown());
     }
 
     test('a cancelled upload is gone with its bytes', async () => {
       const upload = await client().place({ target, length: undefined });
       await upload.append('some bytes', { offset: 0, complete: false });
-      expect(told(await upload.cancel())).toEqual(client().expected.cancelled());
+      expect(comparable(await upload.cancel())).toEqual(client().expected.cancelled());
       await expectUnknown(upload);
       const id = upload.target.split('/').at(-1)!;
-      expect(await spooledBytes(stage.app.data, id)).toBe(0);
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(await spooledBytes(proxy.app.data, id)).toBe(0);
+      expect(proxy.requestsFor(target)).toEqual([]);
     });
 
     test('an upload that is being fed can be cancelled: its request is given up without an answer', async () => {
@@ -206,36 +204,36 @@ describe('cancellation', () => {
       const eagerAppend = await client().append(upload, { offset: 0, complete: true, bytes: 1000 });
       await eagerAppend.send('the first part of it');
       const id = upload.target.split('/').at(-1)!;
-      await until(async () => (await spooledBytes(stage.app.data, id)) === 20, 'the first part to arrive');
-      expect(told(await upload.cancel())).toEqual(client().expected.cancelled());
+      await until(async () => (await spooledBytes(proxy.app.data, id)) === 20, 'the first part to arrive');
+      expect(comparable(await upload.cancel())).toEqual(client().expected.cancelled());
       await eagerAppend.givenUp();
       await expectUnknown(upload);
-      expect(stage.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
     });
 
     test('an upload that was answered can be cancelled', async () => {
       const done = `${target}&done`;
       const upload = await client().place({ target: done, length: 3 });
       const answer = await upload.append('abc', { offset: 0, complete: true });
-      expect(told(answer)).toEqual(client().expected.answered(OK, 3));
-      expect(told(await upload.cancel())).toEqual(client().expected.cancelled());
+      expect(comparable(answer)).toEqual(client().expected.answered(OK, 3));
+      expect(comparable(await upload.cancel())).toEqual(client().expected.cancelled());
       await expectUnknown(upload);
-      expect(stage.requestsFor(done)).toHaveLength(1);
+      expect(proxy.requestsFor(done)).toHaveLength(1);
     });
 
     test('addresses of no upload are unknown, whatever they look like, and never reach the origin', async () => {
       for (const path of ['', 'x', 'A'.repeat(32), 'A'.repeat(4000), '..%2f..%2fetc', '%00', `${'A'.repeat(32)}?x=1`])
-        await expectUnknown(client().at(`${stage.app.url}/.uploads/${path}`));
-      expect(stage.origin.requests.filter(({ target: asked }) => asked.startsWith('/.uploads'))).toEqual([]);
+        await expectUnknown(client().at(`${proxy.app.url}/.uploads/${path}`));
+      expect(proxy.origin.requests.filter(({ target: asked }) => asked.startsWith('/.uploads'))).toEqual([]);
     });
 
     test('an append to a target instead of an upload is unknown too, from interop 6 on', async () => {
       const { expected, dialect } = client();
-      const nowhere = client().at(`${stage.app.url}/files/definitely-nonexistent-id?seed=${seed}`);
+      const nowhere = client().at(`${proxy.app.url}/files/definitely-nonexistent-id?seed=${seed}`);
       const response = await nowhere.append('x', { offset: 0, complete: true });
-      if (dialect.appendType === undefined) return expect(stage.requestsFor(nowhere.target)).toHaveLength(1);
-      expect(told(response)).toEqual(expected.unknown());
-      expect(stage.requestsFor(nowhere.target)).toEqual([]);
+      if (dialect.appendType === undefined) return expect(proxy.requestsFor(nowhere.target)).toHaveLength(1);
+      expect(comparable(response)).toEqual(expected.unknown());
+      expect(proxy.requestsFor(nowhere.target)).toEqual([]);
     });
 
     test('an upload does not understand POST and PUT', async () => {
@@ -243,9 +241,11 @@ describe('cancellation', () => {
       for (const method of ['POST', 'PUT']) {
         const request = { method, target: upload.target, headers: versionLines(client().dialect), body: 'abc' };
         const advice: HeaderLine[] = [['Allow', 'HEAD, GET, PATCH, DELETE, OPTIONS']];
-        expect(told(await client().send(request))).toEqual(client().expected.refused({ status: 405, advice }));
+        expect(comparable(await client().send(request))).toEqual(client().expected.refused({ status: 405, advice }));
       }
-      expect(told(await upload.retrieve())).toEqual(client().expected.retrieved(0, { complete: false, length: 3 }));
+      expect(comparable(await upload.retrieve())).toEqual(
+        client().expected.retrieved(0, { complete: false, length: 3 }),
+      );
     });
 
     test('whoever asks for the offset must not state one', async () => {
@@ -259,12 +259,12 @@ describe('cancellation', () => {
       ] as const) {
         const headers = [...versionLines(dialect), line];
         const ask = (method: string) => client().send({ method, target: upload.target, headers });
-        expect(told(await ask('GET'))).toEqual(refused);
-        expect(told(await ask('HEAD'))).toEqual({ ...refused, body: '' });
+        expect(comparable(await ask('GET'))).toEqual(refused);
+        expect(comparable(await ask('HEAD'))).toEqual({ ...refused, body: '' });
       }
       const garbage = { method: 'HEAD', target: upload.target, headers: [...versionLines(dialect)] };
       const response = await client().send({ ...garbage, headers: [...garbage.headers, ['Upload-Offset', 'none']] });
-      expect(told(response)).toEqual(expected.retrieved(0, { complete: false, length: 3 }));
+      expect(comparable(response)).toEqual(expected.retrieved(0, { complete: false, length: 3 }));
     });
 
     test('a cancellation that states an offset is refused where the dialect forbids it', async () => {
@@ -273,7 +273,7 @@ describe('cancellation', () => {
       const headers: HeaderLine[] = [...versionLines(dialect), ['Upload-Offset', '0']];
       const response = await client().send({ method: 'DELETE', target: upload.target, headers });
       const isLenient = ['7', '8', '9'].includes(interop);
-      expect(told(response)).toEqual(
+      expect(comparable(response)).toEqual(
         isLenient ? expected.cancelled() : expected.refused({ status: 400, limits: true }),
       );
     });
@@ -281,7 +281,9 @@ describe('cancellation', () => {
     test('GET tells the offset like HEAD', async () => {
       const upload = await client().place({ target, length: 3 });
       const get = { method: 'GET', target: upload.target, headers: versionLines(client().dialect) };
-      expect(told(await client().send(get))).toEqual(client().expected.retrieved(0, { complete: false, length: 3 }));
+      expect(comparable(await client().send(get))).toEqual(
+        client().expected.retrieved(0, { complete: false, length: 3 }),
+      );
     });
   });
 });
@@ -293,7 +295,7 @@ describe('clocks', () => {
   const { length } = BYTES;
   const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
 
-  let stage: Stage;
+  let proxy: TestProxy;
   let stepMs: number;
 
   beforeEach(async () => {
@@ -301,11 +303,11 @@ describe('clocks', () => {
     const { now } = Date;
     // Before the proxy starts: it takes the function.
     jest.spyOn(Date, 'now').mockImplementation(() => now() + stepMs);
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
   });
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
     jest.restoreAllMocks();
   });
 
@@ -319,12 +321,14 @@ describe('clocks', () => {
   test.each([20 * SECOND, -20 * SECOND, DAY, -DAY, 400 * DAY])(
     'a clock that is set by %s ms ends no upload, and no answer is forgotten',
     async (step) => {
-      const client = new StageClient(stage, 'HTTP/1.1', '10');
+      const client = new FlowClient(proxy, 'HTTP/1.1', '10');
       const { expected } = client;
       const begun = await client.place({ target: '/begun', length });
       await begun.append(BYTES.subarray(0, 40_000), { offset: 0, complete: false });
       const answered = await client.place({ target: '/answered', length });
-      expect(told(await answered.append(BYTES, { offset: 0, complete: true }))).toEqual(expected.answered(OK, length));
+      expect(comparable(await answered.append(BYTES, { offset: 0, complete: true }))).toEqual(
+        expected.answered(OK, length),
+      );
       stepMs = step;
       const seen = await begun.retrieve();
       expect([seen.status, seen.header('Upload-Offset')]).toEqual([204, '40000']);
@@ -332,8 +336,8 @@ describe('clocks', () => {
       expectOk(again);
       const rest = await begun.append(BYTES.subarray(40_000), { offset: 40_000, complete: true });
       expectOk(rest);
-      expect(stage.requestsFor('/answered')).toHaveLength(1);
-      expect(stage.requestsFor('/begun')).toHaveLength(1);
+      expect(proxy.requestsFor('/answered')).toHaveLength(1);
+      expect(proxy.requestsFor('/begun')).toHaveLength(1);
     },
   );
 });

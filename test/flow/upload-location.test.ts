@@ -2,20 +2,24 @@ import { stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { makeCertificate } from '../support/certificate.js';
-import { TRANSPORTS } from '../support/open-request.js';
-import { untilSpooled } from '../support/spooled.js';
-import { StageClient } from '../support/stage-client.js';
-import { framed, Stage } from '../support/stage.js';
-import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
-import { told } from '../support/told.js';
-import type { WireResponse } from '../support/wire-response.js';
+import { TRANSPORTS } from '../support/client.js';
+import { untilSpooled } from '../support/disk.js';
+import { comparable, FlowClient } from '../support/flow-client.js';
+import {
+  makeCertificate,
+  randomBytes,
+  sha256,
+  temporaryDirectory,
+  type TemporaryDirectory,
+} from '../support/temporary.js';
+import { framed, TestProxy } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 describe('Location', () => {
-  let stage: Stage;
+  let proxy: TestProxy;
 
   afterEach(async () => {
-    await stage.close();
+    await proxy.close();
   });
 
   /** A creation with more to come, so that both the 104 and the 201 have a Location. */
@@ -24,7 +28,7 @@ describe('Location', () => {
       ['Upload-Draft-Interop-Version', '8'],
       ['Upload-Complete', '?0'],
     ];
-    return stage.send(transport, { method: 'POST', target: '/files?a=b', headers: [...own, ...lines], body: 'abc' });
+    return proxy.send(transport, { method: 'POST', target: '/files?a=b', headers: [...own, ...lines], body: 'abc' });
   }
 
   /** The one address that all responses of a creation name, without the upload's own part. */
@@ -41,20 +45,22 @@ describe('Location', () => {
   ];
 
   test.each(TRANSPORTS)('over %s, an upload lives where the client says it reached us', async (transport) => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
     const created = await create(transport, [['Host', 'files.example:8443']]);
     expect(basesOf(created)).toBe('http://files.example:8443/.uploads/');
     expect(created.interims).toHaveLength(1);
   });
 
   test.each(TRANSPORTS)('over %s, public_url says where uploads live', async (transport) => {
-    stage = await Stage.open({ config: 'uploads: { path: /resume/here/, public_url: "https://api.example.com/v1" }' });
+    proxy = await TestProxy.open({
+      config: 'uploads: { path: /resume/here/, public_url: "https://api.example.com/v1" }',
+    });
     const created = await create(transport, [['Host', 'other.example'], ...PROXIED]);
     expect(basesOf(created)).toBe('https://api.example.com/v1/resume/here/');
   });
 
   test.each(TRANSPORTS)('over %s, a trusted proxy says what the client reached', async (transport) => {
-    stage = await Stage.open({ config: 'trusted_proxies: [{ cidr: 127.0.0.0/8, relays_interim: true }]' });
+    proxy = await TestProxy.open({ config: 'trusted_proxies: [{ cidr: 127.0.0.0/8, relays_interim: true }]' });
     const created = await create(transport, PROXIED);
     expect(basesOf(created)).toBe('https://files.example/.uploads/');
     expect(created.interims).toHaveLength(1);
@@ -83,13 +89,13 @@ describe('Location', () => {
       'https://files.example:8443/app',
     ],
   ])('a trusted proxy that tells of %s makes uploads live there', async (_, lines, base) => {
-    stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+    proxy = await TestProxy.open({ config: 'trusted_proxies: [127.0.0.1]' });
     for (const transport of TRANSPORTS)
       expect(basesOf(await create(transport, [...PROXIED, ...lines]))).toBe(`${base}/.uploads/`);
   });
 
   test('a port in the host counts, whatever the port field says', async () => {
-    stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+    proxy = await TestProxy.open({ config: 'trusted_proxies: [127.0.0.1]' });
     const lines: HeaderLine[] = [
       ['Host', 'files.example:8443'],
       ['X-Forwarded-Port', '9000'],
@@ -99,33 +105,33 @@ describe('Location', () => {
   });
 
   test('port and prefix of a stranger are not believed', async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
     const lines: HeaderLine[] = [
       ['X-Forwarded-Port', '8443'],
       ['X-Forwarded-Prefix', '/app'],
     ];
-    expect(basesOf(await create('HTTP/1.1', lines))).toBe(`${stage.app.url}/.uploads/`);
+    expect(basesOf(await create('HTTP/1.1', lines))).toBe(`${proxy.app.url}/.uploads/`);
   });
 
   test('a trusted proxy that is not known to relay interim responses gets none', async () => {
-    stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+    proxy = await TestProxy.open({ config: 'trusted_proxies: [127.0.0.1]' });
     const created = await create('HTTP/1.1', PROXIED);
     expect(basesOf(created)).toBe('https://files.example/.uploads/');
     expect(created.interims).toEqual([]);
   });
 
   test('nobody else is believed, and a proxy that nobody declared gets no interim response', async () => {
-    stage = await Stage.open();
+    proxy = await TestProxy.open();
     const created = await create('HTTP/1.1', PROXIED);
-    expect(basesOf(created)).toBe(`${stage.app.url}/.uploads/`);
+    expect(basesOf(created)).toBe(`${proxy.app.url}/.uploads/`);
     expect(created.interims).toEqual([]);
   });
 
   test('what the origin is told of the client is the trusted chain', async () => {
-    stage = await Stage.open({ config: 'trusted_proxies: [127.0.0.1]' });
+    proxy = await TestProxy.open({ config: 'trusted_proxies: [127.0.0.1]' });
     const lines: HeaderLine[] = [['Upload-Complete', '?1'], ...PROXIED];
-    await stage.send('HTTP/1.1', { method: 'POST', target: '/files?a=b', headers: lines, body: 'abc' });
-    const [received] = stage.requestsFor('/files?a=b');
+    await proxy.send('HTTP/1.1', { method: 'POST', target: '/files?a=b', headers: lines, body: 'abc' });
+    const [received] = proxy.requestsFor('/files?a=b');
     expect(received!.header('X-Forwarded-For')).toBe('198.51.100.7, 127.0.0.1');
     expect(received!.header('X-Forwarded-Proto')).toBe('https');
     expect(received!.header('X-Forwarded-Host')).toBe('files.example');
@@ -136,19 +142,19 @@ describe('Location', () => {
     ['never', 0, []],
     ['always', 1, PROXIED],
   ] as const)('interim_responses: %s sends %i interim response(s) whoever asks', async (mode, count, lines) => {
-    stage = await Stage.open({ config: `interim_responses: ${mode}` });
+    proxy = await TestProxy.open({ config: `interim_responses: ${mode}` });
     for (const transport of TRANSPORTS) expect((await create(transport, lines)).interims).toHaveLength(count);
   });
 
   test('the form without a version gets a 104 where that is switched on, without a version', async () => {
-    stage = await Stage.open({ config: 'uploads: { rfc104: true }' });
+    proxy = await TestProxy.open({ config: 'uploads: { rfc104: true }' });
     for (const transport of TRANSPORTS) {
       const headers: HeaderLine[] = [['Upload-Complete', '?0']];
-      const created = await stage.send(transport, { method: 'POST', target: '/files', headers, body: 'abc' });
+      const created = await proxy.send(transport, { method: 'POST', target: '/files', headers, body: 'abc' });
       expect(created.interims).toHaveLength(1);
       const names = created.interims[0]!.headerLines.map(([name]) => name.toLowerCase());
       expect(names).toEqual(['location', 'upload-limit']);
-      expect(basesOf(created)).toBe(`${stage.app.url}/.uploads/`);
+      expect(basesOf(created)).toBe(`${proxy.app.url}/.uploads/`);
     }
   });
 });
@@ -184,9 +190,9 @@ describe('listeners', () => {
   ])('a Unix socket with mode $mode is open to those whom it names', async ({ mode, found }) => {
     const path = join(directory.path, 'mode.sock');
     const config = `listen: { address: "unix:${path}"${mode === undefined ? '' : `, mode: ${mode}`} }`;
-    const stage = await Stage.open({ config });
+    const proxy = await TestProxy.open({ config });
     expect((await stat(path)).mode & 0o777).toBe(found);
-    await stage.close();
+    await proxy.close();
   });
 
   const LISTENERS = [
@@ -209,46 +215,46 @@ describe('listeners', () => {
   ] as const;
 
   describe.each(LISTENERS)('at a listener with $name', ({ config, base, forwarded, address, scheme }) => {
-    let stage: Stage;
+    let proxy: TestProxy;
 
     beforeAll(async () => {
-      stage = await Stage.open({ config: await config() });
+      proxy = await TestProxy.open({ config: await config() });
     });
 
     afterAll(async () => {
-      await stage.close();
+      await proxy.close();
     });
 
     test.each(TRANSPORTS)('over %s, an upload is cut, goes on, and reaches the origin once', async (transport) => {
-      expect(stage.base).toMatch(base);
-      const client = new StageClient(stage, transport, '8');
+      expect(proxy.base).toMatch(base);
+      const client = new FlowClient(proxy, transport, '8');
       const target = `/listeners?${encodeURIComponent(transport)}`;
       const bytes = randomBytes(3_000_000);
       const { request, upload } = await client.begin({ target, length: bytes.length });
       await request.send(bytes.subarray(0, 1_500_000));
-      await untilSpooled(stage.app.data, upload.url, 1_500_000);
+      await untilSpooled(proxy.app.data, upload.url, 1_500_000);
       request.leave('end');
       const offset = await upload.offset();
       expect(offset).toBe(1_500_000);
       const answer = await upload.append(bytes.subarray(offset), { offset, complete: true });
-      expect(told(answer)).toEqual(client.expected.answered(OK, bytes.length));
-      const [received, ...others] = stage.requestsFor(target);
+      expect(comparable(answer)).toEqual(client.expected.answered(OK, bytes.length));
+      const [received, ...others] = proxy.requestsFor(target);
       expect(others).toEqual([]);
       expect(received).toMatchObject({ method: 'POST', sha256: sha256(bytes) });
-      expect(received!.header('Host')).toBe(stage.host);
-      expect(received!.header('Forwarded')).toBe(forwarded(stage.host));
+      expect(received!.header('Host')).toBe(proxy.host);
+      expect(received!.header('Forwarded')).toBe(forwarded(proxy.host));
       expect(received!.header('X-Forwarded-For')).toBe(address);
       expect(received!.header('X-Forwarded-Proto')).toBe(scheme);
     });
 
     test.each(TRANSPORTS)('over %s, ordinary requests pass through', async (transport) => {
       const target = `/ordinary?${encodeURIComponent(transport)}`;
-      stage.answer(target, { status: 404, headers: [['X-Own', 'yes']], body: 'not here' });
-      const answer = await stage.send(transport, { method: 'PUT', target, headers: [['X-A', 'b']], body: 'plain' });
+      proxy.answer(target, { status: 404, headers: [['X-Own', 'yes']], body: 'not here' });
+      const answer = await proxy.send(transport, { method: 'PUT', target, headers: [['X-A', 'b']], body: 'plain' });
       expect(answer).toMatchObject({ status: 404, interims: [] });
       expect(answer.body.toString()).toBe('not here');
       expect(answer.header('X-Own')).toBe('yes');
-      expect(stage.requestsFor(target)).toMatchObject([{ method: 'PUT', sha256: sha256('plain') }]);
+      expect(proxy.requestsFor(target)).toMatchObject([{ method: 'PUT', sha256: sha256('plain') }]);
     });
   });
 });

@@ -2,26 +2,31 @@ import { readFile, rename, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { makeCertificate } from '../support/certificate.js';
-import { spawnCrew, startCrew, untilGone, workerPids, type WorkerPoolOptions } from '../support/crew.js';
-import { type FakeOrigin, startFakeOrigin } from '../support/fake-origin.js';
-import { connectH2 } from '../support/h2-client.js';
-import type { ProxyProcess } from '../support/proxy.js';
-import { connect, type RawClient, requestOnce } from '../support/raw-client.js';
-import { temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
+import { connect, type RawClient, requestOnce } from '../support/client.js';
+import { connectH2 } from '../support/http2-client.js';
+import {
+  type ProxyProcess,
+  spawnWorkers,
+  startWorkers,
+  untilGone,
+  workerPids,
+  type WorkerPoolOptions,
+} from '../support/proxy-process.js';
+import { makeCertificate, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 describe('workers', () => {
   // Issue 4: `workers`.
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   beforeAll(async () => {
-    origin = await startFakeOrigin();
+    origin = await startTestOrigin();
   });
   afterAll(() => origin.close());
 
   describe('two workers that run', () => {
     let pool: ProxyProcess;
     beforeAll(async () => {
-      pool = await startCrew({ origin: origin.url });
+      pool = await startWorkers({ origin: origin.url });
     });
     afterAll(() => pool.stop());
 
@@ -114,7 +119,7 @@ describe('workers', () => {
     async function startInVain(
       options: WorkerPoolOptions,
     ): Promise<{ code: unknown; problems: string[]; pool: ProxyProcess }> {
-      const pool = await spawnCrew({ origin: origin.url, ...options });
+      const pool = await spawnWorkers({ origin: origin.url, ...options });
       started.push(pool);
       const code = await within(pool.exited, 'the primary process to end', 60_000);
       expect(pool.lines).toEqual([]);
@@ -150,7 +155,7 @@ describe('workers', () => {
     });
 
     test('a directory that other workers have to themselves is told once', async () => {
-      const first = await startCrew({ origin: origin.url, ownSpool: true });
+      const first = await startWorkers({ origin: origin.url, ownSpool: true });
       started.push(first);
       const { code, problems } = await startInVain({ data: first.data, ownSpool: true });
       expect([code, problems]).toEqual([
@@ -158,12 +163,12 @@ describe('workers', () => {
         [expect.stringContaining('stop the other process, or choose another --data')],
       ]);
       expect(await first.kill('SIGTERM')).toBe(0);
-      const second = await startCrew({ origin: origin.url, data: first.data, ownSpool: true });
+      const second = await startWorkers({ origin: origin.url, data: first.data, ownSpool: true });
       started.push(second);
     });
 
     test('a signal while they start ends all of them', async () => {
-      const pool = await spawnCrew({ origin: origin.url });
+      const pool = await spawnWorkers({ origin: origin.url });
       started.push(pool);
       await until(() => workerPids(pool).length > 0 || pool.errors.length > 0, 'the first worker to listen', 60_000);
       expect(await pool.kill('SIGTERM')).toBe(0);
@@ -175,11 +180,11 @@ describe('workers', () => {
 describe('connections', () => {
   // Issue 4: `workers`.
   let directory: TemporaryDirectory;
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let pool: ProxyProcess | undefined;
   beforeEach(async () => {
     directory = await temporaryDirectory();
-    origin = await startFakeOrigin();
+    origin = await startTestOrigin();
     pool = undefined;
   });
   afterEach(async () => {
@@ -237,7 +242,7 @@ describe('connections', () => {
   }
 
   test('every listener gives both workers the same share, and a worker that is killed takes only its own', async () => {
-    pool = await startCrew({ origin: origin.url, config: await everyListener() });
+    pool = await startWorkers({ origin: origin.url, config: await everyListener() });
     const [plain, secure, other] = pool.log[0]!['urls'] as string[];
     const socketPath = join(directory.path, 'http.sock');
     const listeners = [http1(plain!), http2(plain!), http1(secure!), http2(secure!), http1(other!)];
@@ -265,7 +270,7 @@ describe('connections', () => {
   }
 
   test('a worker that was killed is followed by another, and nobody is turned away meanwhile', async () => {
-    const running = (pool = await startCrew({ origin: origin.url }));
+    const running = (pool = await startWorkers({ origin: origin.url }));
     const total = async (): Promise<number> => {
       const text = await (await fetch(`${running.adminUrl}/metrics`)).text();
       return Number(/^rufh_requests_total\{kind="pass-through".*\} (\d+)$/m.exec(text)?.[1]);
@@ -307,7 +312,7 @@ describe('connections', () => {
   });
 
   test('a connection given to a worker that stands still ends with it', async () => {
-    const running = (pool = await startCrew({ origin: origin.url }));
+    const running = (pool = await startWorkers({ origin: origin.url }));
     const [still] = workerPids(running, 1);
     process.kill(still!, 'SIGSTOP');
     const stat = (): Promise<string> => readFile(`/proc/${still!}/stat`, 'utf8');
@@ -335,11 +340,11 @@ describe('connections', () => {
 describe('drain', () => {
   const MOVED = { draining: true, move: { moved: 0, bytes: 0, left: 0, isDone: true } };
 
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let pool: ProxyProcess;
   beforeEach(async () => {
-    origin = await startFakeOrigin();
-    pool = await startCrew({ origin: origin.url });
+    origin = await startTestOrigin();
+    pool = await startWorkers({ origin: origin.url });
   });
   afterEach(async () => {
     await pool.stop();
@@ -390,15 +395,15 @@ describe('drain', () => {
 
 describe('stops', () => {
   // Issue 4: `workers`.
-  let origin: FakeOrigin;
+  let origin: TestOrigin;
   let pool: ProxyProcess;
   let answerNow: () => void;
   let clients: RawClient[];
   beforeEach(async () => {
     clients = [];
     const after = new Promise<void>((resolve) => (answerNow = resolve));
-    origin = await startFakeOrigin({ after, body: 'late' });
-    pool = await startCrew({ origin: origin.url });
+    origin = await startTestOrigin({ after, body: 'late' });
+    pool = await startWorkers({ origin: origin.url });
     // One for each worker.
     for (let count = 1; count <= 2; count++) {
       const client = await connect(pool.url);

@@ -7,28 +7,26 @@ import { RedisKeys } from '../../src/store/redis/keys.js';
 import { tryAcquire } from '../../src/store/redis/nodes.js';
 import { RedisStore } from '../../src/store/redis/redis-store.js';
 import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
-import { type OpenedRedis, openRedis, settingsFor } from '../support/opened-redis.js';
-import { RedisRoom } from '../support/redis-room.js';
-import { RedisServer } from '../support/redis-server.js';
-import { type RedisCluster, startRedisCluster } from '../support/redis-servers.js';
+import { type RedisCluster, RedisServer, startRedisCluster } from '../support/redis-server.js';
+import { type OpenedRedis, openRedis, RedisResources, settingsFor } from '../support/redis-store.js';
 import { until, within } from '../support/temporary.js';
 
 describe('cluster', () => {
   const later = Date.now() + HOUR;
   const patient = new AbortController().signal;
-  const room = new RedisRoom();
+  const resources = new RedisResources();
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   async function start(replicas: number): Promise<RedisCluster> {
     const cluster = await startRedisCluster({ replicas });
-    room.endsWith(() => cluster.stop());
+    resources.endsWith(() => cluster.stop());
     return cluster;
   }
 
   function opened({ masters }: RedisCluster): Promise<OpenedRedis> {
     const nodes = masters.map(({ port }) => ({ host: '127.0.0.1', port }));
-    return room.opened(settingsFor(1, { kind: 'cluster', nodes }));
+    return resources.opened(settingsFor(1, { kind: 'cluster', nodes }));
   }
 
   /** Uploads enough that every server has some. */

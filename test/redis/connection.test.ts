@@ -8,20 +8,19 @@ import { ReplyTimeout, ServerClock } from '../../src/store/redis/health.js';
 import { RedisBus } from '../../src/store/redis/pubsub.js';
 import { RedisSettlementWaiters } from '../../src/store/redis/queries.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { CuttingProxy } from '../support/cutting-proxy.js';
-import { type OpenedRedis, settingsFor } from '../support/opened-redis.js';
-import { RedisRoom } from '../support/redis-room.js';
+import { CuttingProxy } from '../support/network.js';
 import type { RedisServer } from '../support/redis-server.js';
+import { type OpenedRedis, RedisResources, settingsFor } from '../support/redis-store.js';
 import { until, within } from '../support/temporary.js';
 
 describe('publish and subscribe', () => {
-  const room = new RedisRoom();
+  const resources = new RedisResources();
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   test('what others say on our channel is not taken for news, and does no harm', async () => {
-    const server = await room.start();
-    const { connection } = await room.opened(settingsFor(server.port));
+    const server = await resources.start();
+    const { connection } = await resources.opened(settingsFor(server.port));
     const { channel } = connection.keys.bucket(0);
     const heard: string[] = [];
     connection.bus.on('settled', (id) => heard.push(id));
@@ -46,20 +45,20 @@ describe('publish and subscribe', () => {
         return client;
       };
       const bus = new RedisBus({ channels: ['news'], sharded: false, subscriber, publish: () => Promise.resolve() });
-      room.endsWith(() => bus.close());
+      resources.endsWith(() => bus.close());
       return bus;
     }
 
     afterEach(() => clients.splice(0).forEach((client) => client.disconnect()));
 
     test('is waited for no longer than for anything else', async () => {
-      const bus = hanging(await room.start());
+      const bus = hanging(await resources.start());
       await expect(within(bus.open(), 'the failure')).rejects.toThrow('not answered in time');
       await until(() => clients[0]!.status === 'end', 'the end of its connection');
     });
 
     test('keeps no connection once the bus is closed', async () => {
-      const bus = hanging(await room.start());
+      const bus = hanging(await resources.start());
       const opening = expect(bus.open()).rejects.toThrow();
       await until(() => clients[0]?.status === 'ready', 'the connection');
       await new Promise((resolve) => setImmediate(resolve));
@@ -95,16 +94,16 @@ describe('faults', () => {
 });
 
 describe('a store of somebody else', () => {
-  const room = new RedisRoom();
+  const resources = new RedisResources();
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   const said = ({ lines }: OpenedRedis, words: string): number => lines.filter(({ msg }) => msg.includes(words)).length;
 
   describe('a Redis whose data are others than before', () => {
     test('is told to those who have to note it, again until they have', async () => {
-      const server = await room.start();
-      const redis = await room.opened(settingsFor(server.port));
+      const server = await resources.start();
+      const redis = await resources.opened(settingsFor(server.port));
       const noted: string[] = [];
       redis.connection.onStoreReplaced((storeId) => {
         noted.push(storeId);
@@ -118,8 +117,8 @@ describe('a store of somebody else', () => {
     });
 
     test('is noted by every process, whichever of them found it out', async () => {
-      const server = await room.start();
-      const both = [await room.opened(settingsFor(server.port)), await room.opened(settingsFor(server.port))];
+      const server = await resources.start();
+      const both = [await resources.opened(settingsFor(server.port)), await resources.opened(settingsFor(server.port))];
       const noted = new Set<string>();
       let told = 0;
       for (const { connection } of both)
@@ -133,8 +132,8 @@ describe('a store of somebody else', () => {
     });
 
     test('is no loss as long as it is only a replica that is not filled yet', async () => {
-      const [master, replica] = [await room.start(), await room.start()];
-      const redis = await room.opened(settingsFor(replica.port));
+      const [master, replica] = [await resources.start(), await resources.start()];
+      const redis = await resources.opened(settingsFor(replica.port));
       await replica.cli('replicaof', '127.0.0.1', `${master.port}`);
       await until(
         () => redis.connection.unavailableReason?.includes('is a read-only replica'),
@@ -146,16 +145,16 @@ describe('a store of somebody else', () => {
 });
 
 describe('reconnecting', () => {
-  const room = new RedisRoom();
+  const resources = new RedisResources();
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   /** A server, the way to it, and who goes that way. */
   async function open(database: number): Promise<{ server: RedisServer; network: CuttingProxy; redis: OpenedRedis }> {
-    const server = await room.start('lua-time-limit 100');
+    const server = await resources.start('lua-time-limit 100');
     const network = await CuttingProxy.start(server.port);
-    room.endsWith(() => network.stop());
-    return { server, network, redis: await room.opened(settingsFor(network.port, { database })) };
+    resources.endsWith(() => network.stop());
+    return { server, network, redis: await resources.opened(settingsFor(network.port, { database })) };
   }
 
   /** Until what is published comes here. */

@@ -3,21 +3,23 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { aclRule, type RedisSettings } from '../../src/store/redis/errors.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { makeCertificate } from '../support/certificate.js';
-import { startFakeOrigin } from '../support/fake-origin.js';
-import { type LogLine, settingsFor } from '../support/opened-redis.js';
-import { RedisRoom } from '../support/redis-room.js';
-import { REDIS_PROGRAMS, RedisServer } from '../support/redis-server.js';
-import { startRedisCluster, startSentinels } from '../support/redis-servers.js';
-import { serverPort } from '../support/server-port.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+import { REDIS_PROGRAMS, RedisServer, startRedisCluster, startSentinels } from '../support/redis-server.js';
+import { type LogLine, RedisResources, settingsFor } from '../support/redis-store.js';
+import {
+  makeCertificate,
+  serverPort,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+} from '../support/temporary.js';
+import { startTestOrigin } from '../support/test-origin.js';
 
 describe('start', () => {
   const PASSWORD = 'correct-horse';
-  const room = new RedisRoom();
-  const { start, opened } = room;
+  const resources = new RedisResources();
+  const { start, opened } = resources;
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   /** What the start says when it fails; never a password, not even in what lies beneath. */
   async function refusal(settings: RedisSettings): Promise<string> {
@@ -78,7 +80,7 @@ describe('start', () => {
 
     test('it is a cluster, or is none', async () => {
       const cluster = await startRedisCluster();
-      room.endsWith(() => cluster.stop());
+      resources.endsWith(() => cluster.stop());
       expect(await refusal(settingsFor(cluster.masters[0]!.port))).toContain('set store.cluster to true');
       const { port } = await start();
       expect(await refusal(settingsFor(port, { kind: 'cluster' }))).toContain('is not a cluster: remove store.cluster');
@@ -86,7 +88,7 @@ describe('start', () => {
 
     test('the sentinels do not know the master, or do not answer', async () => {
       const set = await startSentinels();
-      room.endsWith(() => set.stop());
+      resources.endsWith(() => set.stop());
       const asked = { kind: 'sentinel', masterName: 'other' } as const;
       const known = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
       const unknown = settingsFor(1, { ...asked, nodes: known });
@@ -131,8 +133,8 @@ describe('start', () => {
     });
 
     test('a port of something else is said to be none of Redis', async () => {
-      const origin = await startFakeOrigin();
-      room.endsWith(() => origin.close());
+      const origin = await startTestOrigin();
+      resources.endsWith(() => origin.close());
       expect(await refusal(settingsFor(Number(new URL(origin.url).port)))).toContain(
         'does not speak the protocol of Redis: is the address in store.url right?',
       );
@@ -149,7 +151,7 @@ describe('start', () => {
       'can do all we need, and is told what else it needs (%s)',
       async (_, program) => {
         const server = await RedisServer.start({ program });
-        room.endsWith(() => server.stop());
+        resources.endsWith(() => server.stop());
         const rule = aclRule('rufh').split(' ');
         await server.cli('acl', 'setuser', 'proxy', 'on', `>${PASSWORD}`, ...rule);
         const settings = settingsFor(server.port, { username: 'proxy', password: PASSWORD });
@@ -209,7 +211,7 @@ describe('start', () => {
 
   test('a socket on this machine does as well', async () => {
     const directory = await temporaryDirectory();
-    room.endsWith(() => directory.remove());
+    resources.endsWith(() => directory.remove());
     const path = join(directory.path, 'redis.sock');
     await start(`unixsocket ${path}`);
     expect((await opened(settingsFor(1, { nodes: [{ path }] }))).connection.unavailableReason).toBeUndefined();

@@ -1,19 +1,18 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Upload } from '../../src/model/upload.js';
 import { answer, HOUR, newUpload } from '../contract/sample-upload.js';
-import { CuttingProxy } from '../support/cutting-proxy.js';
-import { type OpenedRedis, settingsFor } from '../support/opened-redis.js';
-import { RedisRoom } from '../support/redis-room.js';
-import { startSentinels } from '../support/redis-servers.js';
+import { CuttingProxy } from '../support/network.js';
+import { startSentinels } from '../support/redis-server.js';
+import { type OpenedRedis, RedisResources, settingsFor } from '../support/redis-store.js';
 import { until, within } from '../support/temporary.js';
 
 describe('trouble', () => {
   const later = Date.now() + HOUR;
   const patient = new AbortController().signal;
-  const room = new RedisRoom();
-  const { start, opened } = room;
+  const resources = new RedisResources();
+  const { start, opened } = resources;
 
-  afterEach(() => room.close());
+  afterEach(() => resources.close());
 
   async function received({ store }: OpenedRedis, size = 5): Promise<Upload> {
     const { id } = await store.create(newUpload());
@@ -52,7 +51,7 @@ describe('trouble', () => {
     test('one that comes back with another password says so once more', async () => {
       const server = await start('requirepass one');
       const network = await CuttingProxy.start(server.port);
-      room.endsWith(() => network.stop());
+      resources.endsWith(() => network.stop());
       const redis = await opened(settingsFor(network.port, { password: 'one' }));
       await network.cut();
       await until(() => redis.connection.unavailableReason?.includes('ECONNREFUSED'), 'Redis to be away');
@@ -86,7 +85,7 @@ describe('trouble', () => {
     test('a network that loses everything silently is left behind', async () => {
       const server = await start();
       const network = await CuttingProxy.start(server.port);
-      room.endsWith(() => network.stop());
+      resources.endsWith(() => network.stop());
       const redis = await opened(settingsFor(network.port));
       const { id } = await received(redis);
       const before = network.connections;
@@ -101,7 +100,7 @@ describe('trouble', () => {
     test('who waits for a delivery hears of it although the message was lost', async () => {
       const server = await start();
       const network = await CuttingProxy.start(server.port);
-      room.endsWith(() => network.stop());
+      resources.endsWith(() => network.stop());
       const waiting = await opened(settingsFor(network.port));
       const working = await opened(settingsFor(server.port));
       const { id } = await received(working);
@@ -207,7 +206,7 @@ describe('trouble', () => {
 
   test('when a Sentinel set replaces its master, the store goes on with the new one', async () => {
     const set = await startSentinels();
-    room.endsWith(() => set.stop());
+    resources.endsWith(() => set.stop());
     const nodes = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
     const settings = { kind: 'sentinel', nodes, masterName: set.name, prefix: 'rufh', replicas: 1 } as const;
     const redis = await opened({ ...settings, replicas: 0 });

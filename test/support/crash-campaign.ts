@@ -1,13 +1,17 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CrashClient } from './crash-client.js';
-import { CrashOrigin } from './crash-origin.js';
-import { Chance, type CrashEvent, type Moment, type Sync } from './crash-plan.js';
-import { Trigger } from './crash-trigger.js';
-import type { CrashWorld } from './crash-world.js';
-import { ProxyProcess } from './proxy.js';
-import { serverPort } from './server-port.js';
-import { temporaryDirectory, until, type TemporaryDirectory } from './temporary.js';
+import { CrashClient } from './campaign-client.js';
+import {
+  type CampaignContext,
+  Chance,
+  type CrashEvent,
+  CrashOrigin,
+  type Moment,
+  type Sync,
+  Trigger,
+} from './campaign.js';
+import { ProxyProcess } from './proxy-process.js';
+import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
 
 const CONFIG = `
 uploads: { rfc104: true }
@@ -19,7 +23,7 @@ routes:
 `;
 
 /** Everything expires within moments, and is looked for as often. */
-const CONFIG_OF_THE_DAY_AFTER = `
+const EXPIRY_CONFIG = `
 limits: { max_age: 1s }
 delivery: { keep_answer: 1s }
 `;
@@ -43,7 +47,7 @@ export interface CampaignSummary {
 }
 
 /** Uploads without end, and a proxy that is killed again and again. Rejects with the first promise that was broken. */
-export class CrashCampaign implements CrashWorld {
+export class CrashCampaign implements CampaignContext {
   kills = 0;
   readonly hasParts = false;
   readonly chance: Chance;
@@ -143,8 +147,8 @@ export class CrashCampaign implements CrashWorld {
     this.kills++;
     this.aimedAt[why] = (this.aimedAt[why] ?? 0) + 1;
     for (const client of this.origin.clients) {
-      const stage = this.origin.hasBefore(client) ? 'delivering' : client.stage;
-      if (stage !== 'over') this.during[stage] = (this.during[stage] ?? 0) + 1;
+      const step = this.origin.hasBefore(client) ? 'delivering' : client.step;
+      if (step !== 'over') this.during[step] = (this.during[step] ?? 0) + 1;
     }
     process.kill(proxy.pid, 'SIGKILL');
   }
@@ -199,7 +203,7 @@ export class CrashCampaign implements CrashWorld {
     const running = await this.proxy;
     this.kill(running, 'now');
     await this.bury(running);
-    const next = this.spawn({ config: CONFIG_OF_THE_DAY_AFTER, nodeFlags: ['--import', A_DAY_LATER] });
+    const next = this.spawn({ config: EXPIRY_CONFIG, nodeFlags: ['--import', A_DAY_LATER] });
     this.proxy = next.then((proxy) => proxy.listening());
     await this.proxy;
     const left = async (): Promise<string[]> =>

@@ -1,11 +1,9 @@
+import { exchangeOver, openRequest } from './client.js';
+import { type ProxyProcess, startProxy } from './proxy-process.js';
+import { type RawExchange, type RawOrigin, startRawOrigin } from './raw-origin.js';
 import { appendLines, clientDialect, creationLines, progressOf, ResumableUpload } from './resumable-client.js';
-import { exchangeOver, openRequest } from './open-request.js';
-import { startProxy, type ProxyProcess } from './proxy.js';
-import { startRawOrigin, type RawOrigin } from './raw-origin.js';
-import type { RawExchange } from './raw-exchange.js';
-import { serverPort } from './server-port.js';
-import { randomBytes, seededRandom } from './temporary.js';
-import type { WireResponse } from './wire-response.js';
+import { randomBytes, seededRandom, serverPort } from './temporary.js';
+import type { WireResponse } from './wire.js';
 
 /** Where a delivery stands when its process is killed, as the origin sees it. */
 const MOMENTS = ['created', 'request', 'half', 'whole', 'answering', 'answered'] as const;
@@ -24,7 +22,7 @@ const UPLOADS_A_ROUND = 3;
 const dialect = clientDialect('10');
 
 /** One client with one upload, and what it came to. */
-interface Told {
+interface DeliveryClient {
   readonly target: string;
   url?: string;
   /** How often it completed the upload after it was told that this sends it once more. */
@@ -72,7 +70,7 @@ export class DeliveryCampaign {
   async round(number: number): Promise<void> {
     this.moment = MOMENTS[number % MOMENTS.length]!;
     const clients = ['once', 'often'].flatMap((route) =>
-      Array.from({ length: UPLOADS_A_ROUND }, (): Told => {
+      Array.from({ length: UPLOADS_A_ROUND }, (): DeliveryClient => {
         return { target: `/${route}/${this.count++}`, permitted: 0, knows: false };
       }),
     );
@@ -84,7 +82,7 @@ export class DeliveryCampaign {
     for (const client of clients) await this.finish(client);
   }
 
-  private async create(client: Told): Promise<void> {
+  private async create(client: DeliveryClient): Promise<void> {
     const headers = creationLines(dialect, { complete: true, length: BYTES.length });
     const request = await openRequest('HTTP/1.1', this.proxy.url, { method: 'POST', target: client.target, headers });
     try {
@@ -101,7 +99,7 @@ export class DeliveryCampaign {
   }
 
   /** Goes on until the upload has its answer, and makes sure that there is only one. */
-  private async finish(client: Told): Promise<void> {
+  private async finish(client: DeliveryClient): Promise<void> {
     for (let asked = 0; client.url !== undefined && asked < 50; asked++) {
       const response = await this.complete(client);
       if (response.status === 201) break;
@@ -114,7 +112,7 @@ export class DeliveryCampaign {
     if (client.answer !== undefined) this.answered++;
   }
 
-  private async complete(client: Told): Promise<WireResponse> {
+  private async complete(client: DeliveryClient): Promise<WireResponse> {
     const send = (request: Parameters<typeof exchangeOver>[2]) => exchangeOver('HTTP/1.1', this.proxy.url, request);
     const upload = new ResumableUpload(dialect, send, client.url!);
     const offset = progressOf(dialect, await upload.retrieve()).offset ?? 0;
@@ -126,7 +124,7 @@ export class DeliveryCampaign {
     return response;
   }
 
-  private note(client: Told, { status, body }: WireResponse): void {
+  private note(client: DeliveryClient, { status, body }: WireResponse): void {
     const text = body.toString();
     if (text.includes('sends it once more')) client.knows = true;
     if (status !== 201) return;

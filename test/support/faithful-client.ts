@@ -2,11 +2,11 @@ import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { type Origin, type OriginRequest, Unanswered } from '../../src/delivery/origin.js';
 import { Fault } from '../../src/model/fault.js';
-import type { CreateIntent, Interrupted, InterimUpdate, Outcome } from '../../src/model/messages.js';
+import type { CreateIntent, InterimUpdate, Interrupted, Outcome } from '../../src/model/messages.js';
 import { shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
-import { REQUEST } from './delivery-room.js';
+import { REQUEST } from './delivery-harness.js';
 import { type Machine, route, SHORT_ANSWER, streamOf } from './faulty-machine.js';
 
 const HOUR = 3_600_000;

@@ -18,7 +18,7 @@ import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverOne } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { Uploads } from '../../src/uploads/uploads.js';
-import { routeTo } from './delivery-room.js';
+import { routeTo } from './delivery-harness.js';
 import type { MemoryDisk } from './memory-disk.js';
 
 const HOUR = 3_600_000;

@@ -1,10 +1,8 @@
 import type { HeaderLine } from '../../src/model/headers.js';
+import { connect, exchangeOver, requestOnce, type Transport, WANTED } from './client.js';
 import { block, frame } from './hostile-http2.js';
-import { connectH2, H2Exchange } from './h2-client.js';
-import { exchangeOver, type Transport } from './open-request.js';
-import { connect, requestOnce } from './raw-client.js';
+import { connectH2, H2Exchange } from './http2-client.js';
 import { seededRandom } from './temporary.js';
-import { WANTED } from './tunnel-client.js';
 
 /** Stands in everything that a client has made up. */
 export const MARK = 'forged';

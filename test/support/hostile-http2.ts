@@ -1,4 +1,4 @@
-import { type Attack, type Malice } from './hostile-attack.js';
+import type { Attack, AttackBuilder } from './hostile-messages.js';
 
 const PREFACE = 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n';
 const [DATA, HEADERS, PRIORITY, RESET, SETTINGS, PUSH, PING, GOAWAY, WINDOW, CONTINUATION] = [
@@ -14,59 +14,59 @@ export const H2_PING = frame(PING, 0, 0, 'are-you?');
 type Field = readonly [name: string, value: string];
 
 /** Connections with prior knowledge of HTTP/2, and not much more. */
-export const HTTP2_FAMILIES: readonly ((malice: Malice) => Attack)[] = [
+export const HTTP2_FAMILIES: readonly ((builder: AttackBuilder) => Attack)[] = [
   brokenFrames,
   brokenFields,
   oddFields,
   wrongLength,
 ];
 
-function brokenFrames(malice: Malice): Attack {
+function brokenFrames(builder: AttackBuilder): Attack {
   const noise = (size: number): string =>
-    Array.from({ length: size }, () => String.fromCharCode(malice.below(256))).join('');
-  const good = request(malice, 1, []);
-  const frames = malice.of([
-    () => noise(1 + malice.below(300)),
-    () => frame(malice.below(14), malice.below(256), malice.below(4), noise(malice.below(60))),
-    () => frame(HEADERS, END_HEADERS | END_STREAM, malice.of([0, 1, 2]), noise(40)),
+    Array.from({ length: size }, () => String.fromCharCode(builder.below(256))).join('');
+  const good = request(builder, 1, []);
+  const frames = builder.of([
+    () => noise(1 + builder.below(300)),
+    () => frame(builder.below(14), builder.below(256), builder.below(4), noise(builder.below(60))),
+    () => frame(HEADERS, END_HEADERS | END_STREAM, builder.of([0, 1, 2]), noise(40)),
     () => good + frame(HEADERS, END_HEADERS | END_STREAM, 1, noise(20)),
-    () => frame(DATA, END_STREAM, malice.of([0, 1, 7]), 'abc'),
+    () => frame(DATA, END_STREAM, builder.of([0, 1, 7]), 'abc'),
     () => '\xff\xff\xff\x00\x00\x00\x00\x00\x01abc',
-    () => frame(SETTINGS, malice.of([0, 1]), 0, noise(malice.of([1, 5, 7]))),
+    () => frame(SETTINGS, builder.of([0, 1]), 0, noise(builder.of([1, 5, 7]))),
     () => frame(SETTINGS, 0, 0, `\x00\x04${integer(0xffffffff)}`),
-    () => frame(SETTINGS, 0, 0, `\x00\x05${integer(malice.of([0, 1, MOST]))}`),
+    () => frame(SETTINGS, 0, 0, `\x00\x05${integer(builder.of([0, 1, MOST]))}`),
     () => frame(SETTINGS, 0, 0, '').repeat(500),
     () => frame(PING, 0, 0, 'flooding').repeat(1000),
-    () => frame(PING, 0, malice.of([0, 1]), 'short'),
-    () => frame(WINDOW, 0, malice.of([0, 1]), integer(malice.of([0, MOST]))).repeat(2),
+    () => frame(PING, 0, builder.of([0, 1]), 'short'),
+    () => frame(WINDOW, 0, builder.of([0, 1]), integer(builder.of([0, MOST]))).repeat(2),
     () => good + frame(WINDOW, 0, 1, integer(MOST)),
     () => frame(PUSH, END_HEADERS, 1, integer(2)),
     () => frame(CONTINUATION, END_HEADERS, 1, ''),
-    () => frame(HEADERS, 0, 1, block(fieldsOf(malice))) + frame(PING, 0, 0, 'between!'),
+    () => frame(HEADERS, 0, 1, block(fieldsOf(builder))) + frame(PING, 0, 0, 'between!'),
     () => frame(HEADERS, 0, 1, '') + frame(CONTINUATION, 0, 1, block([['x', 'y'.repeat(100)]])).repeat(300),
     () => frame(PRIORITY, 0, 1, integer(1) + '\x10') + frame(RESET, 0, 9, integer(8)) + frame(RESET, 0, 0, integer(8)),
-    () => frame(GOAWAY, 0, 0, integer(MOST) + integer(malice.below(14)) + noise(50)),
+    () => frame(GOAWAY, 0, 0, integer(MOST) + integer(builder.below(14)) + noise(50)),
     () =>
       Array.from(
         { length: 150 },
-        (_, at) => request(malice, 2 * at + 1, []) + frame(RESET, 0, 2 * at + 1, integer(8)),
+        (_, at) => request(builder, 2 * at + 1, []) + frame(RESET, 0, 2 * at + 1, integer(8)),
       ).join(''),
   ])();
-  const preface = malice.happens(0.1)
-    ? PREFACE.replace('SM', malice.of(['XX', 'sm', '\r\n']))
+  const preface = builder.happens(0.1)
+    ? PREFACE.replace('SM', builder.of(['XX', 'sm', '\r\n']))
     : PREFACE + frame(SETTINGS, 0, 0, '');
   return {
     family: 'h2 frames',
     bytes: preface + frames,
-    then: malice.of(['wait', 'end', 'reset']),
+    then: builder.of(['wait', 'end', 'reset']),
     verdict: 'anything',
   };
 }
 
 /** RFC 9113 §8.1.1: malformed requests; the origin must not hear of them. */
-function brokenFields(malice: Malice): Attack {
-  const good = fieldsOf(malice);
-  const fields = malice.of<() => Field[]>([
+function brokenFields(builder: AttackBuilder): Attack {
+  const good = fieldsOf(builder);
+  const fields = builder.of<() => Field[]>([
     () => good.filter(([name]) => name !== ':path'),
     () => good.filter(([name]) => name !== ':method'),
     () => good.filter(([name]) => name !== ':scheme'),
@@ -75,13 +75,13 @@ function brokenFields(malice: Malice): Attack {
     () => [...good, [':path', '/files/late']],
     () => [[':status', '200'], ...good],
     () => [[':unknown', 'x'], ...good],
-    () => replaced(good, ':path', malice.of(['', 'files', '*', '/a#b', '/a\r\nX-Smuggled: yes', '/a b HTTP/1.1'])),
-    () => replaced(good, ':method', malice.of(['', 'GE T', 'GET\r\nX-Smuggled: yes', 'CONNECT'])),
-    () => replaced(good, ':authority', malice.of(['a b', 'user@a', 'a\r\nX-Smuggled: yes', 'a/b'])),
+    () => replaced(good, ':path', builder.of(['', 'files', '*', '/a#b', '/a\r\nX-Smuggled: yes', '/a b HTTP/1.1'])),
+    () => replaced(good, ':method', builder.of(['', 'GE T', 'GET\r\nX-Smuggled: yes', 'CONNECT'])),
+    () => replaced(good, ':authority', builder.of(['a b', 'user@a', 'a\r\nX-Smuggled: yes', 'a/b'])),
     () => [...good, ['X-Upper', 'x']],
     () => [
       ...good,
-      malice.of<Field>([
+      builder.of<Field>([
         ['connection', 'close'],
         ['transfer-encoding', 'chunked'],
         ['upgrade', 'h2c'],
@@ -97,9 +97,9 @@ function brokenFields(malice: Malice): Attack {
   return { family: 'h2 broken fields', bytes, then: 'wait', verdict: 'refused' };
 }
 
-function oddFields(malice: Malice): Attack {
-  const good = fieldsOf(malice);
-  const fields = malice.of<() => Field[]>([
+function oddFields(builder: AttackBuilder): Attack {
+  const good = fieldsOf(builder);
+  const fields = builder.of<() => Field[]>([
     () => [...good, ...Array.from({ length: 300 }, (): Field => ['cookie', 'crumb=1'])],
     () => [...good, ...Array.from({ length: 2000 }, (_, at): Field => [`x-${at}`, 'y'.repeat(100)])],
     () => [...good, ['te', 'trailers']],
@@ -113,9 +113,9 @@ function oddFields(malice: Malice): Attack {
       replaced(
         good,
         ':path',
-        malice.of(['/..//../etc', '/.uploads/%2e%2e%2f', '/%00', '//x', `${malice.victim.target}/..`]),
+        builder.of(['/..//../etc', '/.uploads/%2e%2e%2f', '/%00', '//x', `${builder.victim.target}/..`]),
       ),
-    () => replaced(good, ':method', malice.of(['HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'BREW'])),
+    () => replaced(good, ':method', builder.of(['HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'BREW'])),
     () => [...good, ['priority', 'u=99, i=?9'], ['forwarded', 'for="']],
   ])();
   const whole = block(fields);
@@ -133,8 +133,8 @@ function oddFields(malice: Malice): Attack {
 }
 
 /** RFC 9113 §8.1.1: a body of another length than announced is none that could be whole. */
-function wrongLength(malice: Malice): Attack {
-  const [announced, sent] = malice.of([
+function wrongLength(builder: AttackBuilder): Attack {
+  const [announced, sent] = builder.of([
     [3, 'abcd'],
     [5, 'abcd'],
     [0, 'a'],
@@ -144,8 +144,8 @@ function wrongLength(malice: Malice): Attack {
     ['upload-complete', '?1'],
     ['upload-draft-interop-version', '6'],
   ];
-  const extra: Field[] = [...(malice.happens(0.5) ? upload : []), ['content-length', `${announced}`]];
-  const fields = [...replaced(fieldsOf(malice), ':method', 'POST'), ...extra];
+  const extra: Field[] = [...(builder.happens(0.5) ? upload : []), ['content-length', `${announced}`]];
+  const fields = [...replaced(fieldsOf(builder), ':method', 'POST'), ...extra];
   const frames = frame(HEADERS, END_HEADERS, 1, block(fields)) + frame(DATA, END_STREAM, 1, sent);
   return {
     family: 'h2 wrong length',
@@ -156,8 +156,8 @@ function wrongLength(malice: Malice): Attack {
   };
 }
 
-function fieldsOf(malice: Malice): Field[] {
-  const { victim, marker } = malice;
+function fieldsOf(builder: AttackBuilder): Field[] {
+  const { victim, marker } = builder;
   return [
     [':method', 'GET'],
     [':scheme', 'http'],
@@ -171,8 +171,8 @@ function replaced(fields: readonly Field[], name: string, value: string): Field[
   return fields.map((field) => (field[0] === name ? [name, value] : field));
 }
 
-function request(malice: Malice, stream: number, extra: readonly Field[]): string {
-  return frame(HEADERS, END_HEADERS | END_STREAM, stream, block([...fieldsOf(malice), ...extra]));
+function request(builder: AttackBuilder, stream: number, extra: readonly Field[]): string {
+  return frame(HEADERS, END_HEADERS | END_STREAM, stream, block([...fieldsOf(builder), ...extra]));
 }
 
 export function frame(type: number, flags: number, stream: number, payload: string): string {

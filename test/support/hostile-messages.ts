@@ -1,7 +1,80 @@
-import type { Attack, Malice } from './hostile-attack.js';
+import { seededRandom } from './temporary.js';
+
+/** One connection's worth of malice. */
+export interface Attack {
+  readonly family: string;
+  /** Latin-1. */
+  readonly bytes: string;
+  /** What the client does when it has sent them. */
+  readonly then: 'wait' | 'end' | 'reset' | 'linger';
+  /**
+   * `refused`: 4xx or 5xx, and the origin sees nothing. `answered`: some final response. `anything`: whatever comes, if
+   * anything does, is a proper response.
+   */
+  readonly verdict: 'refused' | 'answered' | 'anything';
+  /** Nothing that follows on this connection may be acted upon. */
+  readonly closes?: boolean;
+  /** The request ended before its end: the origin must not take it for whole. */
+  readonly isCut?: boolean;
+}
+
+/** What an attack is aimed at. */
+export interface Victim {
+  /** Path of an upload of ten bytes so far and a length of a hundred, created with interop 6. */
+  readonly target: string;
+  /** Of an upload nobody needs any more. */
+  readonly expendable: string;
+  readonly host: string;
+}
+
+/** They must never be seen in a log. */
+const SECRETS = { authorization: 'Bearer hush-hush-token', cookie: 'session=hush-hush-cookie' };
+
+/** Chance with a seed, and the request texts that every family is made of. */
+export class AttackBuilder {
+  private readonly random: () => number;
+
+  constructor(
+    seed: number,
+    readonly victim: Victim,
+    /** Carried by every request that has a header section, so that the origin's requests can be told apart. */
+    readonly marker: string,
+  ) {
+    this.random = seededRandom(seed);
+  }
+
+  of<T>(choices: readonly T[]): T {
+    return choices[Math.floor(this.random() * choices.length)]!;
+  }
+
+  below(limit: number): number {
+    return Math.floor(this.random() * limit);
+  }
+
+  happens(probability: number): boolean {
+    return this.random() < probability;
+  }
+
+  /** A request line and a header section as a well-behaved client writes them, but for what is given. */
+  head(method: string, target: string, lines: readonly string[] = [], version = 'HTTP/1.1'): string {
+    const secrets = this.happens(0.5) ? [`Authorization: ${SECRETS.authorization}`, `Cookie: ${SECRETS.cookie}`] : [];
+    const all = [`Host: ${this.victim.host}`, `X-Marker: ${this.marker}`, ...secrets, ...lines];
+    return `${method} ${target} ${version}\r\n${all.map((line) => `${line}\r\n`).join('')}\r\n`;
+  }
+
+  /** The same with a body of its announced length. */
+  whole(method: string, target: string, lines: readonly string[], body: string): string {
+    return this.head(method, target, [...lines, `Content-Length: ${body.length}`]) + body;
+  }
+
+  /** A request that hides behind another. */
+  smuggled(): string {
+    return `GET /smuggled HTTP/1.1\r\nHost: a\r\nX-Smuggled: ${this.marker}\r\n\r\n`;
+  }
+}
 
 /** Messages that break the rules of HTTP/1.1 itself, or that end too early. */
-export const MESSAGE_FAMILIES: readonly ((malice: Malice) => Attack)[] = [
+export const MESSAGE_FAMILIES: readonly ((builder: AttackBuilder) => Attack)[] = [
   ambiguousFraming,
   brokenChunks,
   brokenHead,
@@ -17,8 +90,8 @@ export const MESSAGE_FAMILIES: readonly ((malice: Malice) => Attack)[] = [
 ];
 
 /** Two readers could disagree about where it ends: refused, and what follows is not a request. */
-function ambiguousFraming(malice: Malice): Attack {
-  const lines = malice.of([
+function ambiguousFraming(builder: AttackBuilder): Attack {
+  const lines = builder.of([
     ['Content-Length: 5', 'Transfer-Encoding: chunked'],
     ['Transfer-Encoding: chunked', 'Content-Length: 5'],
     ['Content-Length: 5', 'Content-Length: 6'],
@@ -46,15 +119,15 @@ function ambiguousFraming(malice: Malice): Attack {
     ['X: y\rTransfer-Encoding: chunked', 'Content-Length: 5'],
     ['X: y\nTransfer-Encoding: chunked', 'Content-Length: 5'],
   ]);
-  const method = malice.of(['POST', 'PUT', 'GET', 'DELETE', 'OPTIONS']);
-  const upload = malice.happens(0.5) ? ['Upload-Draft-Interop-Version: 6', 'Upload-Complete: ?1'] : [];
-  const bytes = malice.head(method, '/files/framing', [...upload, ...lines]) + `0\r\n\r\n${malice.smuggled()}`;
+  const method = builder.of(['POST', 'PUT', 'GET', 'DELETE', 'OPTIONS']);
+  const upload = builder.happens(0.5) ? ['Upload-Draft-Interop-Version: 6', 'Upload-Complete: ?1'] : [];
+  const bytes = builder.head(method, '/files/framing', [...upload, ...lines]) + `0\r\n\r\n${builder.smuggled()}`;
   return { family: 'ambiguous framing', bytes, then: 'wait', verdict: 'refused', closes: true };
 }
 
 /** The head is fine: what has begun may be answered or broken off, but what follows is not a request. */
-function brokenChunks(malice: Malice): Attack {
-  const chunk = malice.of([
+function brokenChunks(builder: AttackBuilder): Attack {
+  const chunk = builder.of([
     ...[
       'g\r\n',
       '-1\r\n',
@@ -76,16 +149,16 @@ function brokenChunks(malice: Malice): Attack {
       '5\r\r\n',
     ],
   ]);
-  const upload = malice.happens(0.5)
-    ? ['Upload-Draft-Interop-Version: 6', `Upload-Complete: ${malice.of(['?0', '?1'])}`]
+  const upload = builder.happens(0.5)
+    ? ['Upload-Draft-Interop-Version: 6', `Upload-Complete: ${builder.of(['?0', '?1'])}`]
     : [];
-  const head = malice.head(malice.of(['POST', 'PUT']), '/files/chunks', [...upload, 'Transfer-Encoding: chunked']);
-  const bytes = `${head}3\r\nabc\r\n${chunk}${malice.smuggled()}`;
+  const head = builder.head(builder.of(['POST', 'PUT']), '/files/chunks', [...upload, 'Transfer-Encoding: chunked']);
+  const bytes = `${head}3\r\nabc\r\n${chunk}${builder.smuggled()}`;
   return { family: 'broken chunks', bytes, then: 'wait', verdict: 'anything', closes: true, isCut: true };
 }
 
-function brokenHead(malice: Malice): Attack {
-  const line = malice.of([
+function brokenHead(builder: AttackBuilder): Attack {
+  const line = builder.of([
     ...[
       'No-Colon',
       ': no name',
@@ -98,13 +171,13 @@ function brokenHead(malice: Malice): Attack {
     ],
     ...['X: \x07', 'X: \x7f', 'N\xe4me: x', 'X@Y: x', 'X Y: x', '(X): y', 'X: y\rZ: z', 'X: y\nZ: z', '\x01', '"X": y'],
   ]);
-  const bareLines = malice.head('GET', '/files/head').replaceAll('\r\n', '\n');
-  const bytes = (malice.happens(0.1) ? bareLines : malice.head('GET', '/files/head', [line])) + malice.smuggled();
+  const bareLines = builder.head('GET', '/files/head').replaceAll('\r\n', '\n');
+  const bytes = (builder.happens(0.1) ? bareLines : builder.head('GET', '/files/head', [line])) + builder.smuggled();
   return { family: 'broken head', bytes, then: 'wait', verdict: 'refused', closes: true };
 }
 
 /** RFC 9112 §3.2: refused, but nobody can be in doubt about where the message ends. */
-function brokenHost(malice: Malice): Attack {
+function brokenHost(builder: AttackBuilder): Attack {
   const hosts = [
     'a b',
     'a,b',
@@ -120,12 +193,12 @@ function brokenHost(malice: Malice): Attack {
     'a:x',
     '%zz',
   ];
-  const bytes = malice.head('GET', '/files/host').replace(/Host: .*/, `Host: ${malice.of(hosts)}`);
+  const bytes = builder.head('GET', '/files/host').replace(/Host: .*/, `Host: ${builder.of(hosts)}`);
   return { family: 'broken host', bytes, then: 'wait', verdict: 'refused' };
 }
 
-function flood(malice: Malice): Attack {
-  const lines = malice.of([
+function flood(builder: AttackBuilder): Attack {
+  const lines = builder.of([
     Array.from({ length: 3000 }, (_, at) => `X-${at}: y`),
     Array.from({ length: 200 }, () => `X: ${'y'.repeat(100)}`),
     [`X: ${'y'.repeat(100_000)}`],
@@ -133,17 +206,23 @@ function flood(malice: Malice): Attack {
     [`Cookie: ${'a=b; '.repeat(5000)}`],
     [`Upload-Complete: ?1${';a'.repeat(10_000)}`],
   ]);
-  const target = malice.happens(0.2) ? `/files/${'a'.repeat(50_000)}` : '/files/flood';
-  return { family: 'flood', bytes: malice.head('POST', target, lines), then: 'wait', verdict: 'refused', closes: true };
+  const target = builder.happens(0.2) ? `/files/${'a'.repeat(50_000)}` : '/files/flood';
+  return {
+    family: 'flood',
+    bytes: builder.head('POST', target, lines),
+    then: 'wait',
+    verdict: 'refused',
+    closes: true,
+  };
 }
 
-function oddTarget(malice: Malice): Attack {
-  const [method, target] = malice.of([
+function oddTarget(builder: AttackBuilder): Attack {
+  const [method, target] = builder.of([
     ['OPTIONS', '*'],
-    ['GET', `http://${malice.victim.host}/files/absolute`],
+    ['GET', `http://${builder.victim.host}/files/absolute`],
     ['GET', 'http://elsewhere.example/files/absolute'],
     ['GET', 'https://elsewhere.example/'],
-    ['HEAD', `http://elsewhere.example${malice.victim.target}`],
+    ['HEAD', `http://elsewhere.example${builder.victim.target}`],
     ['GET', 'HTTP://elsewhere.example'],
     ['GET', '//elsewhere.example/files'],
     ['GET', '/..//../../etc/passwd'],
@@ -152,11 +231,11 @@ function oddTarget(malice: Malice): Attack {
     ['GET', `/${'../'.repeat(500)}etc/passwd`],
     ['OPTIONS', 'http://elsewhere.example'],
   ] as const);
-  return { family: 'odd target', bytes: malice.head(method, target), then: 'wait', verdict: 'answered' };
+  return { family: 'odd target', bytes: builder.head(method, target), then: 'wait', verdict: 'answered' };
 }
 
-function brokenTarget(malice: Malice): Attack {
-  const [method, target] = malice.of([
+function brokenTarget(builder: AttackBuilder): Attack {
+  const [method, target] = builder.of([
     ...[
       '*',
       'files',
@@ -172,16 +251,16 @@ function brokenTarget(malice: Malice): Attack {
       '\\\\a',
     ].map((broken) => ['GET', broken] as const),
     ...['/a#b', '/a b', '/a\x00b', '/\x7f', '/a\tb', '/a\rb', ''].map((broken) => ['GET', broken] as const),
-    ...['a:443', '/', '*', malice.victim.host].map((broken) => ['CONNECT', broken] as const),
+    ...['a:443', '/', '*', builder.victim.host].map((broken) => ['CONNECT', broken] as const),
     ...['BREW', 'get', 'G\x00T', 'GE T', '', 'PO\xd6ST', 'X'.repeat(5000), '"GET"', 'PRI'].map(
       (broken) => [broken, '/files'] as const,
     ),
   ]);
   // A target that makes no sense does not make it doubtful where its request ends.
-  const rest = method === 'GET' ? '' : malice.smuggled();
+  const rest = method === 'GET' ? '' : builder.smuggled();
   return {
     family: 'broken target',
-    bytes: malice.head(method, target) + rest,
+    bytes: builder.head(method, target) + rest,
     then: 'wait',
     verdict: 'refused',
     closes: method !== 'GET',
@@ -189,45 +268,45 @@ function brokenTarget(malice: Malice): Attack {
 }
 
 /** Unusual, but nothing that must be refused. */
-function oddMessage(malice: Malice): Attack {
-  const body = 'x'.repeat(malice.below(2000));
-  const bytes = malice.of([
-    () => malice.whole('HEAD', '/files/odd', [], body),
-    () => malice.whole('GET', '/files/odd', ['Upload-Complete: ?1', 'Upload-Draft-Interop-Version: 6'], body),
-    () => malice.whole('OPTIONS', '/files/odd', [], body),
-    () => malice.whole('DELETE', '/files/odd', ['Upload-Complete: ?1'], body),
-    () => malice.whole('TRACE', '/files/odd', [], body),
-    () => malice.whole('HEAD', malice.victim.target, [], body),
-    () => malice.head('GET', '/files/odd', ['Connection: host, content-length, x-marker2, upload-complete, close']),
-    () => malice.head('GET', '/files/odd', ['Connection: Upgrade', 'Upgrade: klingon/1.0']),
+function oddMessage(builder: AttackBuilder): Attack {
+  const body = 'x'.repeat(builder.below(2000));
+  const bytes = builder.of([
+    () => builder.whole('HEAD', '/files/odd', [], body),
+    () => builder.whole('GET', '/files/odd', ['Upload-Complete: ?1', 'Upload-Draft-Interop-Version: 6'], body),
+    () => builder.whole('OPTIONS', '/files/odd', [], body),
+    () => builder.whole('DELETE', '/files/odd', ['Upload-Complete: ?1'], body),
+    () => builder.whole('TRACE', '/files/odd', [], body),
+    () => builder.whole('HEAD', builder.victim.target, [], body),
+    () => builder.head('GET', '/files/odd', ['Connection: host, content-length, x-marker2, upload-complete, close']),
+    () => builder.head('GET', '/files/odd', ['Connection: Upgrade', 'Upgrade: klingon/1.0']),
     () =>
-      malice.head('GET', '/files/odd', [
+      builder.head('GET', '/files/odd', [
         'Connection: Upgrade, HTTP2-Settings',
         'Upgrade: h2c',
         'HTTP2-Settings: AAMAAABkAAQAAP__',
       ]),
-    () => malice.head('GET', malice.victim.target, ['Connection: Upgrade', 'Upgrade: websocket']),
+    () => builder.head('GET', builder.victim.target, ['Connection: Upgrade', 'Upgrade: websocket']),
     () =>
-      malice.whole('POST', '/files/odd', ['Connection: Upgrade', 'Upgrade: klingon/1.0', 'Upload-Complete: ?1'], body),
-    () => malice.head('GET', '/files/odd', ['Range: bytes=0-0,0-0,0-0', 'If-Match: *', 'TE: trailers, chunked']),
-    () => `\r\n\r\n${malice.head('GET', '/files/odd')}`,
+      builder.whole('POST', '/files/odd', ['Connection: Upgrade', 'Upgrade: klingon/1.0', 'Upload-Complete: ?1'], body),
+    () => builder.head('GET', '/files/odd', ['Range: bytes=0-0,0-0,0-0', 'If-Match: *', 'TE: trailers, chunked']),
+    () => `\r\n\r\n${builder.head('GET', '/files/odd')}`,
     () =>
-      malice.head('GET', '/files/odd', [
+      builder.head('GET', '/files/odd', [
         'Forwarded: for="',
         'X-Forwarded-For: \xff, ::::, ../',
         'X-Forwarded-Host: a b\\',
       ]),
-    () => malice.head('GET', '/files/odd', [], 'HTTP/1.0'),
+    () => builder.head('GET', '/files/odd', [], 'HTTP/1.0'),
     () =>
-      malice
+      builder
         .whole('POST', '/files/odd', ['Upload-Complete: ?1', 'Upload-Draft-Interop-Version: 6'], body)
         .replace('HTTP/1.1', 'HTTP/1.0'),
   ])();
   return { family: 'odd message', bytes, then: 'wait', verdict: 'answered' };
 }
 
-function unmetExpectation(malice: Malice): Attack {
-  const expectation = malice.of([
+function unmetExpectation(builder: AttackBuilder): Attack {
+  const expectation = builder.of([
     'miracle',
     '100-continue, miracle',
     '101-continue',
@@ -243,42 +322,42 @@ function unmetExpectation(malice: Malice): Attack {
   ];
   return {
     family: 'unmet expectation',
-    bytes: malice.head('POST', '/files/expect', lines),
+    bytes: builder.head('POST', '/files/expect', lines),
     then: 'wait',
     verdict: 'refused',
   };
 }
 
 /** A good request that ends anywhere before its end. */
-function cutShort(malice: Malice): Attack {
-  const body = 'z'.repeat(malice.below(3000));
+function cutShort(builder: AttackBuilder): Attack {
+  const body = 'z'.repeat(builder.below(3000));
   const version = ['Upload-Draft-Interop-Version: 6'];
-  const good = malice.of([
-    () => malice.whole('POST', '/files/cut', [...version, 'Upload-Complete: ?1'], body),
-    () => malice.whole('POST', '/files/cut', [...version, 'Upload-Complete: ?0'], body),
-    () => malice.whole('PUT', '/files/cut', [], body),
-    () => malice.head('GET', '/files/cut'),
-    () => malice.head('DELETE', '/files/cut'),
+  const good = builder.of([
+    () => builder.whole('POST', '/files/cut', [...version, 'Upload-Complete: ?1'], body),
+    () => builder.whole('POST', '/files/cut', [...version, 'Upload-Complete: ?0'], body),
+    () => builder.whole('PUT', '/files/cut', [], body),
+    () => builder.head('GET', '/files/cut'),
+    () => builder.head('DELETE', '/files/cut'),
     () =>
-      `${malice.head('POST', '/files/cut', [...version, 'Upload-Complete: ?1', 'Transfer-Encoding: chunked'])}3\r\nabc\r\n0\r\n\r\n`,
-    () => malice.head('GET', '/files/cut', ['Connection: Upgrade', 'Upgrade: websocket']),
+      `${builder.head('POST', '/files/cut', [...version, 'Upload-Complete: ?1', 'Transfer-Encoding: chunked'])}3\r\nabc\r\n0\r\n\r\n`,
+    () => builder.head('GET', '/files/cut', ['Connection: Upgrade', 'Upgrade: websocket']),
     () =>
-      malice.whole('PATCH', malice.victim.expendable, [...version, 'Upload-Offset: 10', 'Upload-Complete: ?1'], body),
+      builder.whole('PATCH', builder.victim.expendable, [...version, 'Upload-Offset: 10', 'Upload-Complete: ?1'], body),
   ])();
-  const bytes = good.slice(0, malice.below(good.length));
-  return { family: 'cut short', bytes, then: malice.of(['end', 'reset', 'linger']), verdict: 'anything', isCut: true };
+  const bytes = good.slice(0, builder.below(good.length));
+  return { family: 'cut short', bytes, then: builder.of(['end', 'reset', 'linger']), verdict: 'anything', isCut: true };
 }
 
-function garbage(malice: Malice): Attack {
-  const noise = Array.from({ length: 1 + malice.below(400) }, () => String.fromCharCode(malice.below(256))).join('');
-  const bytes = malice.of([
+function garbage(builder: AttackBuilder): Attack {
+  const noise = Array.from({ length: 1 + builder.below(400) }, () => String.fromCharCode(builder.below(256))).join('');
+  const bytes = builder.of([
     () => `${noise}\r\n\r\n`,
     () => `GET ${noise} HTTP/1.1\r\n\r\n`,
     () => '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03',
     () => `${'\r\n'.repeat(2000)}${noise}\r\n\r\n`,
     () => '\x00'.repeat(20_000),
-    () => `HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n${malice.smuggled()}`,
-    () => malice.head('GET', '/files/noise', [noise.replace(/[\r\n]/g, '')]),
+    () => `HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n${builder.smuggled()}`,
+    () => builder.head('GET', '/files/noise', [noise.replace(/[\r\n]/g, '')]),
   ])();
-  return { family: 'garbage', bytes, then: malice.of(['end', 'reset']), verdict: 'anything' };
+  return { family: 'garbage', bytes, then: builder.of(['end', 'reset']), verdict: 'anything' };
 }

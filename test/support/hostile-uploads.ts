@@ -1,4 +1,4 @@
-import type { Attack, Malice } from './hostile-attack.js';
+import type { Attack, AttackBuilder } from './hostile-messages.js';
 
 const PARTIAL = 'Content-Type: application/partial-upload';
 
@@ -72,7 +72,7 @@ const WRONG_DIGESTS = [
 ];
 
 /** Requests on uploads and targets in which something that counts is wrong. */
-export const UPLOAD_FAMILIES: readonly ((malice: Malice) => Attack)[] = [
+export const UPLOAD_FAMILIES: readonly ((builder: AttackBuilder) => Attack)[] = [
   wrongAppend,
   wrongMethod,
   oddCreation,
@@ -81,73 +81,73 @@ export const UPLOAD_FAMILIES: readonly ((malice: Malice) => Attack)[] = [
 ];
 
 /** An append that is right but for one thing: refused, and the upload stays as it is. */
-function wrongAppend(malice: Malice): Attack {
+function wrongAppend(builder: AttackBuilder): Attack {
   const right = { offset: 'Upload-Offset: 10', complete: 'Upload-Complete: ?0', type: PARTIAL, length: '' };
-  const wrong = malice.of([
-    () => ({ offset: `Upload-Offset: ${malice.of(WRONG_NUMBERS)}` }),
+  const wrong = builder.of([
+    () => ({ offset: `Upload-Offset: ${builder.of(WRONG_NUMBERS)}` }),
     () => ({ offset: '' }),
     () => ({ offset: 'Upload-Offset: 10\r\nUpload-Offset: 10' }),
-    () => ({ complete: `Upload-Complete: ${malice.of(WRONG_BOOLEANS)}` }),
+    () => ({ complete: `Upload-Complete: ${builder.of(WRONG_BOOLEANS)}` }),
     () => ({ complete: 'Upload-Complete: ?0\r\nUpload-Complete: ?1' }),
-    () => ({ type: `Content-Type: ${malice.of(WRONG_TYPES)}` }),
-    () => ({ length: `Upload-Length: ${malice.of(['99', '101', '5', '0', '999999999999999'])}` }),
+    () => ({ type: `Content-Type: ${builder.of(WRONG_TYPES)}` }),
+    () => ({ length: `Upload-Length: ${builder.of(['99', '101', '5', '0', '999999999999999'])}` }),
     () => ({ complete: 'Upload-Complete: ?1' }),
     () => ({ length: 'Tus-Resumable: 1.0.0' }),
   ])();
   const lines = Object.values({ ...right, ...wrong }).filter((line) => line !== '');
-  const body = 'x'.repeat(1 + malice.below(80));
-  const whole = malice.whole('PATCH', malice.victim.target, ['Upload-Draft-Interop-Version: 6', ...lines], body);
+  const body = 'x'.repeat(1 + builder.below(80));
+  const whole = builder.whole('PATCH', builder.victim.target, ['Upload-Draft-Interop-Version: 6', ...lines], body);
   // The answer must not wait for a body that changes nothing.
-  const bytes = malice.happens(0.3) ? whole.slice(0, -body.length) : whole;
+  const bytes = builder.happens(0.3) ? whole.slice(0, -body.length) : whole;
   return { family: 'wrong append', bytes, then: 'wait', verdict: 'refused' };
 }
 
-function wrongMethod(malice: Malice): Attack {
-  const method = malice.of(['POST', 'PUT', 'TRACE', 'LOCK', 'PROPFIND', 'MKCOL', 'LINK', 'PURGE', 'M-SEARCH']);
-  const bytes = malice.whole(method, malice.victim.target, [`Upload-Complete: ${malice.of(ODD_BOOLEANS)}`], 'abc');
+function wrongMethod(builder: AttackBuilder): Attack {
+  const method = builder.of(['POST', 'PUT', 'TRACE', 'LOCK', 'PROPFIND', 'MKCOL', 'LINK', 'PURGE', 'M-SEARCH']);
+  const bytes = builder.whole(method, builder.victim.target, [`Upload-Complete: ${builder.of(ODD_BOOLEANS)}`], 'abc');
   return { family: 'wrong method', bytes, then: 'wait', verdict: 'refused' };
 }
 
 /** Whether these are creations, plain requests or mistakes is for the proxy to say; not that it answers. */
-function oddCreation(malice: Malice): Attack {
-  const method = malice.of(['POST', 'PUT', 'PATCH', 'GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'REPORT']);
+function oddCreation(builder: AttackBuilder): Attack {
+  const method = builder.of(['POST', 'PUT', 'PATCH', 'GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'REPORT']);
   const lines = [
-    `Upload-Draft-Interop-Version: ${malice.of(VERSIONS)}`,
-    `${malice.of(['Upload-Complete', 'Upload-Complete', 'Upload-Incomplete'])}: ${malice.of(ODD_BOOLEANS)}`,
-    `Upload-Length: ${malice.of([...WRONG_NUMBERS, '3', '100'])}`,
-    `Upload-Offset: ${malice.of([...WRONG_NUMBERS, '10'])}`,
-    `Content-Type: ${malice.of([...WRONG_TYPES, 'application/partial-upload'])}`,
-    `Repr-Digest: ${malice.of(WRONG_DIGESTS)}`,
-    `Content-Digest: ${malice.of(WRONG_DIGESTS)}`,
-    `Want-Repr-Digest: ${malice.of(['sha-256=1', 'sha-256=99', 'md5', 'sha-512=-1', ','])}`,
+    `Upload-Draft-Interop-Version: ${builder.of(VERSIONS)}`,
+    `${builder.of(['Upload-Complete', 'Upload-Complete', 'Upload-Incomplete'])}: ${builder.of(ODD_BOOLEANS)}`,
+    `Upload-Length: ${builder.of([...WRONG_NUMBERS, '3', '100'])}`,
+    `Upload-Offset: ${builder.of([...WRONG_NUMBERS, '10'])}`,
+    `Content-Type: ${builder.of([...WRONG_TYPES, 'application/partial-upload'])}`,
+    `Repr-Digest: ${builder.of(WRONG_DIGESTS)}`,
+    `Content-Digest: ${builder.of(WRONG_DIGESTS)}`,
+    `Want-Repr-Digest: ${builder.of(['sha-256=1', 'sha-256=99', 'md5', 'sha-512=-1', ','])}`,
     'Tus-Resumable: 1.0.0',
-    `X-HTTP-Method-Override: ${malice.of(['PATCH', 'DELETE', 'CONNECT', '../', ''])}`,
+    `X-HTTP-Method-Override: ${builder.of(['PATCH', 'DELETE', 'CONNECT', '../', ''])}`,
     'Access-Control-Request-Method: PATCH',
-  ].filter(() => malice.happens(0.5));
-  const target = `/files/${malice.of(['a', '', '%00', '..%2f', '?x=1', 'a?upload=1', '%E2%98%83', '\xe9'])}`;
+  ].filter(() => builder.happens(0.5));
+  const target = `/files/${builder.of(['a', '', '%00', '..%2f', '?x=1', 'a?upload=1', '%E2%98%83', '\xe9'])}`;
   return {
     family: 'odd creation',
-    bytes: malice.whole(method, target, lines, 'abc'),
+    bytes: builder.whole(method, target, lines, 'abc'),
     then: 'wait',
     verdict: 'answered',
   };
 }
 
 /** At the right place, and then everything else at random: may complete, invalidate or cancel what nobody needs. */
-function oddAppend(malice: Malice): Attack {
-  const method = malice.of(['PATCH', 'PATCH', 'PATCH', 'POST', 'GET', 'HEAD', 'DELETE', 'OPTIONS']);
+function oddAppend(builder: AttackBuilder): Attack {
+  const method = builder.of(['PATCH', 'PATCH', 'PATCH', 'POST', 'GET', 'HEAD', 'DELETE', 'OPTIONS']);
   const lines = [
     'Upload-Offset: 10',
     PARTIAL,
-    `Upload-Draft-Interop-Version: ${malice.of(VERSIONS)}`,
-    `Upload-Complete: ${malice.of(ODD_BOOLEANS)}`,
-    `Content-Digest: ${malice.of(WRONG_DIGESTS)}`,
-    `Repr-Digest: ${malice.of(WRONG_DIGESTS)}`,
+    `Upload-Draft-Interop-Version: ${builder.of(VERSIONS)}`,
+    `Upload-Complete: ${builder.of(ODD_BOOLEANS)}`,
+    `Content-Digest: ${builder.of(WRONG_DIGESTS)}`,
+    `Repr-Digest: ${builder.of(WRONG_DIGESTS)}`,
     'X-HTTP-Method-Override: PATCH',
     'Expect: 100-continue',
-  ].filter(() => malice.happens(0.8));
-  const body = 'y'.repeat(malice.of([0, 1, 90, 91, 5000]));
-  const bytes = malice.whole(method, malice.victim.expendable, lines, body);
+  ].filter(() => builder.happens(0.8));
+  const body = 'y'.repeat(builder.of([0, 1, 90, 91, 5000]));
+  const bytes = builder.whole(method, builder.victim.expendable, lines, body);
   return { family: 'odd append', bytes, then: 'wait', verdict: 'answered' };
 }
 
@@ -221,9 +221,9 @@ const TOKENS = [
 ];
 
 /** Names of uploads that are none. */
-function oddPath(malice: Malice): Attack {
-  const id = malice.victim.target.split('/').at(-1)!;
-  const token = malice.of([
+function oddPath(builder: AttackBuilder): Attack {
+  const id = builder.victim.target.split('/').at(-1)!;
+  const token = builder.of([
     ...TOKENS,
     `${id}/`,
     `${id}/..`,
@@ -233,10 +233,10 @@ function oddPath(malice: Malice): Attack {
     id.slice(1),
     `../spool/${id}/chunk-1`,
   ]);
-  const target = malice.of(PLACES) + token.replaceAll(' ', '%20');
-  const method = malice.of(['HEAD', 'GET', 'PATCH', 'DELETE', 'OPTIONS']);
+  const target = builder.of(PLACES) + token.replaceAll(' ', '%20');
+  const method = builder.of(['HEAD', 'GET', 'PATCH', 'DELETE', 'OPTIONS']);
   const lines = ['Upload-Draft-Interop-Version: 6', 'Upload-Offset: 10', 'Upload-Complete: ?1', PARTIAL];
-  const bytes = method === 'PATCH' ? malice.whole(method, target, lines, 'abc') : malice.head(method, target);
+  const bytes = method === 'PATCH' ? builder.whole(method, target, lines, 'abc') : builder.head(method, target);
   const isOurs = resolved(target).startsWith('/.uploads/') && method !== 'OPTIONS';
   return { family: 'odd path', bytes, then: 'wait', verdict: isOurs ? 'refused' : 'answered' };
 }

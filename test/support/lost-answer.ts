@@ -1,14 +1,13 @@
 import { expect } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
-import type { OpenRequest } from './open-request.js';
+import type { OpenRequest } from './client.js';
+import { comparable, type FlowClient } from './flow-client.js';
 import type { ResumableUpload } from './resumable-client.js';
-import { framed } from './stage.js';
-import type { StageClient } from './stage-client.js';
 import { sha256 } from './temporary.js';
-import { told } from './told.js';
+import { framed } from './test-proxy.js';
 
 /** What origins say in the end: clients are to get exactly this, however late. */
-export const ANSWERS: readonly OriginAnswer[] = [
+export const ANSWERS: readonly GivenAnswer[] = [
   { status: 200, headers: [['Content-Type', 'text/plain']], body: 'taken' },
   {
     status: 201,
@@ -25,24 +24,24 @@ export const ANSWERS: readonly OriginAnswer[] = [
   { status: 500, headers: [['X-Trace', 'f00']], body: 'it broke' },
 ];
 
-export interface OriginAnswer {
+export interface GivenAnswer {
   readonly status: number;
   readonly headers: readonly HeaderLine[];
   readonly body: string;
 }
 
 /** The answer as it is relayed: with what the origin's Node adds. */
-function relayed({ status, headers, body }: OriginAnswer) {
+function relayed({ status, headers, body }: GivenAnswer) {
   const lines: HeaderLine[] = status === 204 ? [...headers, ['Date', '<now>']] : framed(headers, body);
   return { status, lines, body };
 }
 
-export function isGood({ status }: OriginAnswer): boolean {
+export function isGood({ status }: GivenAnswer): boolean {
   return status < 400;
 }
 
 /** Something waits until it is opened. */
-export function gate(): { readonly opened: Promise<void>; readonly open: () => void } {
+export function latch(): { readonly opened: Promise<void>; readonly open: () => void } {
   let open = (): void => undefined;
   const opened = new Promise<void>((resolve) => (open = resolve));
   return { opened, open };
@@ -57,17 +56,17 @@ export interface LostUpload {
 
 /** The client is gone after its last byte, and the origin has the whole but does not answer before it is let. */
 export async function loseAnswer(
-  client: StageClient,
-  what: { readonly target: string; readonly method?: string; readonly answer: OriginAnswer; readonly bytes: Buffer },
+  client: FlowClient,
+  what: { readonly target: string; readonly method?: string; readonly answer: GivenAnswer; readonly bytes: Buffer },
 ): Promise<LostUpload> {
   const { target, method, answer, bytes } = what;
-  const { stage } = client;
-  const { opened, open } = gate();
-  stage.answer(target, { ...answer, after: opened });
+  const { proxy } = client;
+  const { opened, open } = latch();
+  proxy.answer(target, { ...answer, after: opened });
   const { request, upload } = await client.begin({ target, method, length: bytes.length });
   await request.send(bytes);
   await request.end();
-  await stage.requestFor(target);
+  await proxy.requestFor(target);
   request.leave('reset');
   return { upload, lost: new LostAnswer(client, upload, target, bytes), letAnswer: open };
 }
@@ -78,7 +77,7 @@ export class LostAnswer {
   private readonly kept = { maxAgeSeconds: 3600 };
 
   constructor(
-    private readonly client: StageClient,
+    private readonly client: FlowClient,
     private readonly upload: ResumableUpload,
     private readonly target: string,
     private readonly bytes: Buffer,
@@ -88,13 +87,13 @@ export class LostAnswer {
   async expectHeldBack(after: { readonly answered: boolean; readonly isUnknown?: boolean }): Promise<void> {
     const { answered, isUnknown = false } = after;
     const { length } = this.bytes;
-    const retrieved = told(await this.upload.retrieve(), answered ? this.kept : {});
+    const retrieved = comparable(await this.upload.retrieve(), answered ? this.kept : {});
     expect(retrieved).toEqual(this.client.expected.retrieved(length - 1, { complete: false, length, isUnknown }));
   }
 
   async expectComplete(): Promise<void> {
     const { length } = this.bytes;
-    const retrieved = told(await this.upload.retrieve(), this.kept);
+    const retrieved = comparable(await this.upload.retrieve(), this.kept);
     expect(retrieved).toEqual(this.client.expected.retrieved(length, { complete: true, length }));
   }
 
@@ -108,17 +107,17 @@ export class LostAnswer {
   }
 
   /** That very answer; with a bad one the last byte stays unacknowledged. */
-  async expectAnswer(request: OpenRequest, answer: OriginAnswer): Promise<void> {
+  async expectAnswer(request: OpenRequest, answer: GivenAnswer): Promise<void> {
     const response = await request.readFinal();
     const offset = isGood(answer) ? this.bytes.length : this.bytes.length - 1;
-    expect(told(response)).toEqual(this.client.expected.answered(relayed(answer), offset));
+    expect(comparable(response)).toEqual(this.client.expected.answered(relayed(answer), offset));
     expect(response.interims).toEqual([]);
   }
 
   /** Nobody knows whether the origin has taken it: the client is told so before anything is sent again. */
   async expectUndelivered(request: OpenRequest): Promise<void> {
     const response = await request.readFinal();
-    expect(told(response)).toEqual(this.client.expected.undelivered(this.bytes.length - 1));
+    expect(comparable(response)).toEqual(this.client.expected.undelivered(this.bytes.length - 1));
     expect(response.interims).toEqual([]);
   }
 
@@ -132,7 +131,7 @@ export class LostAnswer {
 
   /** The origin has had the whole so many times, always under the same key. */
   expectRequests(count: number): void {
-    const requests = this.client.stage.requestsFor(this.target);
+    const requests = this.client.proxy.requestsFor(this.target);
     expect(requests).toHaveLength(count);
     const key = requests[0]!.header('Idempotency-Key');
     expect(key).toBeDefined();

@@ -1,12 +1,11 @@
-import { CrashClient } from './crash-client.js';
-import { CrashOrigin } from './crash-origin.js';
-import { Chance } from './crash-plan.js';
-import type { CrashWorld, Creation } from './crash-world.js';
-import { expireEverything } from './nodes-aftermath.js';
-import { NodesLog } from './nodes-log.js';
-import { BlowPlan, type Blow, type SpoolKind } from './nodes-plan.js';
-import { NodesStage } from './nodes-stage.js';
-import { Strikes } from './nodes-strikes.js';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { uploadTag } from '../../src/observe/log.js';
+import { CrashClient } from './campaign-client.js';
+import { type CampaignContext, Chance, CrashOrigin, type Creation } from './campaign.js';
+import { A_DAY_LATER } from './crash-campaign.js';
+import { NodesStage } from './nodes.js';
+import type { ProxyProcess } from './proxy-process.js';
 import { within } from './temporary.js';
 
 const CONFIG = `
@@ -60,10 +59,10 @@ export interface NodesSummary {
  * Uploads without end to any of several nodes, while nodes, Redis and the network between them break again and again.
  * Rejects with the first promise that was broken.
  */
-export class NodesCampaign implements CrashWorld {
+export class NodesCampaign implements CampaignContext {
   readonly hasParts = true;
   private readonly log = new NodesLog();
-  private readonly strikes: Strikes;
+  private readonly injector: FaultInjector;
   private readonly startedAt = Date.now();
   private lanes: Promise<void>[] = [];
   private striking: Promise<void> = Promise.resolve();
@@ -74,20 +73,20 @@ export class NodesCampaign implements CrashWorld {
 
   private constructor(
     readonly chance: Chance,
-    private readonly plan: BlowPlan,
+    private readonly plan: FaultSchedule,
     private readonly origin: CrashOrigin,
-    private readonly stage: NodesStage,
+    private readonly nodes: NodesStage,
   ) {
-    this.strikes = new Strikes(stage, this.log, () => this.cutClients());
+    this.injector = new FaultInjector(nodes, this.log, () => this.cutClients());
   }
 
   static async open({ seed, spool, hasLongOnes }: NodesCampaignOptions): Promise<NodesCampaign> {
     const origin = await CrashOrigin.start();
     try {
-      const stage = await NodesStage.open({ origin: origin.url, spool, nodes: NODES, config: CONFIG });
-      const plan = new BlowPlan(new Chance(seed), { nodes: NODES, hasLongOnes });
+      const nodes = await NodesStage.open({ origin: origin.url, spool, nodes: NODES, config: CONFIG });
+      const plan = new FaultSchedule(new Chance(seed), { nodes: NODES, hasLongOnes });
       const chance = new Chance(seed + 1, { largest: 6 * MEBIBYTE, tryMs: TRIES_MS });
-      return new NodesCampaign(chance, plan, origin, stage);
+      return new NodesCampaign(chance, plan, origin, nodes);
     } catch (error) {
       await origin.close();
       throw error;
@@ -102,7 +101,7 @@ export class NodesCampaign implements CrashWorld {
     await this.recover(lanes);
     for (const client of this.origin.clients)
       await client.askAgain().catch((error: unknown) => this.explain(client, error));
-    await expireEverything(this.stage, this.log);
+    await expireEverything(this.nodes, this.log);
     this.origin.check((client, creation) => this.repeatsOf(client, creation));
     this.log.check();
     return this.summary();
@@ -112,14 +111,14 @@ export class NodesCampaign implements CrashWorld {
     this.over = true;
     this.closed = true;
     await this.striking.catch(() => undefined);
-    await this.strikes.end().catch(() => undefined);
-    await this.stage.close();
+    await this.injector.end().catch(() => undefined);
+    await this.nodes.close();
     await this.origin.close();
     await Promise.allSettled(this.lanes);
   }
 
   get disturbances(): number {
-    if (Date.now() - this.strikes.lastAt < AFTERMATH_MS) this.looks++;
+    if (Date.now() - this.injector.lastAt < AFTERMATH_MS) this.looks++;
     return this.looks;
   }
 
@@ -127,7 +126,7 @@ export class NodesCampaign implements CrashWorld {
   async url(): Promise<string> {
     await new Promise((resolve) => setTimeout(resolve, this.chance.below(20)));
     if (this.closed) throw new Error('the campaign is over');
-    return this.stage.url(this.chance.below(NODES));
+    return this.nodes.url(this.chance.below(NODES));
   }
 
   notice(): void {
@@ -146,19 +145,19 @@ export class NodesCampaign implements CrashWorld {
 
   /** With what the nodes have said of the upload. */
   private explain({ target = '' }: CrashClient, error: unknown): never {
-    const running = Array.from({ length: this.stage.size }, (_, at) => this.stage.node(at));
+    const running = Array.from({ length: this.nodes.size }, (_, at) => this.nodes.node(at));
     const lines = this.log.about(target.split('/').at(-1)!, running);
     throw new Error([(error as Error).message, ...lines.slice(-40)].join('\n  '), { cause: error });
   }
 
   private async strikeInRounds(rounds: number): Promise<void> {
     for (let round = 0; round < rounds && !this.over; round++) await this.strike(this.plan.next());
-    await this.strikes.end();
+    await this.injector.end();
   }
 
-  private async strike(blow: Blow): Promise<void> {
-    await this.strikes.strike(blow);
-    await new Promise((resolve) => setTimeout(resolve, blow.thenMs));
+  private async strike(fault: NodeFault): Promise<void> {
+    await this.injector.inject(fault);
+    await new Promise((resolve) => setTimeout(resolve, fault.thenMs));
   }
 
   private async recover(lanes: Promise<unknown>): Promise<void> {
@@ -167,7 +166,7 @@ export class NodesCampaign implements CrashWorld {
     try {
       await within(lanes, 'every client to have its answer', RECOVERY_MS);
     } catch (error) {
-      const stuck = this.origin.clients.filter(({ stage }) => stage !== 'over');
+      const stuck = this.origin.clients.filter(({ step: step }) => step !== 'over');
       throw new Error(stuck.map((client) => client.broken('this client had none').message).join('\n'), {
         cause: error,
       });
@@ -192,7 +191,7 @@ export class NodesCampaign implements CrashWorld {
     const { clients, requests } = this.origin;
     const creations = clients.flatMap((client) => client.creations);
     return {
-      rounds: this.strikes.counts,
+      rounds: this.injector.counts,
       seconds: Math.round((Date.now() - this.startedAt) / 1000),
       recoverySeconds: this.recoverySeconds,
       uploads: clients.length,
@@ -206,4 +205,298 @@ export class NodesCampaign implements CrashWorld {
       log: this.log.counts,
     };
   }
+}
+
+/** How nodes keep their bytes. */
+export const SPOOLS = ['shared', 'node-local'] as const;
+export type SpoolKind = (typeof SPOOLS)[number];
+
+const NODE_FAULTS = [
+  'stop-node',
+  'kill-node',
+  'kill-redis',
+  'stop-redis',
+  'cut-network',
+  'hang-network',
+  'cut-clients',
+] as const;
+export type NodeFaultKind = (typeof NODE_FAULTS)[number];
+
+/** One thing that goes wrong, and is mended. */
+export interface NodeFault {
+  readonly kind: NodeFaultKind;
+  /** Which node it hits, or whose network; of Redis and the clients there is no choice. */
+  readonly node: number;
+  readonly forMs: number;
+  /** Others may follow before it is mended. */
+  readonly isLong: boolean;
+  /** Quiet before the next one. */
+  readonly thenMs: number;
+}
+
+/** How long each may last when it is short: some are over before anybody notices, some make commands fail. */
+const LONGEST_MS: Readonly<Record<NodeFaultKind, number>> = {
+  'stop-node': 5000,
+  'kill-node': 1000,
+  'kill-redis': 2000,
+  'stop-redis': 3000,
+  'cut-network': 3000,
+  'hang-network': 4000,
+  'cut-clients': 0,
+};
+
+/** Leases and claims last 15 s: nobody may believe in one for longer. */
+const LONG_MS = { least: 16_000, most: 30_000 };
+
+/** Of node stops and broken networks. */
+const LONG_SHARE = 0.2;
+
+export interface FaultScheduleOptions {
+  readonly nodes: number;
+  /** Some outlast leases and claims. */
+  readonly hasLongOnes: boolean;
+}
+
+/** What goes wrong next, the same for the same seed. Every kind has its turn before one comes again. */
+export class FaultSchedule {
+  private bag: NodeFaultKind[] = [];
+
+  constructor(
+    private readonly chance: Chance,
+    private readonly options: FaultScheduleOptions,
+  ) {}
+
+  next(): NodeFault {
+    const { chance, options } = this;
+    const kind = this.draw();
+    const canLast = kind === 'stop-node' || kind === 'cut-network' || kind === 'hang-network';
+    const isLong = canLast && options.hasLongOnes && chance.happens(LONG_SHARE);
+    return {
+      kind,
+      node: chance.below(options.nodes),
+      isLong,
+      forMs: isLong
+        ? LONG_MS.least + chance.below(LONG_MS.most - LONG_MS.least)
+        : chance.below(chance.of([LONGEST_MS[kind] / 5, LONGEST_MS[kind]])),
+      thenMs: chance.of([0, chance.below(300), chance.below(1500)]),
+    };
+  }
+
+  private draw(): NodeFaultKind {
+    if (this.bag.length === 0) this.bag = [...NODE_FAULTS];
+    return this.bag.splice(this.chance.below(this.bag.length), 1)[0]!;
+  }
+}
+
+/** Breaks what a blow says, and mends it after its time. */
+export class FaultInjector {
+  readonly counts: Partial<Record<NodeFaultKind | 'long', number>> = {};
+  private mendedAt = Date.now();
+  private underWay = 0;
+  private readonly hit = new Set<number>();
+  private long: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly nodes: NodesStage,
+    private readonly log: NodesLog,
+    private readonly cutClients: () => void,
+  ) {}
+
+  /** When something was last broken: now, while anything is. */
+  get lastAt(): number {
+    return this.underWay > 0 ? Date.now() : this.mendedAt;
+  }
+
+  /** Fulfilled when it is mended; a long one goes on alone, and is waited for by the next long one and by `end`. */
+  async inject(fault: NodeFault): Promise<void> {
+    this.count(fault.kind);
+    if (!fault.isLong) return this.play(fault);
+    await this.long;
+    this.count('long');
+    this.long = this.play(fault);
+    // Its failure is that of whoever waits for it.
+    this.long.catch(() => undefined);
+  }
+
+  /** Waits until nothing is broken any more. */
+  end(): Promise<void> {
+    return this.long;
+  }
+
+  private async play(fault: NodeFault): Promise<void> {
+    const node = this.spared(fault.node);
+    const aimsAtNode = fault.kind.endsWith('node') || fault.kind.endsWith('network');
+    if (aimsAtNode) this.hit.add(node);
+    this.underWay += 1;
+    try {
+      const mend = await this.breakIt(fault.kind, node);
+      await new Promise((resolve) => setTimeout(resolve, fault.forMs));
+      await mend();
+    } finally {
+      this.underWay -= 1;
+      this.mendedAt = Date.now();
+      if (aimsAtNode) this.hit.delete(node);
+    }
+  }
+
+  /** That node, or the next that nothing is wrong with. */
+  private spared(node: number): number {
+    const nodes = Array.from({ length: this.nodes.size }, (_, at) => (node + at) % this.nodes.size);
+    return nodes.find((at) => !this.hit.has(at)) ?? node;
+  }
+
+  /** Gives what mends it. */
+  private async breakIt(kind: NodeFaultKind, at: number): Promise<() => unknown> {
+    const { redis } = this.nodes;
+    const network = this.nodes.network(at);
+    switch (kind) {
+      case 'stop-node': {
+        const { pid } = this.nodes.node(at);
+        process.kill(pid, 'SIGSTOP');
+        return () => process.kill(pid, 'SIGCONT');
+      }
+      case 'kill-node':
+        await this.nodes.node(at).kill();
+        this.log.read(this.nodes.node(at));
+        return () => this.nodes.revive(at);
+      case 'kill-redis':
+        await redis.kill();
+        return () => redis.restart();
+      case 'stop-redis':
+        redis.pause();
+        return () => redis.resume();
+      case 'cut-network':
+        await network.cut();
+        return () => network.restore();
+      case 'hang-network':
+        network.hang();
+        return () => network.restore();
+      case 'cut-clients':
+        this.cutClients();
+        return () => undefined;
+    }
+  }
+
+  private count(what: NodeFaultKind | 'long'): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+}
+
+/** What nodes have said at last that should not have happened, and how often what may. */
+export class NodesLog {
+  readonly counts: Record<string, number> = {};
+  /** Requests that were ended because a newer one had come. */
+  takeovers = 0;
+  private readonly faults: string[] = [];
+  private readonly lines: string[] = [];
+  private readonly undelivered: Record<string, number> = {};
+
+  /** Takes in all that a process said; it has to have ended. */
+  read(node: ProxyProcess): void {
+    this.faults.push(...node.errors);
+    this.lines.push(...node.lines);
+    for (const line of node.log) this.note(line);
+  }
+
+  /** How often an upload was given up without an answer: each time its client may ask for another delivery. */
+  givenUp(id: string): number {
+    return this.undelivered[uploadTag(id)] ?? 0;
+  }
+
+  /** What was said of an upload, by those who have ended and by these who run. */
+  about(id: string, running: readonly ProxyProcess[]): string[] {
+    const tag = uploadTag(id);
+    const all = [...this.lines, ...running.flatMap(({ lines }) => lines)].filter((line) => line.includes(tag));
+    return all.sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
+  }
+
+  /** Fails with what no broken network excuses. */
+  check(): void {
+    if (this.faults.length > 0) throw new Error(`the nodes complained:\n${this.faults.join('\n')}`);
+  }
+
+  private note(line: Record<string, unknown>): void {
+    const { level, msg, err, interrupted, phase, upload } = line;
+    if (interrupted === 'taken-over') this.takeovers += 1;
+    if (phase === 'undelivered') this.undelivered[String(upload)] = (this.undelivered[String(upload)] ?? 0) + 1;
+    if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
+    const isExcused =
+      (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
+      /^(Redis is not available|the store does not answer)/.test(String(msg)) ||
+      /^(Redis|the Redis) /.test(String(line['reason']));
+    if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
+  }
+
+  private count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+}
+
+function timeOf(line: string): string {
+  return /"time":"([^"]*)"/.exec(line)?.[1] ?? '';
+}
+
+/** Everything expires within moments, and is looked for as often. */
+const CONFIG_OF_THE_DAY_AFTER = `
+limits: { max_age: 1s }
+delivery: { keep_answer: 1s }
+`;
+
+/** Longer than any lease, claim or turn that a process took to its grave. */
+const PATIENCE_MS = 90_000;
+const LOOK_MS = 250;
+
+/** Ends of uploads are times by the clock of Redis, which nobody can set. */
+const A_DAY_EARLIER = `
+local moved = 0
+for _, key in ipairs(redis.call('keys', '*:expires:*')) do
+  for _, id in ipairs(redis.call('zrange', key, 0, -1)) do
+    redis.call('zincrby', key, -90000000, id)
+    local record = string.match(key, '^{.-}') .. ':u:' .. id
+    local ends = redis.call('hget', record, 'endsAt')
+    if ends then redis.call('hset', record, 'endsAt', string.format('%.0f', ends - 90000000)) end
+    moved = moved + 1
+  end
+end
+return moved
+`;
+
+/** Kills every node, and lets them find their state a day later. Fails when anything of an upload stays. */
+async function expireEverything(nodes: NodesStage, log: NodesLog): Promise<void> {
+  const all = Array.from({ length: nodes.size }, (_, at) => at);
+  await Promise.all(all.map((at) => nodes.node(at).kill()));
+  for (const at of all) log.read(nodes.node(at));
+  await nodes.redis.cli('eval', A_DAY_EARLIER, '0');
+  const config = (at: number): string => nodes.configOf(at, CONFIG_OF_THE_DAY_AFTER);
+  const nodeFlags = ['--import', A_DAY_LATER];
+  await Promise.all(all.map((at) => nodes.revive(at, { config: config(at), nodeFlags })));
+  await untilNothingIsLeft(nodes);
+}
+
+/** As long as it gets less. */
+async function untilNothingIsLeft(nodes: NodesStage): Promise<void> {
+  let least = Infinity;
+  let lessAt = Date.now();
+  for (;;) {
+    const left = await leftovers(nodes);
+    if (left.length === 0) return;
+    if (left.length < least) lessAt = Date.now();
+    least = Math.min(least, left.length);
+    if (Date.now() - lessAt > PATIENCE_MS)
+      throw new Error(`${left.length} things were left behind:\n${left.slice(0, 20).join('\n')}`);
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+}
+
+/** Files of uploads, not those of the spool itself, keys that grow with the number of uploads, and figures that still count some. */
+async function leftovers({ dataDirectories, redis }: NodesStage): Promise<string[]> {
+  const spools = dataDirectories.map((data) => join(data, 'spool'));
+  const files = await Promise.all(spools.map((spool) => readdir(spool).catch(() => [])));
+  const keys = (await redis.cli('keys', '*')).split('\n');
+  const totals = (await redis.cli('hvals', '{rufh:0}:totals')).split('\n');
+  return [
+    ...files.flat().filter((name) => !name.startsWith('.')),
+    ...keys.filter((key) => /:[ucal]:|:(ids|due|expires)/.test(key)),
+    ...totals.filter((total) => total !== '' && total !== '0').map((total) => `totals: ${total}`),
+  ];
 }

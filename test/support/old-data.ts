@@ -1,22 +1,22 @@
 import { fileURLToPath } from 'node:url';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { requestOnce } from './raw-client.js';
-import { clientDialect, creationLines, ResumableUpload, versionLines, type DialectName } from './resumable-client.js';
+import { requestOnce } from './client.js';
+import { clientDialect, creationLines, type DialectName, ResumableUpload, versionLines } from './resumable-client.js';
 import { randomBytes, sha256, until } from './temporary.js';
-import type { WireRequest, WireResponse } from './wire-response.js';
+import type { WireRequest, WireResponse } from './wire.js';
 
 /** Where the data of an earlier version were kept, and how its process ended; each is a fixture of its own. */
-export const PLACES = {
+export const SETUPS = {
   embedded: { redis: false, shared: false, clustered: false, killed: false },
   'embedded-killed': { redis: false, shared: false, clustered: false, killed: true },
   redis: { redis: true, shared: false, clustered: true, killed: false },
   'redis-killed': { redis: true, shared: false, clustered: false, killed: true },
   'redis-shared': { redis: true, shared: true, clustered: false, killed: false },
-} as const satisfies Record<string, Place>;
+} as const satisfies Record<string, OldSetup>;
 
-export type PlaceName = keyof typeof PLACES;
+export type SetupName = keyof typeof SETUPS;
 
-export interface Place {
+export interface OldSetup {
   readonly redis: boolean;
   readonly shared: boolean;
   /** It is one of several nodes with disks of their own. */
@@ -25,10 +25,10 @@ export interface Place {
   readonly killed: boolean;
 }
 
-export const PLACE_NAMES = Object.keys(PLACES) as PlaceName[];
+export const SETUP_NAMES = Object.keys(SETUPS) as SetupName[];
 
 /** The directory, `redis.json` and `expected.json` of a place. */
-export function fixtureOf(place: PlaceName): string {
+export function fixtureOf(place: SetupName): string {
   return fileURLToPath(new URL(`../fixtures/old-data/${place}`, import.meta.url));
 }
 
@@ -55,7 +55,7 @@ export const PREFIX = 'rufh';
 export const NOBODY = 'http://127.0.0.1:9';
 
 /** The configuration of every place. Nothing in it expires within a hundred years. */
-export function configFor({ redis, shared, clustered }: Place, at: Surroundings): string {
+export function configFor({ redis, shared, clustered }: OldSetup, at: Surroundings): string {
   const store = `
 store: { type: redis, url: '${at.redis}', prefix: ${at.prefix ?? PREFIX} }
 spool: { shared: ${shared} }
@@ -211,7 +211,7 @@ const CLUSTERED: readonly OldUpload[] = [
 /** What does not depend on whose the bytes are is not repeated. */
 const SHARED = new Set(['two-chunks', 'answered-large', 'unknown-told', 'waiting']);
 
-export function uploadsOf({ killed, shared, clustered }: Place): readonly OldUpload[] {
+export function uploadsOf({ killed, shared, clustered }: OldSetup): readonly OldUpload[] {
   if (killed) return KILLED;
   if (clustered) return [...CLUSTERED, ...ANY];
   return shared ? ANY.filter(({ name }) => SHARED.has(name)) : ANY;
@@ -231,7 +231,7 @@ function digestOf(name: string): string {
 }
 
 /** A proxy of any version, from outside. */
-export interface Door {
+export interface ProxyAccess {
   readonly url: string;
   /** What its admin API says. */
   operate(method: string, path: string, query?: string): Promise<{ readonly status: number; readonly body: unknown }>;
@@ -242,14 +242,14 @@ export class OldClient {
   readonly whole: Buffer;
 
   constructor(
-    private readonly door: Door,
+    private readonly access: ProxyAccess,
     readonly upload: OldUpload,
   ) {
     this.whole = wholeOf(upload);
   }
 
   readonly send = (request: WireRequest): Promise<WireResponse> =>
-    requestOnce(this.door.url, { ...request, headers: this.headers(request.headers ?? []) });
+    requestOnce(this.access.url, { ...request, headers: this.headers(request.headers ?? []) });
 
   headers(lines: readonly HeaderLine[]): HeaderLine[] {
     return [['Host', 'files.example'], ...(this.upload.identity ?? []), ...lines];
@@ -313,7 +313,7 @@ export interface Expected extends Seen {
 }
 
 /** What is known of a place: `expected.json`. */
-export interface ExpectedPlace {
+export interface ExpectedSetup {
   /** When the process ended. */
   readonly endedAt: number;
   readonly empty: readonly string[];
@@ -326,10 +326,15 @@ export interface ExpectedPlace {
 export type IsOld = (text: string) => boolean;
 
 /** Looks at one upload in every way that changes nothing. */
-export async function look(door: Door, upload: OldUpload, path: string | undefined, isOld: IsOld): Promise<Seen> {
-  const client = new OldClient(door, upload);
-  if (upload.kind === 'undelivered') await untilPhase(door, upload, 'undelivered');
-  const shown = await shownOf(door, upload);
+export async function look(
+  access: ProxyAccess,
+  upload: OldUpload,
+  path: string | undefined,
+  isOld: IsOld,
+): Promise<Seen> {
+  const client = new OldClient(access, upload);
+  if (upload.kind === 'undelivered') await untilPhase(access, upload, 'undelivered');
+  const shown = await shownOf(access, upload);
   const versions = upload.dialect === 'plain' ? [] : versionLines(clientDialect(upload.dialect));
   const { reason } = (shown?.['undelivered'] ?? {}) as { reason?: string };
   const isAsked = path !== undefined && reason !== 'outcome-unknown';
@@ -351,14 +356,18 @@ interface Listed {
 }
 
 /** All that the admin API lists, which `rufh-proxy uploads list --json` prints. */
-export async function listed(door: Door): Promise<Listed> {
-  return (await door.operate('GET', '/uploads', '?limit=1000')).body as Listed;
+export async function listed(access: ProxyAccess): Promise<Listed> {
+  return (await access.operate('GET', '/uploads', '?limit=1000')).body as Listed;
 }
 
 /** What that list says of uploads that cannot be shown, as soon as it says so many things. A start tells of some later. */
-export async function besideUploads(door: Door, count: number, isOld: IsOld): Promise<ExpectedPlace['beside']> {
+export async function besideUploads(
+  access: ProxyAccess,
+  count: number,
+  isOld: IsOld,
+): Promise<ExpectedSetup['beside']> {
   const told = async (): Promise<object | false> => {
-    const beside = { ...(await listed(door)) };
+    const beside = { ...(await listed(access)) };
     Reflect.deleteProperty(beside, 'uploads');
     return Object.keys(beside).length >= count && beside;
   };
@@ -366,15 +375,15 @@ export async function besideUploads(door: Door, count: number, isOld: IsOld): Pr
 }
 
 /** Undefined where it is not known any more. */
-async function shownOf(door: Door, upload: OldUpload): Promise<Readonly<Record<string, unknown>> | undefined> {
-  const found = (await listed(door)).uploads.find(({ target }) => target === targetOf(upload));
+async function shownOf(access: ProxyAccess, upload: OldUpload): Promise<Readonly<Record<string, unknown>> | undefined> {
+  const found = (await listed(access)).uploads.find(({ target }) => target === targetOf(upload));
   if (!found) return undefined;
-  return (await door.operate('GET', `/uploads/${String(found['tag'])}`)).body as Readonly<Record<string, unknown>>;
+  return (await access.operate('GET', `/uploads/${String(found['tag'])}`)).body as Readonly<Record<string, unknown>>;
 }
 
 /** Waits until a delivery that ran has come so far. */
-export async function untilPhase(door: Door, upload: OldUpload, phase: string): Promise<void> {
-  await until(async () => (await shownOf(door, upload))?.['phase'] === phase, `${upload.name} to be ${phase}`);
+export async function untilPhase(access: ProxyAccess, upload: OldUpload, phase: string): Promise<void> {
+  await until(async () => (await shownOf(access, upload))?.['phase'] === phase, `${upload.name} to be ${phase}`);
 }
 
 const OF_LOOKS = new Set(['startedAt', 'endedAt', 'at', 'since', 'problem']);
@@ -419,7 +428,7 @@ export function facts(bytes: Uint8Array): { readonly size: number; readonly sha2
 }
 
 /** The file that is kept of a place: one line for each upload. */
-export function textOf({ uploads, ...rest }: ExpectedPlace): string {
+export function textOf({ uploads, ...rest }: ExpectedSetup): string {
   const lines = Object.entries(uploads).map(([name, one]) => `    ${JSON.stringify(name)}: ${JSON.stringify(one)}`);
   const about = JSON.stringify(rest, undefined, 2).slice(0, -2);
   return `${about},\n  "uploads": {\n${lines.join(',\n')}\n  }\n}\n`;

@@ -2,9 +2,9 @@ import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
 import type HttpProxy from 'http-proxy';
-import { connectH2 } from './h2-client.js';
+import { connect, requestOnce } from './client.js';
+import { connectH2 } from './http2-client.js';
 import { play } from './pass-through-front.js';
-import { connect, requestOnce } from './raw-client.js';
 
 /**
  * A process of its own that passes a few requests through and prints the warnings Node gave, because a test runner keeps

@@ -109,13 +109,13 @@ export interface Stage {
 /** Plays a scenario on one of the two: `bare` is http-proxy alone, which must show the fault that ours does not have. */
 export async function play<T>(
   which: 'ours' | 'bare',
-  scene: (stage: Stage) => Promise<T>,
+  scenario: (setup: Stage) => Promise<T>,
   { script, ...options }: FrontOptions & { readonly script?: RawScript } = {},
 ): Promise<T> {
   const origin = await startRawOrigin(script);
   const front = await (which === 'ours' ? startFront : startBareFront)(origin.url, options);
   try {
-    return await scene({ origin, front });
+    return await scenario({ origin, front });
   } finally {
     await front.close();
     await origin.close();

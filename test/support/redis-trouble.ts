@@ -1,13 +1,11 @@
-import { CuttingProxy } from './cutting-proxy.js';
-import { type FakeOrigin, startFakeOrigin } from './fake-origin.js';
-import { openRequest, type OpenRequest } from './open-request.js';
-import { startProxy, type ProxyProcess } from './proxy.js';
-import { requestOnce } from './raw-client.js';
-import type { RedisServer } from './redis-server.js';
-import { startRedis } from './redis-servers.js';
+import { openRequest, type OpenRequest, requestOnce } from './client.js';
+import { CuttingProxy } from './network.js';
+import { type ProxyProcess, startProxy } from './proxy-process.js';
+import { type RedisServer, startRedis } from './redis-server.js';
 import { appendLines, clientDialect, createUpload, type ResumableUpload } from './resumable-client.js';
 import { until } from './temporary.js';
-import type { WireRequest, WireResponse } from './wire-response.js';
+import { startTestOrigin, type TestOrigin } from './test-origin.js';
+import type { WireRequest, WireResponse } from './wire.js';
 
 const DIALECT = clientDialect('8');
 /** An answer may have to wait until Redis is away, is back, and is used again. */
@@ -25,14 +23,14 @@ export class RedisTrouble {
   private constructor(
     readonly redis: RedisServer,
     readonly network: CuttingProxy,
-    readonly origin: FakeOrigin,
+    readonly origin: TestOrigin,
     readonly proxy: ProxyProcess,
   ) {}
 
   static async open({ redis: settings, config = '' }: RedisTroubleOptions = {}): Promise<RedisTrouble> {
     const redis = await startRedis({ settings: settings ?? ['appendonly yes', 'appendfsync always'] });
     const network = await CuttingProxy.start(redis.port);
-    const origin = await startFakeOrigin();
+    const origin = await startTestOrigin();
     try {
       const store = `store: { type: redis, url: 'redis://127.0.0.1:${network.port}' }\nspool: { shared: true }\n`;
       const proxy = await startProxy({ origin: origin.url, config: store + config });

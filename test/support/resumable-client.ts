@@ -1,5 +1,5 @@
 import type { HeaderLine } from '../../src/model/headers.js';
-import type { ResponseHead, WireRequest, WireResponse } from './wire-response.js';
+import type { ResponseHead, WireRequest, WireResponse } from './wire.js';
 
 /** The interop versions this client speaks; `final` sends no version. */
 export const DIALECTS = ['3', '4', '5', '6', '7', '8', '9', '10', 'final'] as const;

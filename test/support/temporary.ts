@@ -1,6 +1,8 @@
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -92,4 +94,49 @@ export function randomBytes(size: number, seed = 1): Buffer {
     bytes[at] = state >>> ((at & 3) << 3);
   }
   return bytes;
+}
+
+/** Below those that the system gives to connections, and above 10080, which `fetch` refuses to ask. */
+const FIRST = 10_100;
+const COUNT = 9_600;
+
+/** Test files run side by side in so many processes at most; each takes its ports from a part of its own. */
+const PARTS = 8;
+const SIZE = COUNT / PARTS;
+const part = Number(process.env['JEST_WORKER_ID'] ?? 0) % PARTS;
+
+/** No port comes twice: who got one before may not listen there yet. */
+let next = Math.floor(Math.random() * SIZE);
+
+/**
+ * A free port of 127.0.0.1, with a free one 10000 above it. Below those that the system gives to connections: nobody else
+ * gets it while its server is away, not even a client that tries to reach it.
+ */
+export async function serverPort(): Promise<number> {
+  for (;;) {
+    const port = FIRST + part * SIZE + (next++ % SIZE);
+    if ((await isFree(port)) && (await isFree(port + 10_000))) return port;
+  }
+}
+
+function isFree(port: number): Promise<boolean> {
+  const probe = createServer();
+  return new Promise((resolve) => {
+    probe.once('error', () => resolve(false));
+    probe.listen(port, '127.0.0.1', () => probe.close(() => resolve(true)));
+  });
+}
+
+/** A certificate that nobody trusts, for `localhost`, 127.0.0.1 and [::1]; PEM. */
+export function makeCertificate(): { readonly cert: string; readonly key: string } {
+  const directory = mkdtempSync(join(tmpdir(), 'rufh-test-'));
+  const [cert, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')];
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1'];
+  const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
+  try {
+    execFileSync('openssl', ['req', '-x509', ...curve, ...subject, '-out', cert, '-keyout', key], { stdio: 'ignore' });
+    return { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') };
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
 }

@@ -1,12 +1,11 @@
 import { Readable } from 'node:stream';
-import type { AppendIntent, CreateIntent, Interrupted, InterimUpdate, Outcome } from '../../src/model/messages.js';
-import { type Digest, shownOffset } from '../../src/model/upload.js';
+import type { AppendIntent, CreateIntent, InterimUpdate, Interrupted, Outcome } from '../../src/model/messages.js';
+import { type Digest, shownOffset, type Upload } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { Body } from '../../src/uploads/request-body.js';
-import { REQUEST, routeTo } from './delivery-room.js';
+import { REQUEST, routeTo } from './delivery-harness.js';
+import type { GatedUploads } from './gated-uploads.js';
 import { sha256 } from './temporary.js';
-import { type Asked, UploadWitness } from './upload-witness.js';
-import type { UploadWorld } from './upload-world.js';
 
 /** How a body is announced. */
 export interface Part {
@@ -25,7 +24,7 @@ export interface Declared {
 }
 
 /** A request that brings bytes. */
-interface EagerAppend extends Asked {
+interface WriterRequest extends WitnessedRequest {
   readonly stream: Readable;
   readonly offset: number;
   readonly complete: boolean;
@@ -41,28 +40,28 @@ export class UploadWriters {
   private isHealthy = 0;
   private hasLeft = false;
   private readonly witness: UploadWitness;
-  private readonly eagerAppend: EagerAppend[] = [];
+  private readonly eagerAppend: WriterRequest[] = [];
   private readonly streams: Readable[] = [];
   private readonly pending = new Set<Promise<void>>();
   private failure: unknown;
 
   constructor(
-    private writesTo: UploadWorld,
+    private writesTo: GatedUploads,
     readonly file: Buffer,
     private readonly declared: Declared,
   ) {
     this.witness = new UploadWitness(file.length);
-    this.world = writesTo;
+    this.uploads = writesTo;
   }
 
-  get world(): UploadWorld {
+  get uploads(): GatedUploads {
     return this.writesTo;
   }
 
   /** Whatever it records could be shown, by it or after a crash. */
-  set world(world: UploadWorld) {
-    this.writesTo = world;
-    world.onRecord = (upload) => {
+  set uploads(gated: GatedUploads) {
+    this.writesTo = gated;
+    gated.onRecord = (upload) => {
       try {
         this.witness.expectLastByteUnknown(upload);
       } catch (error) {
@@ -84,7 +83,7 @@ export class UploadWriters {
     };
     const told = new Promise<void>((resolve) => {
       const call = this.callFor(eagerAppend, intent.contentLength, resolve);
-      const outcome = this.world.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
+      const outcome = this.uploads.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
       // Without a client's key it is never elsewhere.
       void this.follow(eagerAppend, outcome as Promise<Outcome | Interrupted>);
     });
@@ -93,7 +92,7 @@ export class UploadWriters {
   }
 
   head(writer: number): Promise<void> {
-    const outcome = this.world.uploads.retrieve({ kind: 'retrieve', id: this.id });
+    const outcome = this.uploads.uploads.retrieve({ kind: 'retrieve', id: this.id });
     return this.follow(this.witness.ask({ writer, feeds: false }), outcome);
   }
 
@@ -111,7 +110,7 @@ export class UploadWriters {
     const intent: AppendIntent = { kind: 'append', id: this.id, offset, reprDigests: [], ...content };
     void this.follow(
       eagerAppend,
-      this.world.uploads.append(intent, this.callFor(eagerAppend, content.contentLength)),
+      this.uploads.uploads.append(intent, this.callFor(eagerAppend, content.contentLength)),
       order,
     );
   }
@@ -163,14 +162,14 @@ export class UploadWriters {
 
   /** What an honest client alone does: asks, and brings the rest. */
   async finish(): Promise<Outcome | Interrupted> {
-    const asked = await this.world.uploads.retrieve({ kind: 'retrieve', id: this.id });
+    const asked = await this.uploads.uploads.retrieve({ kind: 'retrieve', id: this.id });
     if (asked.kind !== 'retrieved') throw new Error(`HEAD got ${JSON.stringify(asked)}`);
     const offset = shownOffset(asked.upload);
     this.witness.show(offset, 'the last HEAD');
     const part = { complete: true, isSized: false, isDigested: false };
     const eagerAppend = this.begin(-1, offset, part);
     const intent = { kind: 'append', id: this.id, offset, reprDigests: [], ...this.contentOf(part, offset) } as const;
-    const appending = this.world.uploads.append(intent, this.callFor(eagerAppend, undefined));
+    const appending = this.uploads.uploads.append(intent, this.callFor(eagerAppend, undefined));
     this.end(this.eagerAppend.indexOf(eagerAppend));
     const outcome = await appending;
     this.throwFailure();
@@ -185,7 +184,7 @@ export class UploadWriters {
   }
 
   /** One of the bodies under way, the newest for a negative number. */
-  private picked(which: number): EagerAppend | undefined {
+  private picked(which: number): WriterRequest | undefined {
     return which < 0 ? this.eagerAppend.at(-1) : this.eagerAppend[which % Math.max(this.eagerAppend.length, 1)];
   }
 
@@ -195,7 +194,7 @@ export class UploadWriters {
     return { complete, contentLength, contentDigests: complete && isDigested ? [digestOf(rest)] : [] };
   }
 
-  private begin(writer: number, offset: number, { complete }: Part): EagerAppend {
+  private begin(writer: number, offset: number, { complete }: Part): WriterRequest {
     const stream = new Readable({ read: () => undefined });
     this.streams.push(stream);
     const eagerAppend = this.witness.ask({ writer, feeds: true, stream, offset, complete, sent: 0 });
@@ -203,12 +202,12 @@ export class UploadWriters {
     return eagerAppend;
   }
 
-  private drop(eagerAppend: EagerAppend): void {
+  private drop(eagerAppend: WriterRequest): void {
     const at = this.eagerAppend.indexOf(eagerAppend);
     if (at >= 0) this.eagerAppend.splice(at, 1);
   }
 
-  private callFor(eagerAppend: EagerAppend, declaredLength: number | undefined, onTold?: () => void): UploadCall {
+  private callFor(eagerAppend: WriterRequest, declaredLength: number | undefined, onTold?: () => void): UploadCall {
     const sendInterim = (news: InterimUpdate): boolean => {
       if (news.kind === 'resumable') this.id = news.upload.id;
       else if (!eagerAppend.isDead) this.witness.show(news.offset, 'progress');
@@ -219,7 +218,7 @@ export class UploadWriters {
     return { body, sendInterim, credentials: [], clientLeft: new AbortController().signal };
   }
 
-  private follow(asked: Asked, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {
+  private follow(asked: WitnessedRequest, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {
     const { isHealthy } = this;
     const judged = outcome
       .then((known) => isHealthy === this.isHealthy && this.witness.judge(asked, known, basedOn))
@@ -236,4 +235,96 @@ export class UploadWriters {
 
 function digestOf(bytes: Uint8Array): Digest {
   return { algorithm: 'sha-256', value: sha256(bytes) };
+}
+
+/** One request, in the order in which requests were made. */
+export interface WitnessedRequest {
+  readonly order: number;
+  readonly writer: number;
+  /** It brings bytes. */
+  readonly feeds: boolean;
+  /** Its client has left it. */
+  wasCut: boolean;
+  /** A newer request was answered, or this one was: what it sends from now on must never count, what it hears is old. */
+  isDead: boolean;
+}
+
+/** What a writer was told last, and by which request. */
+interface Learned {
+  readonly offset: number;
+  readonly order: number;
+}
+
+/** Hears everything anybody is told of one upload, and throws what contradicts what was told before (RUFH §4.1.1, §4.6). */
+export class UploadWitness {
+  /** A client may know that all of it is there: it said so of a part that it did not call the last. */
+  mayShowAll = false;
+  /** The largest offset anybody was shown. */
+  private shown = 0;
+  private readonly asked: WitnessedRequest[] = [];
+  private readonly learned = new Map<number, Learned>();
+
+  /** `size`: that of the file, which its client knows also where it declares no length. */
+  constructor(private readonly size: number) {}
+
+  ask<A extends Pick<WitnessedRequest, 'writer' | 'feeds'>>(request: A): A & WitnessedRequest {
+    const asked = { ...request, order: this.asked.length, wasCut: false, isDead: false };
+    this.asked.push(asked);
+    return asked;
+  }
+
+  learnedBy(writer: number): Learned | undefined {
+    return this.learned.get(writer);
+  }
+
+  forgetOffsets(): void {
+    this.learned.clear();
+  }
+
+  show(offset: number, where: string): void {
+    if (offset < this.shown) throw new Error(`${where} shows ${offset} after ${this.shown} was shown`);
+    this.shown = offset;
+  }
+
+  /** `basedOn`: the request that its offset was learned from. */
+  judge(asked: WitnessedRequest, outcome: Outcome | Interrupted, basedOn?: number): void {
+    const wasDead = asked.isDead;
+    for (const known of this.asked) if (known.order <= asked.order) known.isDead = true;
+    const upload = this.uploadIn(asked, outcome, basedOn);
+    if (!upload || wasDead) return;
+    this.expectLastByteUnknown(upload);
+    this.show(shownOffset(upload), outcome.kind);
+    this.learned.set(asked.writer, { offset: shownOffset(upload), order: asked.order });
+  }
+
+  private uploadIn(asked: WitnessedRequest, outcome: Outcome | Interrupted, basedOn?: number): Upload | undefined {
+    const { kind } = outcome;
+    if (kind === 'retrieved' || kind === 'created' || kind === 'appended') return outcome.upload;
+    if (kind === 'answered') return undefined;
+    if (kind === 'interrupted') return this.expectReason(asked, outcome.reason);
+    if (kind === 'refused' && outcome.refusal.reason === 'already-complete') return undefined;
+    if (kind === 'refused' && outcome.refusal.reason === 'mismatching-offset') {
+      if (basedOn !== undefined) this.expectSomebodyBetween(asked, basedOn);
+      return outcome.refusal.upload;
+    }
+    throw new Error(`unexpected: ${JSON.stringify(outcome)}`);
+  }
+
+  private expectSomebodyBetween(asked: WitnessedRequest, basedOn: number): void {
+    const other = this.asked.some(({ order, feeds }) => feeds && order > basedOn && order < asked.order);
+    if (!other) throw new Error('an offset that was handed out was not accepted');
+  }
+
+  /** Clients take "offset = length" for success: so it may not be seen before the origin has said yes. */
+  expectLastByteUnknown(upload: Upload): void {
+    if (upload.phase === 'answered' || this.mayShowAll) return;
+    if (shownOffset(upload) === this.size) throw new Error('all of it is shown before there is an answer');
+  }
+
+  private expectReason({ order, wasCut }: WitnessedRequest, why: Interrupted['reason']): undefined {
+    const isRight =
+      why === 'taken-over' ? this.asked.some((other) => other.order > order) : why === 'client-left' && wasCut;
+    if (!isRight) throw new Error(`ended as ${why} for no reason`);
+    return undefined;
+  }
 }

@@ -5,8 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Config } from '../../src/config/config.js';
 import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
-import { makeCertificate } from '../support/certificate.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { makeCertificate, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('cluster settings', () => {
   let directory: TemporaryDirectory;

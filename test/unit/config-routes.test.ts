@@ -6,7 +6,7 @@ import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import type { RouteConfig } from '../../src/config/route.js';
 import type { Route } from '../../src/model/route.js';
-import { routeTo } from '../support/delivery-room.js';
+import { routeTo } from '../support/delivery-harness.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('routes', () => {

@@ -4,8 +4,7 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { describeError } from '../../src/config/errors.js';
 import { loadConfig } from '../../src/config/load.js';
 import type { StoreConfig } from '../../src/config/store.js';
-import { makeCertificate } from '../support/certificate.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { makeCertificate, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('store settings', () => {
   let directory: TemporaryDirectory;

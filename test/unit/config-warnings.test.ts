@@ -5,8 +5,7 @@ import { configSummary } from '../../src/cli/check.js';
 import { describeError } from '../../src/config/errors.js';
 import { OVERRIDES } from '../../src/config/flags.js';
 import { findUnknownVariables, loadConfig } from '../../src/config/load.js';
-import { makeCertificate } from '../support/certificate.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { makeCertificate, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('warnings', () => {
   // Issue 9, §6.

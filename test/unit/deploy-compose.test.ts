@@ -1,12 +1,12 @@
-import { describe, expect, test } from '@jest/globals';
 import { execFile, execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { describe, expect, test } from '@jest/globals';
 import { parse } from 'yaml';
-import { loadShipped, SECRETS } from '../support/shipped-config.js';
+import { loadShipped, SECRETS } from '../support/deploy-files.js';
 
 const here = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const read = (path: string): string => readFileSync(here(path), 'utf8');

@@ -1,14 +1,12 @@
-import { describe, expect, test } from '@jest/globals';
-import { fileURLToPath } from 'node:url';
-import { parse } from 'yaml';
 import { readFileSync } from 'node:fs';
-import type { NetworkPolicy } from 'kubernetes-types/networking/v1.js';
-import type { ConfigMap, Container, Secret, Service } from 'kubernetes-types/core/v1.js';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from '@jest/globals';
 import type { StatefulSet } from 'kubernetes-types/apps/v1.js';
+import type { ConfigMap, Container, Secret, Service } from 'kubernetes-types/core/v1.js';
+import type { NetworkPolicy } from 'kubernetes-types/networking/v1.js';
 import type { PodDisruptionBudget } from 'kubernetes-types/policy/v1.js';
-import { kustomize, type KubernetesObject } from '../support/kustomize.js';
-import { typeMistakes } from '../support/kubernetes-types.js';
-import { loadShipped } from '../support/shipped-config.js';
+import { parse } from 'yaml';
+import { type KubernetesObject, kustomize, loadShipped, typeMistakes } from '../support/deploy-files.js';
 
 const here = (path: string): string => fileURLToPath(new URL(`../../deploy/kubernetes/${path}`, import.meta.url));
 

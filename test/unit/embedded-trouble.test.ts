@@ -12,7 +12,7 @@ import { silentLog } from '../../src/observe/log.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { newRecord, SettlementWaiters } from '../../src/store/embedded/transitions.js';
 import { answer, attempt, HOUR, newUpload } from '../contract/sample-upload.js';
-import { smallDisk, type SmallDisk } from '../support/small-disk.js';
+import { smallDisk, type SmallDisk } from '../support/disk.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 describe('sick disks', () => {

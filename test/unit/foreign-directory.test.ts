@@ -11,9 +11,9 @@ import { thisOwner } from '../../src/store/embedded/directory-lock.js';
 import { snapshotLine } from '../../src/store/embedded/record-lines.js';
 import { newRecord } from '../../src/store/embedded/transitions.js';
 import { newId, newUpload } from '../contract/sample-upload.js';
-import { startTestApp } from '../support/app.js';
-import { pictureOf } from '../support/directory-picture.js';
+import { pictureOf } from '../support/disk.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { startTestApp } from '../support/test-proxy.js';
 
 // Issue 8: names prove nothing. Whose a directory is, the content of the entries says.
 let disk: TemporaryDirectory;

@@ -18,9 +18,9 @@ import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { GrowingChunk } from '../../src/uploads/chunk.js';
 import { newId } from '../contract/sample-upload.js';
-import { newUpload } from '../support/delivery-room.js';
+import { newUpload } from '../support/delivery-harness.js';
+import { smallDisk, type SmallDisk } from '../support/disk.js';
 import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
-import { smallDisk, type SmallDisk } from '../support/small-disk.js';
 import { randomBytes, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
 
 describe('local spool', () => {

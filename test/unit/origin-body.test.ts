@@ -12,7 +12,7 @@ import { originRequestHead, targetOf } from '../../src/delivery/origin-request.j
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { StoredRequest, Upload } from '../../src/model/upload.js';
 import type { Spool } from '../../src/spool/spool.js';
-import { newUpload, REQUEST, routeTo } from '../support/delivery-room.js';
+import { newUpload, REQUEST, routeTo } from '../support/delivery-harness.js';
 
 describe('framing', () => {
   const raw = { kind: 'raw' } as const;

@@ -2,7 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { OriginQueue, OriginQueues, type Slot, type SlotRequest } from '../../src/delivery/origin-queue.js';
 import type { Guarantee } from '../../src/model/route.js';
-import { DeliveryWorld, type Edge, EDGES, ORIGIN_ACTS } from '../support/delivery-world.js';
+import { type Edge, EDGES, FaultyDelivery, ORIGIN_ACTS } from '../support/faulty-delivery.js';
 
 describe('the queue of an origin', () => {
   const RULES = { concurrency: 2, breaker: { failures: 3, pauseMs: 1000 } };
@@ -205,26 +205,26 @@ describe('random walks of a delivery', () => {
     steps: fc.array(fc.constantFrom(...STEPS), { minLength: 1, maxLength: 5 }),
   });
 
-  async function take(world: DeliveryWorld, step: Step): Promise<unknown> {
+  async function take(faulty: FaultyDelivery, step: Step): Promise<unknown> {
     switch (step) {
       case 'asks':
-        return world.ask();
+        return faulty.ask();
       case 'asks and leaves':
-        return world.ask(true);
+        return faulty.ask(true);
       case 'the operator asks':
-        return world.redeliver();
+        return faulty.redeliver();
       case 'kill':
-        return world.restart();
+        return faulty.restart();
       case 'nothing':
         return new Promise((resolve) => setTimeout(resolve, 5));
     }
   }
 
   /** Asks as a client does that wants its answer: again, when it is told to. */
-  async function askUntilAnswered(world: DeliveryWorld): Promise<string> {
+  async function askUntilAnswered(faulty: FaultyDelivery): Promise<string> {
     const heard: (string | undefined)[] = [];
     for (let count = 0; count < 20; count++) {
-      const got = await world.ask();
+      const got = await faulty.ask();
       if (got?.startsWith('answer')) return got;
       heard.push(got);
     }
@@ -232,25 +232,25 @@ describe('random walks of a delivery', () => {
   }
 
   async function walk(guarantee: Guarantee, { edges, acts, steps }: Walk): Promise<void> {
-    const world = await DeliveryWorld.open({ guarantee, edges, acts });
+    const faulty = await FaultyDelivery.open({ guarantee, edges, acts });
     try {
-      for (const step of steps) await take(world, step);
-      world.heal();
-      const phase = await world.settled();
+      for (const step of steps) await take(faulty, step);
+      faulty.heal();
+      const phase = await faulty.settled();
       if (guarantee === 'at_least_once') expect(phase).toBe('answered');
-      else expect(world.accepted).toBeLessThanOrEqual(1 + world.permitted);
+      else expect(faulty.accepted).toBeLessThanOrEqual(1 + faulty.permitted);
 
-      const kept = await askUntilAnswered(world);
-      if (guarantee === 'at_most_once') expect(world.accepted).toBeLessThanOrEqual(1 + world.permitted);
-      const { requests } = world;
-      expect(await world.ask()).toBe(kept);
-      await world.restart();
-      expect(await world.ask()).toBe(kept);
-      expect(world.requests).toBe(requests);
+      const kept = await askUntilAnswered(faulty);
+      if (guarantee === 'at_most_once') expect(faulty.accepted).toBeLessThanOrEqual(1 + faulty.permitted);
+      const { requests } = faulty;
+      expect(await faulty.ask()).toBe(kept);
+      await faulty.restart();
+      expect(await faulty.ask()).toBe(kept);
+      expect(faulty.requests).toBe(requests);
       // A store that cannot record is the one thing that lets a client see an answer which a crash can still take away.
-      if (!world.recordingFailed) expect(new Set(world.answersSeen)).toEqual(new Set([kept]));
+      if (!faulty.recordingFailed) expect(new Set(faulty.answersSeen)).toEqual(new Set([kept]));
     } finally {
-      await world.end();
+      await faulty.end();
     }
   }
 

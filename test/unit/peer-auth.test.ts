@@ -11,12 +11,11 @@ import { Metrics } from '../../src/observe/metrics.js';
 import { type PeerClaim, PeerSignature } from '../../src/proxy/peer-auth.js';
 import type { Lease } from '../../src/store/leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { makeCertificate } from '../support/certificate.js';
-import { neverAborted, REQUEST } from '../support/delivery-room.js';
-import { FakeNodes } from '../support/fake-nodes.js';
-import { TOLD_CLIENT } from '../support/peer-front.js';
+import { neverAborted, REQUEST } from '../support/delivery-harness.js';
+import { FakeNodes } from '../support/fake-admin.js';
 import { startRawOrigin } from '../support/raw-origin.js';
-import { within } from '../support/temporary.js';
+import { makeCertificate, within } from '../support/temporary.js';
+import { CLIENT_FACTS } from '../support/test-listener.js';
 
 describe('signatures', () => {
   const NOW = 1_800_000_000_000;
@@ -25,7 +24,7 @@ describe('signatures', () => {
     ['Content-Length', '4'],
   ];
   const LINE = { method: 'PATCH', target: '/.uploads/abc', headers: HEADERS };
-  const CLAIM: PeerClaim = { kind: 'request', to: 'b', client: TOLD_CLIENT };
+  const CLAIM: PeerClaim = { kind: 'request', to: 'b', client: CLIENT_FACTS };
 
   const sender = new PeerSignature('secret', 'a', () => NOW);
 
@@ -56,7 +55,7 @@ describe('signatures', () => {
   });
 
   test('it is fit for a header field', () => {
-    const strange = { ...CLAIM, client: { ...TOLD_CLIENT, authority: 'ü\r\nX: 1' } };
+    const strange = { ...CLAIM, client: { ...CLIENT_FACTS, authority: 'ü\r\nX: 1' } };
     expect(sender.sign(strange, LINE)).toMatch(/^[\w.-]+$/);
   });
 
@@ -89,7 +88,7 @@ describe('signatures', () => {
     test.each([
       ['a newer time', having(1, `${NOW + 1}`)],
       ['another nonce', having(2, 'A'.repeat(16))],
-      ['another claim', having(3, encoded({ ...CLAIM, client: { ...TOLD_CLIENT, authority: 'evil.example' } }))],
+      ['another claim', having(3, encoded({ ...CLAIM, client: { ...CLIENT_FACTS, authority: 'evil.example' } }))],
       ['another signature', having(4, 'A'.repeat(43))],
       ['no signature', having(4, '')],
       ['a shorter signature', having(4, VALUE.split('.')[4]!.slice(0, 40))],

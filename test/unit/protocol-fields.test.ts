@@ -13,7 +13,7 @@ import {
   readWantedDigest,
 } from '../../src/protocol/structured-fields.js';
 import { RepresentationHashes } from '../../src/uploads/digests.js';
-import { newUpload } from '../support/delivery-room.js';
+import { newUpload } from '../support/delivery-harness.js';
 import { sha256 } from '../support/temporary.js';
 
 describe('structured fields', () => {

@@ -8,7 +8,7 @@ import { ResponseHeads } from '../../src/delivery/undici-socket.js';
 import { Fault } from '../../src/model/fault.js';
 import type { HeaderLine, Headers } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
-import { bodyOf, newUpload, REQUEST, routeTo } from '../support/delivery-room.js';
+import { bodyOf, newUpload, REQUEST, routeTo } from '../support/delivery-harness.js';
 import { randomBytes, until } from '../support/temporary.js';
 
 describe('response buffer', () => {

@@ -24,8 +24,8 @@ import {
 import { Cleanup, type CleanupOptions } from '../../src/uploads/cleanup.js';
 import { UnknownBytes, UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newId } from '../contract/sample-upload.js';
+import { smallDisk } from '../support/disk.js';
 import { MemoryDisk, memoryDisks, type Trouble } from '../support/memory-disk.js';
-import { smallDisk } from '../support/small-disk.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 
 describe('shared directories', () => {

@@ -1,7 +1,7 @@
 import { createServer, type Http2Server, type ServerHttp2Stream } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
-import { connectH2, type H2Client } from '../support/h2-client.js';
+import { connectH2, type H2Client } from '../support/http2-client.js';
 import { until } from '../support/temporary.js';
 
 let server: Http2Server;

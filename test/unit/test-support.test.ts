@@ -1,17 +1,17 @@
 import { afterEach, expect, test } from '@jest/globals';
-import { startFakeOrigin, type FakeOrigin } from '../support/fake-origin.js';
-import { connect, requestOnce } from '../support/raw-client.js';
-import { startRawOrigin, type RawOrigin } from '../support/raw-origin.js';
+import { connect, requestOnce } from '../support/client.js';
+import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
-let opened: (RawOrigin | FakeOrigin)[] = [];
+let opened: (RawOrigin | TestOrigin)[] = [];
 
 afterEach(async () => {
   await Promise.all(opened.map((origin) => origin.close()));
   opened = [];
 });
 
-function keep<T extends RawOrigin | FakeOrigin>(origin: T): T {
+function keep<T extends RawOrigin | TestOrigin>(origin: T): T {
   opened.push(origin);
   return origin;
 }
@@ -111,7 +111,7 @@ test('what the script does not read stays with the client until it is asked for'
 });
 
 test('a cut body is told from a whole one', async () => {
-  const origin = keep(await startFakeOrigin({ status: 204 }));
+  const origin = keep(await startTestOrigin({ status: 204 }));
   const client = await connect(origin.url);
   await client.sendHead('POST', '/', [['Content-Length', '10']]);
   await client.send('12345');

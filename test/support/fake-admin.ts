@@ -1,0 +1,123 @@
+import type { Admin } from '../../src/admin/admin-http.js';
+import { startAdmin } from '../../src/admin/admin.js';
+import type { UploadsApi } from '../../src/admin/uploads-api.js';
+import type { Outcome } from '../../src/model/messages.js';
+import type { Upload } from '../../src/model/upload.js';
+import { createLog, silentLog } from '../../src/observe/log.js';
+import { Metrics } from '../../src/observe/metrics.js';
+import type { Nodes, NodeState } from '../../src/store/nodes.js';
+import type { SetAsideRecord } from '../../src/store/upload-store.js';
+import { newUpload } from '../contract/sample-upload.js';
+
+/** The admin listener before rooms that only note what they are asked. */
+export class FakeAdmin {
+  known: Upload[] = [];
+  /** What the desk told its log. */
+  readonly log: unknown[] = [];
+  /** What was asked of the rooms behind the desk. */
+  readonly asked: string[] = [];
+  outcome: Outcome = { kind: 'cancelled' };
+  redelivery: Awaited<ReturnType<UploadsApi['delivery']['redeliver']>> = 'begun';
+  /** The rooms are open; before that there is no desk. */
+  isOpen = true;
+  /** Whose bytes are here. */
+  node: string | undefined;
+  readonly nodes = new FakeNodes();
+  /** Those whose record cannot be read. */
+  setAside: SetAsideRecord[] = [];
+  /** What whoever asks for uploads meets. */
+  fault: Error | undefined;
+
+  admin!: Admin;
+
+  private constructor() {}
+
+  static async start({ token }: { readonly token?: string } = {}): Promise<FakeAdmin> {
+    const uploadsApi = new FakeAdmin();
+    uploadsApi.admin = await startAdmin({
+      address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
+      token,
+      metrics: new Metrics(),
+      checks: [],
+      uploadsApi: () => (uploadsApi.isOpen ? uploadsApi.deps() : undefined),
+      log: silentLog(),
+    });
+    return uploadsApi;
+  }
+
+  upload(over: Partial<Upload> = {}): Upload {
+    const added: Upload = {
+      ...newUpload(),
+      phase: 'receiving',
+      offset: 5,
+      attempts: [],
+      attemptCount: 0,
+      createdAt: 1_700_000_000_000 + this.known.length,
+      ...over,
+    };
+    this.known.push(added);
+    return added;
+  }
+
+  /** Its store has pages of two, so that paging is part of every test. */
+  private deps(): UploadsApi {
+    const note = (what: string) => void this.asked.push(what);
+    return {
+      store: {
+        setAsideRecords: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
+        list: (after) => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.page(after))),
+      },
+      uploads: { cancel: ({ id }) => Promise.resolve(this.outcome).finally(() => note(`cancel ${id}`)) },
+      delivery: {
+        redeliver: (id, { skipGate }) =>
+          Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}${skipGate ? ' past its gate' : ''}`)),
+      },
+      node: this.node,
+      nodes: this.nodes,
+      log: createLog({
+        level: 'info',
+        format: 'json',
+        destination: { write: (line) => this.log.push(JSON.parse(line)) },
+      }),
+    };
+  }
+
+  private page(after: string | undefined): { uploads: Upload[]; next?: string } {
+    const from = after === undefined ? 0 : this.known.findIndex(({ id }) => id === after) + 1;
+    const uploads = this.known.slice(from, from + 2);
+    return { uploads, ...(from + 2 < this.known.length ? { next: uploads.at(-1)!.id } : {}) };
+  }
+}
+
+/** The nodes of a cluster as a test says they are. */
+export class FakeNodes implements Nodes {
+  private readonly states = new Map<string, NodeState>();
+
+  /** From now on this is what is known of a node. */
+  set(name: string, state: Partial<Omit<NodeState, 'name'>>): void {
+    const before = this.states.get(name) ?? { name, url: '', silentMs: 0, isLeaving: false };
+    this.states.set(name, { ...before, ...state });
+  }
+
+  find(name: string): Promise<NodeState | undefined> {
+    return Promise.resolve(this.states.get(name));
+  }
+
+  all(): Promise<readonly NodeState[]> {
+    return Promise.resolve([...this.states.values()]);
+  }
+
+  announce({ name, url, isLeaving }: { name: string; url: string; isLeaving: boolean }): Promise<void> {
+    this.set(name, { url, isLeaving, silentMs: 0 });
+    return Promise.resolve();
+  }
+
+  forget(name: string): Promise<void> {
+    this.states.delete(name);
+    return Promise.resolve();
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
