@@ -18,9 +18,9 @@ COPY config ./config
 RUN mkdir /data && chown node:node /data
 USER node
 VOLUME /data
-# 8081: other nodes, where nodes keep bytes on disks of their own (cluster.listen).
+# 8081 is for other nodes, if the nodes have separate disks (cluster.listen).
 EXPOSE 8080 8081 9090
-# The admin listener is on loopback inside the container; beyond it, it needs a token (admin.token_file).
+# The admin listener is on loopback inside the container. On another address it needs a token (admin.token_file).
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
   CMD ["node", "-e", "fetch('http://127.0.0.1:9090/healthz').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 STOPSIGNAL SIGTERM

@@ -1,5 +1,5 @@
-// A plain little HTTP API, as many are: it takes files by POST or PUT and answers with JSON. It has never heard of
-// resumable uploads. Plain Node, no packages:  node demo/origin.mjs   (PORT, HOST; GET / lists what it got)
+// A small ordinary HTTP API: it takes files by POST or PUT and answers with JSON. It contains nothing about resumable
+// uploads. Plain Node, no packages:  node demo/origin.mjs   (PORT, HOST; GET / lists what it got)
 import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Uploads a file with curl alone: creates the upload, loses the connection in the middle, asks for the offset, goes on,
-# and prints the answer of the API. It ends with 0 where that is a success.
+# Uploads a file with curl: creates the upload, loses the connection in the middle, asks for the offset, continues, and
+# prints the answer of the API. The exit code is 0 if the answer is a success.
 #
 #   sh examples/curl.sh http://127.0.0.1:8080/files/big.bin big.bin PUT
 set -eu
@@ -18,12 +18,12 @@ say() { echo "$*" >&2; }
 # request ARGUMENT...: one request; the response's head and body are in the scratch directory.
 request() { curl -sS -D "$scratch/head" -o "$scratch/body" "$@"; }
 
-# field NAME: the value of a field of the last response. Over HTTP/2 the names come in small letters.
+# field NAME: the value of a field of the last response. Over HTTP/2 the names are in lower case.
 field() {
   tr -d '\r' <"$scratch/head" | awk -v name="$1: " 'index(tolower($0), tolower(name)) == 1 { value = substr($0, length(name) + 1) } END { print value }'
 }
 
-# 1. Create the upload with an empty body. "?0" says that the bytes follow; Location says where they go.
+# 1. Create the upload with an empty body. "?0" means that bytes follow; Location is where to send them.
 request -X "$method" "$target" -H 'Upload-Complete: ?0' -H "Upload-Length: $size" -d '' \
   -H 'Content-Type: application/octet-stream' -H "Content-Disposition: attachment; filename=\"$(basename "$file")\""
 upload=$(field Location)
@@ -33,24 +33,24 @@ if [ "$(field Upload-Complete)" != '?0' ] || [ -z "$upload" ]; then
 fi
 say "The upload is created."
 
-# 2. Append everything, slowly, and lose the connection after one second. "?1" says that the upload ends with this body.
+# 2. Append everything, slowly, and lose the connection after one second. "?1" means that the upload ends with this body.
 request -X PATCH "$upload" -H 'Upload-Offset: 0' -H 'Upload-Complete: ?1' -H 'Content-Type: application/partial-upload' \
   -T "$file" --limit-rate $((size / 4 + 1)) --max-time 1 || say "The connection is lost."
 
-# 3. Ask for the offset and send the rest from there, as often as it takes.
+# 3. Ask for the offset and send the rest from there, until it is complete.
 pause=1
 while :; do
   if request -I "$upload"; then
     offset=$(field Upload-Offset)
-    # Without an offset there is no such upload any more.
+    # Without an offset, the upload no longer exists.
     [ -n "$offset" ] || { cat "$scratch/head" >&2 && exit 1; }
     say "The upload goes on at byte $offset of $size."
-    # An upload that is whole already gets an empty append, and the answer that is kept for it.
+    # For an upload that is already complete, an empty append returns the kept answer.
     if tail -c "+$((offset + 1))" "$file" | request -X PATCH "$upload" -H "Upload-Offset: $offset" \
       -H 'Upload-Complete: ?1' -H 'Content-Type: application/partial-upload' -T -; then
-      # 4. "?1" in the response says that this is the answer of the API itself.
+      # 4. "?1" in the response means that this is the answer of the API.
       [ "$(field Upload-Complete)" != '?1' ] || break
-      # 409, 429 and 5xx ask for another try; any other refusal is final.
+      # 409, 429 and 5xx permit another try; any other refusal is final.
       grep -Eq '^HTTP/[0-9.]+ (409|429|5..)' "$scratch/head" || { cat "$scratch/head" "$scratch/body" >&2 && exit 1; }
     fi
   fi

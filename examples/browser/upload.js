@@ -1,12 +1,12 @@
-// A resumable upload with nothing but fetch: for pages, and, with a storage of one's own or none, for Node.
+// A resumable upload with fetch only: for web pages and, with another storage or none, for Node.
 //
-// A page cannot see a 104, so the upload is created with an empty body and the 201 says where it goes on. From then on
-// only the server knows how much has arrived: after each trouble it is asked.
+// A page cannot see a 104, so the upload is created with an empty body, and the 201 contains its URL. Only the server knows
+// how much has arrived, so the client asks it after each interruption.
 
 const KEY = 'unfinished upload ';
 const MEBIBYTE = 1024 * 1024;
 
-/** One file on its way to one URL of an API. */
+/** The upload of one file to one URL of an API. */
 export class Upload {
   #file;
   #target;
@@ -40,7 +40,7 @@ export class Upload {
     this.#url = this.#options.storage?.getItem(this.#key) ?? undefined;
   }
 
-  /** Goes on until the API has answered, and gives its answer: a Response, whatever its status. */
+  /** Continues until the API has answered, and returns its answer: a Response with any status. */
   async send() {
     this.#stop = new AbortController();
     this.#offset = undefined;
@@ -56,18 +56,18 @@ export class Upload {
     }
   }
 
-  /** Stops sending; `send` fails with an AbortError. What has arrived stays, and another `send` goes on from there. */
+  /** Stops sending; `send` fails with an AbortError. The server keeps the bytes, and another `send` continues from there. */
   pause() {
     this.#stop.abort();
   }
 
-  /** Stops sending for good; the server drops what has arrived. */
+  /** Stops sending for good; the server deletes the bytes. */
   async cancel() {
     this.pause();
     const url = this.#url;
     this.#forget();
     if (!url) return;
-    // An upload that cannot be cancelled now expires by itself.
+    // An upload that cannot be cancelled now expires later.
     await fetch(url, { method: 'DELETE', headers: this.#options.headers }).catch(() => undefined);
   }
 
@@ -85,7 +85,7 @@ export class Upload {
       'Content-Disposition': `attachment; filename*=UTF-8''${encodeName(this.#file.name ?? 'upload')}`,
     });
     const location = response.headers.get('Location');
-    // "?0" comes from the proxy. Without it, this is the API's own answer to an empty request.
+    // Only the proxy sends "?0". Without it, this is the API's own answer to an empty request.
     if (!response.ok || response.headers.get('Upload-Complete') !== '?0' || !location) throw new Refusal(response);
     this.#url = new URL(location, response.url).href;
     storage?.setItem(this.#key, this.#url);
@@ -109,7 +109,7 @@ export class Upload {
       'Content-Type': 'application/partial-upload',
     };
     const response = await this.#request(this.#url, 'PATCH', fields, this.#file.slice(start, end));
-    // "?1" says that this is the API's own answer. An upload that is whole already gets it again for an empty append.
+    // "?1" means that this is the API's own answer. A complete upload returns it again for an empty append.
     if (response.headers.get('Upload-Complete') === '?1') {
       this.#arrived(this.#file.size);
       this.#forget();
@@ -120,15 +120,15 @@ export class Upload {
     this.#arrived(offsetIn(response));
   }
 
-  /** One request with its whole response. An Interruption says that another try can help. */
+  /** One request with its complete response. An Interruption means that another try can help. */
   async #request(url, method, headers = {}, body = undefined) {
     const { signal } = this.#stop;
-    // A mistake in URL or fields is thrown here, outside of what is tried again.
+    // An invalid URL or header throws here, outside of the retries.
     const request = new Request(url, { method, headers: { ...this.#options.headers, ...headers }, body, signal });
     let response;
     try {
       response = await fetch(request);
-      // The copy takes the body along, so that an answer that breaks off counts as none.
+      // The copy includes the body, so an answer that breaks off does not count.
       await response.clone().arrayBuffer();
     } catch (error) {
       signal.throwIfAborted();
@@ -142,7 +142,7 @@ export class Upload {
     throw interruption;
   }
 
-  /** Waits twice as long each time, until bytes arrive again. A part by chance keeps clients from coming all at once. */
+  /** Doubles the delay until bytes arrive again. A random part keeps clients from retrying at the same time. */
   async #pause(interruption) {
     const { firstPauseMs, longestPauseMs, onPause } = this.#options;
     const longest = Math.min(firstPauseMs * 2 ** this.#failures++, longestPauseMs);
@@ -170,13 +170,13 @@ export class Upload {
   }
 }
 
-/** The names of files whose uploads an earlier visit began: with the same file, a new Upload goes on with its own. */
+/** The files whose uploads an earlier visit began. A new Upload of the same file continues its upload. */
 export function unfinishedNames(storage = globalThis.localStorage) {
   const keys = Object.keys(storage).filter((key) => key.startsWith(KEY));
   return keys.map((key) => JSON.parse(key.slice(KEY.length))[0]);
 }
 
-/** The server does not take the upload; `response` says why. Nothing is tried again. */
+/** The server refuses the upload; `response` says why. There is no retry. */
 export class Refusal extends Error {
   constructor(response) {
     super(`The server answers with ${response.status}.`);
@@ -185,7 +185,7 @@ export class Refusal extends Error {
 }
 
 class Interruption extends Error {
-  /** The server asks for at least this long a pause. */
+  /** The server requires a pause of at least this length. */
   afterMs = 0;
 }
 

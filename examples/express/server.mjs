@@ -1,7 +1,7 @@
-// An Express API as it may be in front of you already: files by PUT, photos by a form. It has never heard of resumable
-// uploads; everything about them is in rufh-proxy.yaml beside it.
+// An ordinary Express API: files by PUT, photos by a form. It contains nothing about resumable uploads; all of that is in
+// rufh-proxy.yaml beside it.
 //
-//   node examples/express/server.mjs        (PORT, default 3000; UPLOADS, the directory for what comes in)
+//   node examples/express/server.mjs        (PORT, default 3000; UPLOADS, the directory for received files)
 import { randomUUID } from 'node:crypto';
 import { createWriteStream, mkdirSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';

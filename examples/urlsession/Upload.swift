@@ -1,16 +1,16 @@
 // Uploads a file from an app on iOS 17 or macOS 14 and newer, also while the app is suspended.
 //
-// Nothing here speaks of the protocol: URLSession does. No test builds this file. It relies on these facts:
+// URLSession implements the protocol, so this file contains nothing of it. No test builds it. It relies on these facts:
 //
 // 1. URLSession marks every upload task as resumable. A 104 with the upload's URL is the only thing that lets it resume;
-//    without one it uploads as ever. So everything between the phone and rufh-proxy must relay 104: docs/deployment.md.
-// 2. After an interruption it asks for the offset (HEAD) and sends all of the rest (PATCH), with the fields of the first
-//    request, such as Authorization. It never sends pieces, so limits on the size of a body hold for all of that rest.
+//    without one it uploads as usual. So everything between the phone and rufh-proxy must relay 104: docs/deployment.md.
+// 2. After an interruption it asks for the offset (HEAD) and sends all of the rest (PATCH), with the headers of the
+//    first request, such as Authorization. It never sends pieces, so limits on the size of a body apply to all of the rest.
 // 3. Only a lost connection leads to another try. A final response ends the task, whatever its status.
-// 4. A background session goes on while the app is suspended. It takes a file, not Data or a stream, and a delegate, not
-//    a completion handler or async. The file must stay as it is until the end.
+// 4. A background session continues while the app is suspended. It takes a file, not Data or a stream, and a delegate, not
+//    a completion handler or async. The file must not change until the end.
 // 5. In other sessions the system resumes after a short interruption only; a longer one ends the task with resume data
-//    in its error. Resume data is good for one use.
+//    in its error. Resume data can be used once.
 import Foundation
 
 final class Uploader: NSObject, URLSessionDataDelegate {
@@ -21,10 +21,10 @@ final class Uploader: NSObject, URLSessionDataDelegate {
         configuration.sessionSendsLaunchEvents = true
         return URLSession(configuration: configuration, delegate: self, delegateQueue: .main)
     }()
-    /// What the API has answered so far, task by task. Only the main queue uses it.
+    /// What the API has answered so far, for each task. Only the main queue uses it.
     private var answers: [Int: Data] = [:]
 
-    /// Call it at every launch: the session has to exist for the system to hand over what ended without the app.
+    /// Call it at every launch: the session must exist so that the system can report tasks that ended without the app.
     func connect() {
         _ = session
     }
@@ -39,7 +39,7 @@ final class Uploader: NSObject, URLSessionDataDelegate {
         return task
     }
 
-    /// Stops a task for now. Without resume data it cannot go on: no 104 has come.
+    /// Stops a task for now. Without resume data (no 104 has arrived) it cannot continue.
     func pause(_ task: URLSessionUploadTask) async -> Data? {
         await task.cancelByProducingResumeData()
     }
@@ -62,7 +62,7 @@ final class Uploader: NSObject, URLSessionDataDelegate {
     func urlSession(_ session: URLSession, task: URLSessionTask, didCompleteWithError error: (any Error)?) {
         let answer = answers.removeValue(forKey: task.taskIdentifier) ?? Data()
         guard let error else {
-            // A 502, 503 or 504 may come from something on the way; only a new task tries again.
+            // A 502, 503 or 504 may come from a proxy in between; only a new task tries again.
             let status = (task.response as? HTTPURLResponse)?.statusCode ?? 0
             print("\(status): \(String(decoding: answer, as: UTF8.self))")
             return

@@ -6,7 +6,9 @@ import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull,
 /** Limits of an upload, without defaults: for the top level and for routes. */
 export const limitSettings = {
   max_size: sizeOrNull().describe('Maximum size of an upload, in bytes. `null`: no limit.'),
-  min_size: size().describe('Minimum size of an upload, in bytes.'),
+  min_size: size().describe(
+    'Size in bytes from which resuming is worth it. A smaller upload that arrives in one request passes through; it is never refused.',
+  ),
   max_append_size: sizeOrNull().describe('Maximum size of one request, in bytes. `null`: no limit.'),
   min_append_size: sizeOrNull().describe(
     'Minimum size of one request, in bytes, except the one that completes the upload. `null`: no limit.',

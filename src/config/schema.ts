@@ -269,7 +269,7 @@ export const schema = z.strictObject({
     .prefault('auto')
     .describe(
       'Send 104 responses during an upload. `auto`: on direct connections and through trusted proxies with ' +
-        '`relays_interim: true`. Some proxies fail when they receive one: use `never` behind nginx, Varnish or ATS.',
+        '`relays_interim: true`. Some proxies fail when they receive one: use `never` behind nginx or ATS.',
     ),
   trusted_proxies: z
     .array(z.union([cidr(), trustedProxy]))
