@@ -110,7 +110,8 @@ export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules
 
 /** Whole seconds for `Retry-After`, rounded up, at least 1. */
 export function secondsUntil(at: number, now: number): number {
-  return Math.max(1, Math.ceil((at - now) / 1000));
+  // A monotonic clock has fractions, whose sums and differences are not exact: 30 s must not become 31.
+  return Math.max(1, Math.ceil(Math.round(at - now) / 1000));
 }
 
 /**

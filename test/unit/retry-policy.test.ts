@@ -9,6 +9,7 @@ import {
   meaningOf,
   retryAfterMs,
   retryAfterSeconds,
+  secondsUntil,
 } from '../../src/delivery/retry-policy.js';
 import { Fault } from '../../src/model/fault.js';
 import type { Answer, Attempt, Undelivered, Upload } from '../../src/model/upload.js';
@@ -263,6 +264,12 @@ describe('retry policy', () => {
   ])('Retry-After is the next delay in whole seconds, at least one, and not before the origin’s', (newest, seconds) => {
     const patient = { ...rules, firstDelayMs: 500, longestDelayMs: 30_000 };
     expect(retryAfterSeconds(newest, patient, 1_000_000)).toBe(seconds);
+  });
+
+  test('a delay of 30 s by a clock with fractions is 30, not 31', () => {
+    const now = 2769.2999999999997;
+    expect(now + 30_000 - now).toBeGreaterThan(30_000);
+    expect(secondsUntil(now + 30_000, now)).toBe(30);
   });
 });
 
