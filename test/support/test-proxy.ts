@@ -42,7 +42,7 @@ export class TestProxy {
 
   static async open(
     { config }: { readonly config?: string } = {},
-    startProxy: (options: TestAppOptions) => Promise<RunningProxy> = startTestApp,
+    startProxy: (options: TestAppOptions & { readonly origin: string }) => Promise<RunningProxy> = startTestApp,
   ): Promise<TestProxy> {
     const origin = await startTestOrigin();
     const directory = await temporaryDirectory('rufh-stage-');
@@ -151,7 +151,8 @@ export function receivedLines({ headers }: OriginRequest): HeaderLine[] {
 }
 
 export interface TestAppOptions {
-  readonly origin: string;
+  /** Missing if `config` names it. */
+  readonly origin?: string;
   /** More settings, as YAML. */
   readonly config?: string;
   readonly data?: string;
@@ -162,6 +163,8 @@ export interface TestAppOptions {
 export interface TestApp {
   readonly url: string;
   readonly urls: readonly string[];
+  /** Missing unless `config` has an `admin` section. */
+  readonly adminUrl?: string;
   readonly data: string;
   /** What it logged, as objects. */
   readonly log: readonly Record<string, unknown>[];
@@ -169,22 +172,29 @@ export interface TestApp {
   stop(): Promise<void>;
 }
 
-/** Starts the app from a configuration; `stop` removes its data unless the directory was given. */
+/**
+ * Starts the app from a configuration, which is loaded as `serve` does; `stop` removes its data unless the directory was
+ * given. The text may set `origin`, `listen`, `data` and `admin` itself.
+ */
 export async function startTestApp({ origin, config = '', data, timings }: TestAppOptions): Promise<TestApp> {
   const directory = await temporaryDirectory('rufh-app-');
   const file = join(directory.path, 'rufh-proxy.yaml');
   await writeFile(file, config);
   const dataDirectory = data ?? join(directory.path, 'data');
-  const flags = { origin, data: dataDirectory, ...(/^listen:/m.test(config) ? {} : { listen: '127.0.0.1:0' }) };
+  const names = (setting: string): boolean => new RegExp(`^${setting}:`, 'm').test(config);
+  const flags = {
+    ...(origin === undefined ? {} : { origin }),
+    ...(names('data') ? {} : { data: dataDirectory }),
+    ...(names('listen') ? {} : { listen: '127.0.0.1:0' }),
+    ...(names('admin') ? {} : { admin: 'false' }),
+  };
   const loaded = loadConfig({ file, env: {}, flags });
   if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors, undefined, 2));
   const log: Record<string, unknown>[] = [];
-  const app = await startApp({ ...loaded.config, admin: undefined }, collecting(log), undefined, {
-    ...TIMINGS,
-    ...timings,
-  });
-  const { urls, admin: operators } = app;
-  return { url: urls[0]!, urls, data: dataDirectory, log, operators, stop: () => stop(app, directory) };
+  const app = await startApp(loaded.config, collecting(log), undefined, { ...TIMINGS, ...timings });
+  const { urls, adminUrl, admin: operators } = app;
+  const started = { url: urls[0]!, urls, data: loaded.config.data, log, operators };
+  return { ...started, ...(adminUrl === undefined ? {} : { adminUrl }), stop: () => stop(app, directory) };
 }
 
 function collecting(lines: Record<string, unknown>[]): Log {
