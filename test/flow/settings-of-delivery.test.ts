@@ -202,7 +202,7 @@ const REQUESTS: SettingRow[] = [
     'delivery: { mode: eager, eager: { idle: 50ms } }',
     async (probe) => {
       await probe.begin('hell', [], 5);
-      await until(() => probe.origin.requests[0]?.ended === 'cut', 'the request to be cut');
+      await until(() => probe.origin.requests[0]?.ended === 'cut', 'the request to be cut', 5000);
     },
     seenAtTop('flow/eager.test.ts', 'for too long, the request of the origin is cut, and a fresh one brings the whole'),
   ),
