@@ -233,6 +233,9 @@ describe('trusted proxies', () => {
     { cidr: '192.0.2.1', relaysInterim: false },
     { cidr: '2001:db8::/32', relaysInterim: true },
     { cidr: '::ffff:172.16.0.0/108', relaysInterim: true },
+    { cidr: '2001:dba::8', relaysInterim: true },
+    { cidr: '2001:dbb::/96', relaysInterim: false },
+    { cidr: '2001:dbc::100/120', relaysInterim: false },
     { cidr: 'unix', relaysInterim: true },
   ]);
 
@@ -249,6 +252,12 @@ describe('trusted proxies', () => {
       ['192.0.2.2', false, true],
       ['2001:db8::7', true, true],
       ['2001:db9::7', false, true],
+      ['2001:dba::8', true, true],
+      ['2001:dba::9', false, true],
+      ['2001:dbb::1:2', true, false],
+      ['2001:dbb::1:0:0', false, true],
+      ['2001:dbc::1ff', true, false],
+      ['2001:dbc::200', false, true],
       ['172.16.1.1', true, true],
       ['172.32.1.1', false, true],
       ['', true, true],
@@ -282,6 +291,12 @@ describe('trusted proxies', () => {
         expect(apart.provenanceOf(peer('10.9.9.9'), headers).connection.isClientsOwn).toBe(isClientsOwn);
       },
     );
+
+    test('the range of all IPv4 addresses may be written as one of IPv6', () => {
+      const mapped = new TrustedProxies([{ cidr: '::ffff:0.0.0.0/96', relaysInterim: true }]);
+      const isTrusted = (address: string): boolean => mapped.trusts(address);
+      expect(['192.0.2.1', '::ffff:192.0.2.1', '2001:db8::1'].map(isTrusted)).toEqual([true, true, false]);
+    });
 
     test('a peer without an address is trusted only where unix is', () => {
       const strict = new TrustedProxies([{ cidr: '0.0.0.0/0', relaysInterim: true }]);
@@ -322,6 +337,7 @@ describe('trusted proxies', () => {
         ],
         ['198.51.100.1', 'https', 'api.example:8443', true],
       ],
+      ['a scheme without TLS', [['X-Forwarded-Proto', 'http']], ['10.0.0.1', 'http', undefined, true]],
       [
         'scheme and host alone',
         [

@@ -172,6 +172,9 @@ describe('validation', () => {
       const verdict = refuseAppend(append(intent), upload);
       expect(verdict?.refusal.reason).toBe(expected);
       expect(verdict?.invalidates ?? false).toBe(invalidates);
+      // The client goes on from the offset that the response carries; without an upload there is none.
+      const carried = verdict && 'upload' in verdict.refusal ? verdict.refusal.upload : undefined;
+      expect(carried).toBe(verdict && !invalidates ? upload : undefined);
     });
   });
 

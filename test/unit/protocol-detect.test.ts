@@ -121,6 +121,8 @@ describe('targets', () => {
       ['OPTIONS /f\nOrigin: https://a.example\nAccess-Control-Request-Method: POST', 'preflight'],
       ['OPTIONS /f\nAccess-Control-Request-Method: POST\nTus-Resumable: 1.0.0', 'preflight'],
       ['OPTIONS /f', 'final discover'],
+      ['POST /f\nAccess-Control-Request-Method: POST\nUpload-Complete: ?0', 'final create'],
+      ['GET /f\nAccess-Control-Request-Method: POST', 'pass-through'],
       ['OPTIONS /f\nOrigin: https://a.example', 'final discover'],
       ['OPTIONS /f\nUpload-Complete: ?1', 'final discover'],
       ['OPTIONS /f\nUpload-Draft-Interop-Version: 8', '8 discover'],

@@ -106,6 +106,7 @@ const outcomes: Readonly<Record<string, Outcome>> = {
     failure: { reason: 'refused', status: 503, problem: 'the origin answered 503' },
     retryAfterSeconds: 7,
   },
+  'accepted, the client does not wait': { kind: 'accepted', upload: wholeUpload({ heldBack: undefined }) },
   'parked by a 401': parked([['WWW-Authenticate', 'Bearer'], ...OF_THE_ORIGIN]),
   cancelled: { kind: 'cancelled' },
   discovered: { kind: 'discovered' },
