@@ -3,16 +3,24 @@ import { join, relative } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
-import { requestOnce } from '../support/client.js';
+import { connect, requestOnce } from '../support/client.js';
+import { spooledBytes } from '../support/disk.js';
 import { RedisServer } from '../support/redis-server.js';
 import { clientDialect, createUpload, ResumableUpload } from '../support/resumable-client.js';
 import { pinnedSettings, type SeenIn, settingsOf } from '../support/settings.js';
-import { makeCertificate, serverPort, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import {
+  makeCertificate,
+  serverPort,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+} from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
 const DIALECT = clientDialect('final');
 const SECRET = 'the secret of the settings';
+const ID_LENGTH = 32;
 
 let directory: TemporaryDirectory;
 let origin: TestOrigin;
@@ -94,7 +102,7 @@ const store = (more: string): string =>
   `store: { type: redis, url: "redis://127.0.0.1:${redis.port}", username: proxy, ${more} }`;
 const WITH_PASSWORD = 'password: open sesame';
 
-/** What was synced of an upload before its client had the response. */
+/** The files of an upload that were synced before its client had the response; its body came in three pieces. */
 async function syncedUnder(sync: string): Promise<string[]> {
   const app = await start(`spool: { sync: ${sync} }`);
   const synced: string[] = [];
@@ -104,8 +112,19 @@ async function syncedUnder(sync: string): Promise<string[]> {
     fsync: (fd) => (noting(fd), nodeFileSystem.fsync(fd)),
     fdatasync: (fd) => (noting(fd), nodeFileSystem.fdatasync(fd)),
   });
-  const id = idOf(await create(app));
-  return [...new Set(synced.map((path) => path.replace(id, 'ID').replace(/chunk-.*/, 'CHUNK')))].sort();
+  const client = await connect(app.url);
+  await client.sendHead('POST', '/x', [
+    ['Upload-Complete', '?0'],
+    ['Content-Length', '3'],
+  ]);
+  const ids = (): string[] => readdirSync(join(app.data, 'spool')).filter((name) => name.length === ID_LENGTH);
+  for (let sent = 1; sent <= 3; sent++) {
+    await client.send(Buffer.from('x'));
+    await until(async () => ids().length > 0 && (await spooledBytes(app.data, ids()[0]!)) === sent, 'the piece');
+  }
+  expect((await client.readFinal()).status).toBe(201);
+  client.destroy();
+  return synced.map((path) => path.replace(ids()[0]!, 'ID').replace(/chunk-.*/, 'CHUNK'));
 }
 
 describe('data and spool', () => {
@@ -123,7 +142,10 @@ describe('data and spool', () => {
   test('spool.sync', async () => {
     expect(await syncedUnder('none')).toEqual([]);
     const acknowledged = expect.arrayContaining(['spool', 'spool/ID', 'spool/ID/CHUNK', 'uploads', 'uploads/ID.log']);
-    for (const sync of ['group', 'always']) expect(await syncedUnder(sync)).toEqual(acknowledged);
+    expect(await syncedUnder('group')).toEqual(acknowledged);
+    const always = await syncedUnder('always');
+    expect(always).toEqual(acknowledged);
+    expect(always.filter((path) => path === 'spool/ID/CHUNK').length).toBeGreaterThanOrEqual(3);
   });
 
   test('spool.shared', async () => {
