@@ -1,10 +1,8 @@
 import picomatch from 'picomatch';
+import { METHODS_WITHOUT_CONTENT } from '../model/methods.js';
 import { isProtected, type Route, type Routes } from '../model/route.js';
 import type { Config } from './config.js';
 import type { RouteConfig } from './route.js';
-
-/** Methods that never create an upload: they are safe, have no content, or have another meaning here. */
-const NEVER_RESUMABLE = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
 interface CompiledRoute {
   readonly matchesPath: (path: string) => boolean;
@@ -25,7 +23,7 @@ export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Ro
     find: (method, requestPath) => {
       const path = asteriskToRoot(requestPath);
       const route = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
-      return NEVER_RESUMABLE.has(method) ? route.passThrough : route.resumable;
+      return METHODS_WITHOUT_CONTENT.has(method) ? route.passThrough : route.resumable;
     },
     findIgnoringCase: (method, path) =>
       all.find(
@@ -64,7 +62,7 @@ function matcher(paths: readonly string[], nocase: boolean, route: Route): (path
 
 /** The first route that matches this path and makes a method resumable that no earlier route handles. */
 function firstResumable(routes: readonly CompiledRoute[], path: string): Route | undefined {
-  const handledMethods = new Set<string>(NEVER_RESUMABLE);
+  const handledMethods = new Set<string>(METHODS_WITHOUT_CONTENT);
   for (const { matchesPath, methods, resumable } of routes) {
     if (!matchesPath(path)) continue;
     if (resumable.resumable && (!methods || [...methods].some((method) => !handledMethods.has(method))))

@@ -1,4 +1,5 @@
 import { fieldValue, type Headers } from './headers.js';
+import { isIdempotentMethod, isSafe } from './methods.js';
 
 /** A request without its body; the same for HTTP/1.1 and HTTP/2, with pseudo-header fields split off. */
 export interface RequestHead {
@@ -47,9 +48,6 @@ export function clientBaseUrl({ scheme, authority, base }: Pick<RequestHead, 'sc
   return base ?? `${scheme}://${authority}`;
 }
 
-const SAFE_METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
-const IDEMPOTENT_METHODS: ReadonlySet<string> = new Set([...SAFE_METHODS, 'PUT', 'DELETE']);
-
 /** Fields that make a request depend on the state of its target (RFC 9110 §13.1, RFC 4918 §10.4). */
 const CONDITIONS = ['if-match', 'if-none-match', 'if-unmodified-since', 'if'];
 
@@ -58,6 +56,6 @@ const CONDITIONS = ['if-match', 'if-none-match', 'if-unmodified-since', 'if'];
  * would fail with 412 after a success, and the client would consider the upload refused.
  */
 export function isIdempotent({ method, headers }: Pick<RequestHead, 'method' | 'headers'>): boolean {
-  if (!IDEMPOTENT_METHODS.has(method)) return false;
-  return SAFE_METHODS.has(method) || CONDITIONS.every((name) => fieldValue(headers, name) === undefined);
+  if (!isIdempotentMethod(method)) return false;
+  return isSafe(method) || CONDITIONS.every((name) => fieldValue(headers, name) === undefined);
 }

@@ -8,11 +8,9 @@ import {
   forwardableHeaders,
 } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
+import { METHODS_WITHOUT_CONTENT } from '../model/methods.js';
 import type { RequestHead } from '../model/request-head.js';
 import { rebaseReference, pathOf, resolveReference } from '../model/uri.js';
-
-/** Methods whose requests need no Content-Length to say that they have no content (RFC 9110 §8.6). */
-const METHODS_WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
 
 /** The framing of an outgoing request's body. */
 export type Framing = 'none' | 'length' | 'chunked';

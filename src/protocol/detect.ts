@@ -1,5 +1,6 @@
 import { fieldValue } from '../model/headers.js';
 import type { Intent, Refusal } from '../model/messages.js';
+import { METHODS_WITHOUT_CONTENT } from '../model/methods.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { PlainBodies } from '../model/route.js';
 import { knownContentLength, mediaType, parseCreation, parseUploadRequest, readCompleteness } from './parse.js';
@@ -41,9 +42,6 @@ type UploadResource = Extract<RequestTarget, { readonly kind: 'upload' }>;
 
 const PASS_THROUGH: Detected = { kind: 'pass-through' };
 
-/** Methods without content to upload (RFC 9110 §9.3). */
-const WITHOUT_CONTENT = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE', 'CONNECT']);
-
 /**
  * Classifies a request, and chooses the protocol version for uploads. The order of the checks matters. In doubt the
  * request passes through, because every upload of an iOS app sends `Upload-Complete: ?1`, resumable or not.
@@ -82,7 +80,7 @@ function detectUpload(head: RequestHead, target: TargetResource, settings: IetfS
   if (head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD) {
     return resumable(ietf(dialect, settings), { reason: 'unknown-upload' });
   }
-  return WITHOUT_CONTENT.has(head.method) ? PASS_THROUGH : detectCreation(head, target, settings);
+  return METHODS_WITHOUT_CONTENT.has(head.method) ? PASS_THROUGH : detectCreation(head, target, settings);
 }
 
 /** Detects an upload by its completeness field. An invalid field counts as absent (RFC 9651 §4.2). */

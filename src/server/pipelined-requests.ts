@@ -1,9 +1,7 @@
 import type { Socket } from 'node:net';
+import { isSafe } from '../model/methods.js';
 import { ReadGate } from '../streams/read-gate.js';
 import type { Http1Exchange } from './exchange.js';
-
-/** Methods whose requests may run concurrently, because they change nothing (RFC 9110 §9.2.1). */
-const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE']);
 
 /** The most concurrent requests of one connection; each may have a connection to an origin. */
 const MAX_CONCURRENT = 8;
@@ -81,10 +79,10 @@ export class PipelinedRequests {
 
   private mayRun({ req }: Http1Exchange): boolean {
     if (this.running.size === 0) return true;
-    if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method)) return false;
+    if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method!)) return false;
     // Running requests are either all safe or a single unsafe one, so the first decides.
     const [first] = this.running;
-    return isSafe(first!.req.method);
+    return isSafe(first!.req.method!);
   }
 
   private run({ exchange, start }: WaitingRequest): void {
@@ -143,8 +141,4 @@ export class PipelinedRequests {
     this.newestExchange = undefined;
     this.resumeReading();
   }
-}
-
-function isSafe(method: string | undefined): boolean {
-  return method !== undefined && SAFE_METHODS.has(method);
 }

@@ -22,7 +22,7 @@ import { CompletionCheck, receiveBody, type Received } from './body-writer.js';
 import type { CommitPace } from './chunk.js';
 import type { RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
-import type { AcknowledgedOffsets } from './shown-offsets.js';
+import type { AcknowledgedOffsets } from './acknowledged-offsets.js';
 import { type Allowance, allowance, BYTES_LOST } from './validate.js';
 
 export interface AppendDeps {

@@ -18,13 +18,13 @@ import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
-import type { NewUpload, UploadStore } from '../store/upload-store.js';
+import type { KeyedUpload, NewUpload, UploadStore } from '../store/upload-store.js';
 import { Answers, type UploadCall } from './answers.js';
 import { EagerAppend, type EagerFeeds, AppendBody } from './append.js';
 import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
-import { AcknowledgedOffsets } from './shown-offsets.js';
+import { AcknowledgedOffsets } from './acknowledged-offsets.js';
 import { refuseAppend, refuseCreation, refused, goneReason } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
@@ -106,7 +106,7 @@ export class Uploads {
     const creation = { request, ...call.creator };
     const { clientKey } = creation;
     if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
-    return this.receiveNew(intent, await openUpload(intent, route, creation, this.deps), call);
+    return this.receiveNew(intent, await openUpload(newUpload(intent, route, creation, this.deps), this.deps), call);
   }
 
   /** Appends to an upload. `loaded`: the upload as the caller has already read it. */
@@ -162,12 +162,17 @@ export class Uploads {
     creation: Creation & { readonly clientKey: string },
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    let holder = await this.deps.store.idByClientKey(creation.clientKey);
+    const { clientKey } = creation;
+    let holder = await this.deps.store.idByClientKey(clientKey);
     for (let round = 0; round < MAX_ROUNDS; round++) {
       const outcome =
         holder === undefined ? 'over' : await this.repeatedCreations.answer(holder, intent, creation.request, call);
       if (outcome !== 'over') return outcome;
-      const opened = await openFirstUpload(intent, route, creation, this.deps, holder);
+      const opened = await openFirstUpload(
+        { ...newUpload(intent, route, creation, this.deps), clientKey },
+        holder,
+        this.deps,
+      );
       if (typeof opened !== 'string') return this.receiveNew(intent, opened, call);
       holder = opened;
     }
@@ -345,18 +350,12 @@ interface OpeningDeps {
 export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders' | 'clientKey'>;
 
 /** Creates an upload and takes its first lease at the same time: nobody else knows the id yet. */
-async function openUpload(
-  intent: CreateIntent,
-  route: Route,
-  creation: Creation,
-  deps: OpeningDeps,
-): Promise<readonly [Upload, Lease]> {
-  const id = deps.newId();
-  const creating = deps.store.create(newUpload(id, intent, route, creation, deps)).then((upload) => {
-    deps.metrics.uploadCreated(intent.dialect);
-    return upload;
+async function openUpload(upload: NewUpload, deps: OpeningDeps): Promise<readonly [Upload, Lease]> {
+  const creating = deps.store.create(upload).then((created) => {
+    deps.metrics.uploadCreated(created.dialect);
+    return created;
   });
-  const taking = deps.leases.take(id);
+  const taking = deps.leases.take(upload.id);
   try {
     return await Promise.all([creating, taking]);
   } catch (fault) {
@@ -369,34 +368,29 @@ async function openUpload(
 }
 
 /**
- * As `openUpload`, with a client's key; returns the id of the upload that has the key already. `instead`: one that has
- * ended.
+ * As `openUpload`, with a client's key; returns the id of the upload that has the key already. `replacedId`: an upload
+ * that has ended and loses the key.
  */
 async function openFirstUpload(
-  intent: CreateIntent,
-  route: Route,
-  creation: Creation & { readonly clientKey: string },
+  upload: KeyedUpload,
+  replacedId: string | undefined,
   deps: OpeningDeps,
-  instead: string | undefined,
 ): Promise<readonly [Upload, Lease] | string> {
-  const { clientKey } = creation;
-  const upload = { ...newUpload(deps.newId(), intent, route, creation, deps), clientKey };
-  const created = await deps.store.createUnlessKeyUsed(upload, instead);
+  const created = await deps.store.createUnlessKeyUsed(upload, replacedId);
   if (typeof created === 'string') return created;
-  deps.metrics.uploadCreated(intent.dialect);
+  deps.metrics.uploadCreated(created.dialect);
   return [created, await deps.leases.take(created.id)];
 }
 
 function newUpload(
-  id: string,
   intent: CreateIntent,
   { name, limits }: Route,
   creation: Creation,
-  { node, clock, newDeliveryKey }: OpeningDeps,
+  { node, clock, newId, newDeliveryKey }: OpeningDeps,
 ): NewUpload {
   const now = clock();
   return {
-    id,
+    id: newId(),
     ...(node !== undefined && { node }),
     ...creation,
     route: name,
