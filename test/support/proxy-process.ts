@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { temporaryDirectory, type TemporaryDirectory, until, within } from './temporary.js';
 
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
-const PROGRAM = fileURLToPath(new URL('proxy-program.ts', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('proxy-program.mjs', import.meta.url));
 
 export interface ProxyOptions {
   readonly origin?: string;
@@ -23,7 +23,7 @@ export interface ProxyOptions {
   readonly nodeFlags?: readonly string[];
   /** Another checkout's binary. */
   readonly binary?: string;
-  /** One of the variants in `proxy-program.ts`, run from source in place of the built binary. */
+  /** One of the variants in `proxy-program.mjs`, run in place of the built binary. */
   readonly program?: 'own-uploads' | 'short-claims';
 }
 
@@ -136,7 +136,7 @@ async function listeningOrStopped(proxy: ProxyProcess): Promise<ProxyProcess> {
 }
 
 async function commandLine(options: ProxyOptions, data: string, directory: string): Promise<string[]> {
-  const program = options.program ? ['--import', 'tsx', PROGRAM] : [options.binary ?? BINARY];
+  const program = options.program ? [PROGRAM] : [options.binary ?? BINARY];
   const line = [...(options.nodeFlags ?? []), ...program, 'serve'];
   if (options.config !== undefined) {
     const file = join(directory, 'rufh-proxy.yaml');
