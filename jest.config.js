@@ -22,7 +22,8 @@ export default {
     { ...shared, displayName: 'whole', testMatch: ['<rootDir>/test/{e2e,chaos}/**/*.test.ts'] },
   ],
   testTimeout: 120_000,
-  maxWorkers: 2,
+  // Half of the time of most suites is waiting, so two cores are busy only with more suites than cores.
+  maxWorkers: 4,
   // What suites leave behind makes every collection longer, until timers and servers' answers come too late.
   workerIdleMemoryLimit: '300MiB',
   reporters: ['default', '<rootDir>/test/support/closing-line.js'],

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { connect, type RawClient, requestOnce } from '../support/client.js';
 import { latch } from '../support/lost-answer.js';
-import { NodesStage } from '../support/nodes.js';
+import { TestNodes } from '../support/nodes.js';
 import { appendLines, clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import { type OriginAnswer, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
@@ -27,7 +27,7 @@ let directory: TemporaryDirectory;
 let origin: TestOrigin;
 let busy: TestOrigin;
 let scanner: TestOrigin;
-let nodes: NodesStage;
+let nodes: TestNodes;
 /** Something that waits, by the target or the service it is about. */
 let gates: Map<string, ReturnType<typeof latch>>;
 
@@ -40,9 +40,10 @@ beforeEach(async () => {
     if (index === 0) await heldBy('the scanner');
     return { status: 204 };
   });
-  nodes = await NodesStage.open({
+  nodes = await TestNodes.start({
+    isCuttable: true,
     origin: origin.url,
-    spool: 'shared',
+    bytes: 'shared',
     nodes: 2,
     program: 'short-claims',
     config: `routes:
@@ -59,7 +60,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   for (const { open } of gates.values()) open();
-  await nodes.close();
+  await nodes.stop();
   for (const server of [origin, busy, scanner]) await server.close();
   await directory.remove();
 });
@@ -97,7 +98,7 @@ class Waiting {
   ) {}
 
   static async at(target: string): Promise<Waiting> {
-    const url = nodes.url(0);
+    const url = nodes.urlOf(0);
     const send = (request: WireRequest): Promise<WireResponse> => requestOnce(url, request);
     const upload = await createUpload(DIALECT, send, { method: 'POST', target });
     const client = await connect(url, { deadlineMs: PATIENCE_MS });
@@ -113,7 +114,7 @@ class Waiting {
 
   /** The end once more, at the other node. */
   async askElsewhere(): Promise<Said> {
-    const client = await connect(nodes.url(1), { deadlineMs: PATIENCE_MS });
+    const client = await connect(nodes.urlOf(1), { deadlineMs: PATIENCE_MS });
     const headers = appendLines(DIALECT, { offset: BYTES.length - 1, complete: true });
     const request = { method: 'PATCH', target: this.upload.target, headers, body: BYTES.subarray(-1) };
     return said(await client.request(request).finally(() => client.destroy()));
@@ -121,7 +122,7 @@ class Waiting {
 
   /** As the other node shows it. */
   async isAfterOneAttempt(phase: 'complete' | 'delivering'): Promise<boolean> {
-    const { body } = await requestOnce(nodes.url(1), { method: 'GET', target: `${this.upload.target}/status` });
+    const { body } = await requestOnce(nodes.urlOf(1), { method: 'GET', target: `${this.upload.target}/status` });
     const shown = JSON.parse(body.toString()) as { phase: string; attempts: number };
     return shown.phase === phase && shown.attempts === 1;
   }
@@ -135,7 +136,7 @@ function said({ status, body }: WireResponse): Said {
 }
 
 async function queued(): Promise<number> {
-  const text = await (await fetch(`http://${nodes.adminAddress(0)}/metrics`)).text();
+  const text = await (await fetch(`${nodes.node(0).adminUrl}/metrics`)).text();
   return Number(/^rufh_queued_deliveries (\d+)$/m.exec(text)![1]);
 }
 

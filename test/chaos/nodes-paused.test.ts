@@ -1,20 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from '@jest/globals';
-import { type SpoolKind, SPOOLS } from '../support/nodes-campaign.js';
-import { NodesStage } from '../support/nodes.js';
+
+import { type Bytes, SPOOLS, TestNodes } from '../support/nodes.js';
 import { PausedWriter } from '../support/paused-writer.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { only } from '../support/thoroughness.js';
 
 /** Longer than a lease; where the paused node only relays, it has none. */
-const PAUSE_MS: Readonly<Record<SpoolKind, number>> = { shared: 30_000, 'node-local': 5000 };
+const PAUSE_MS: Readonly<Record<Bytes, number>> = { shared: 30_000, 'node-local': 5000 };
 
 let origin: TestOrigin;
-let nodes: NodesStage;
+let nodes: TestNodes;
 
 afterEach(async () => {
-  await nodes.close();
+  await nodes.stop();
   await origin.close();
 });
 
@@ -24,10 +24,16 @@ test.each(only(SPOOLS, (spool) => spool === 'node-local'))(
   'a node that was paused in the middle of uploads, and goes on after they went on elsewhere, changes nothing (%s spool)',
   async (spool) => {
     origin = await startTestOrigin({ status: 201, body: 'made' });
-    nodes = await NodesStage.open({ origin: origin.url, spool, nodes: 2, config: 'uploads: { rfc104: true }' });
+    nodes = await TestNodes.start({
+      isCuttable: true,
+      origin: origin.url,
+      bytes: spool,
+      nodes: 2,
+      config: 'uploads: { rfc104: true }',
+    });
     const bytes = randomBytes(900_000, 4);
     // Uploads belong to the first node, and the other one is paused: with node-local bytes it is but a relay.
-    const [owner, paused] = [nodes.url(0), nodes.url(1)];
+    const [owner, paused] = [nodes.urlOf(0), nodes.urlOf(1)];
     const open = (name: string) => PausedWriter.open({ name, bytes, createdAt: owner, writesAt: paused });
     const [ends, half, cancels, late] = await Promise.all(['ends', 'half', 'cancels', 'late'].map(open));
     const writers = [ends!, half!, cancels!, late!];

@@ -1,5 +1,6 @@
 import { expect, test } from '@jest/globals';
-import { NodesCampaign, SPOOLS } from '../support/nodes-campaign.js';
+import { SPOOLS } from '../support/nodes.js';
+import { NodesCampaign } from '../support/nodes-campaign.js';
 import { rounds, seed } from '../support/thoroughness.js';
 
 const count = rounds(4, 30);

@@ -1,5 +1,5 @@
 import { expect, test } from '@jest/globals';
-import { SPOOLS } from '../support/nodes-campaign.js';
+import { SPOOLS } from '../support/nodes.js';
 import { rollingRestart } from '../support/rolling-restart.js';
 
 const MEBIBYTE = 1024 * 1024;

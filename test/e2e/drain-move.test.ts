@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from '@jest/globals';
 import { requestOnce } from '../support/client.js';
-import { NodeSet } from '../support/nodes.js';
+import { TestNodes } from '../support/nodes.js';
 import { clientDialect, createUpload, ResumableUpload, type Send } from '../support/resumable-client.js';
 import { SlowUpload } from '../support/rolling-restart.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
@@ -17,13 +17,13 @@ const BYTES = randomBytes(60_000);
 const SLOW = 6;
 
 let origin: TestOrigin;
-let set: NodeSet;
+let nodes: TestNodes;
 beforeEach(async () => {
   origin = await startTestOrigin({ status: 201, headers: [['X-Origin', 'yes']], body: 'kept' });
-  set = await NodeSet.start({ origin: origin.url, nodes: 2, bytes: 'node-local' });
+  nodes = await TestNodes.start({ origin: origin.url, nodes: 2, bytes: 'node-local' });
 });
 afterEach(async () => {
-  await set.stop();
+  await nodes.stop();
   await origin.close();
 });
 
@@ -34,7 +34,7 @@ const at =
 
 /** An upload whose bytes are at the first node. */
 const place = (target: string, count: number): Promise<ResumableUpload> =>
-  createUpload(DIALECT, at(set.node('n1').url), { method: 'POST', target, body: BYTES.subarray(0, count) });
+  createUpload(DIALECT, at(nodes.node('n1').url), { method: 'POST', target, body: BYTES.subarray(0, count) });
 
 /** Runs the built command to its end. */
 function drain(...line: string[]): Promise<{ code: number; output: string; errors: string }> {
@@ -51,23 +51,23 @@ test('drain --move empties a node under load: uploads and answers go on with the
   expect((await ended.finish(BYTES)).status).toBe(201);
   const uploads = Array.from({ length: SLOW }, (_, number) => {
     const bytes = randomBytes(400_000, number + 1);
-    return { bytes, client: new SlowUpload({ url: set.url, name: `slow-${number}`, bytes, bytesPerSecond: 60_000 }) };
+    return { bytes, client: new SlowUpload({ url: nodes.url, name: `slow-${number}`, bytes, bytesPerSecond: 60_000 }) };
   });
   const ends = new AbortController();
   const all = Promise.all(uploads.map(({ client }) => client.run(ends.signal)));
   all.catch(() => undefined);
   try {
     await until(() => uploads.every(({ client }) => client.isUnderWay), 'all to be under way', 20_000);
-    const { code, output, errors } = await drain('--move', '--admin', set.node('n1').adminUrl);
+    const { code, output, errors } = await drain('--move', '--admin', nodes.node('n1').adminUrl);
     expect([code, errors]).toEqual([0, '']);
     expect(output).toMatch(/^the proxy accepts no new uploads\n/);
     const [, moved] = /\n(\d+) moved with \d[\d.]* [KM]iB, none is left\n$/.exec(output) ?? [];
     // Those of the slow clients are at both nodes.
     expect(Number(moved)).toBeGreaterThan(2);
     // Whose the spool is stays written there.
-    expect(await readdir(join(set.data, 'n1', 'spool'))).toEqual(['.store']);
-    expect(await set.holdersOf(idle)).toEqual(['n2']);
-    expect(await set.kill('n1', 'SIGTERM')).toBe(0);
+    expect(await readdir(join(nodes.data, 'n1', 'spool'))).toEqual(['.store']);
+    expect(await nodes.holdersOf(idle)).toEqual(['n2']);
+    expect(await nodes.kill('n1', 'SIGTERM')).toBe(0);
     expect((await within(all, 'all uploads to end', 40_000)).map(({ status }) => status)).toEqual(
       uploads.map(() => 201),
     );
@@ -75,7 +75,7 @@ test('drain --move empties a node under load: uploads and answers go on with the
     ends.abort(new Error('it is over'));
   }
   expect(uploads.map(({ client }) => client.creations)).toEqual(uploads.map(() => 1));
-  const atOther = (upload: ResumableUpload): ResumableUpload => new ResumableUpload(DIALECT, at(set.url), upload.url);
+  const atOther = (upload: ResumableUpload): ResumableUpload => new ResumableUpload(DIALECT, at(nodes.url), upload.url);
   expect(await atOther(idle).offset()).toBe(20_000);
   expect((await atOther(idle).finish(BYTES)).status).toBe(201);
   const answer = await atOther(ended).append(BYTES.subarray(-1), { offset: BYTES.length - 1, complete: true });

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { comparable, FEWER_VARIANTS, FlowClient, VARIANTS } from '../support/flow-client.js';
-import { NodeStage, SETS } from '../support/nodes.js';
+import { openNodes, SETS, type TestNodes } from '../support/nodes.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, seededRandom, sha256 } from '../support/temporary.js';
-import { framed } from '../support/test-proxy.js';
+import { framed, type TestProxy } from '../support/test-proxy.js';
 
 /** End-to-end lines of the client, which its origin is to get whatever node had them. */
 const OWN_LINES: readonly HeaderLine[] = [
@@ -19,46 +19,47 @@ const RELAYED = { ...ANSWER, lines: framed(ANSWER.lines, ANSWER.body) };
 /** `delivery.keep_answer`: the rest of an answered upload's life. */
 const KEPT = { maxAgeSeconds: 3600 };
 
-describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: place }) => {
-  let world: NodeStage;
+describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes: count, bytes: place }) => {
+  let proxy: TestProxy;
+  let nodes: TestNodes;
 
   beforeAll(async () => {
-    world = await NodeStage.open({ nodes, bytes: place });
+    ({ proxy, nodes } = await openNodes({ nodes: count, bytes: place }));
   });
 
-  afterAll(() => world.close());
+  afterAll(() => proxy.close());
 
   function expectOneRequest(target: string, bytes: Buffer): void {
-    const [request, ...others] = world.proxy.requestsFor(target);
+    const [request, ...others] = proxy.requestsFor(target);
     expect(others).toEqual([]);
     expect(request).toMatchObject({ method: 'POST', size: bytes.length, sha256: sha256(bytes), trailers: [] });
     const names = OWN_LINES.map(([name]) => name);
     const own = request!.headers.filter(([name]) => names.includes(name.toLowerCase()));
     expect(own.map(([name, value]) => [name.toLowerCase(), value])).toEqual(OWN_LINES);
     expect(request!.header('content-length')).toBe(`${bytes.length}`);
-    expect(request!.header('host')).toBe(world.proxy.host);
+    expect(request!.header('host')).toBe(proxy.host);
   }
 
-  // With three nodes, those that stand for the others: what is said does not depend on how many there are.
-  describe.each(nodes === 2 ? VARIANTS : FEWER_VARIANTS)('over $transport, interop $interop', (variant) => {
+  // With three count, those that stand for the others: what is said does not depend on how many there are.
+  describe.each(count === 2 ? VARIANTS : FEWER_VARIANTS)('over $transport, interop $interop', (variant) => {
     const { transport, interop, seed } = variant;
-    const random = seededRandom(seed + nodes);
+    const random = seededRandom(seed + count);
     const bytes = randomBytes(50_000 + Math.floor(random() * 100_000), seed);
     const { length } = bytes;
 
     async function createAndCut(client: FlowClient, target: string, cutAt: number): Promise<ResumableUpload> {
-      world.proxy.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
+      proxy.answer(target, { status: ANSWER.status, headers: ANSWER.lines, body: ANSWER.body });
       const { request, upload } = await client.begin({ target, lines: OWN_LINES, length });
       await request.send(bytes.subarray(0, cutAt));
-      await world.set.untilSpooled(upload, cutAt);
+      await nodes.untilSpooled(upload, cutAt);
       request.leave(random() < 0.5 ? 'end' : 'reset');
       return upload;
     }
 
     test('an upload that was cut goes on at another node each time, and its origin gets one request', async () => {
-      const client = new FlowClient(world.proxy, transport, interop);
+      const client = new FlowClient(proxy, transport, interop);
       const { expected } = client;
-      const target = `/files/cut-${nodes}-${place}-${seed}`;
+      const target = `/files/cut-${count}-${place}-${seed}`;
       const cutAt = 1 + Math.floor(random() * (length - 1));
       const upload = await createAndCut(client, target, cutAt);
       const retrieved = await upload.retrieve();
@@ -66,27 +67,27 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes: 
       const middle = cutAt + Math.floor((length - cutAt) / 2);
       const part = await upload.append(bytes.subarray(cutAt, middle), { offset: cutAt, complete: false });
       expect(comparable(part)).toEqual(expected.appended(middle));
-      expect(world.proxy.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
       const answer = await upload.append(bytes.subarray(middle), { offset: middle, complete: true });
       expect(comparable(answer)).toEqual(expected.answered(RELAYED, length));
       expect([...retrieved.interims, ...part.interims, ...answer.interims]).toEqual([]);
       expectOneRequest(target, bytes);
       expect(comparable(await upload.retrieve(), KEPT)).toEqual(expected.retrieved(length, { complete: true, length }));
       // A client that is not told where to go on begins with a request of its own for it.
-      await world.expectSpread(upload, target, client.dialect.version === undefined ? 6 : 5);
+      await nodes.expectSpread(upload, target, client.dialect.version === undefined ? 6 : 5);
     });
 
     test('an upload that is cancelled at another node is gone everywhere', async () => {
-      const client = new FlowClient(world.proxy, transport, interop);
-      const target = `/files/cancelled-${nodes}-${place}-${seed}`;
+      const client = new FlowClient(proxy, transport, interop);
+      const target = `/files/cancelled-${count}-${place}-${seed}`;
       const upload = await createAndCut(client, target, 1000);
       expect(comparable(await upload.cancel())).toEqual(client.expected.cancelled());
-      for (let at = 0; at < nodes; at++) {
+      for (let at = 0; at < count; at++) {
         expect(comparable(await upload.retrieve())).toEqual(client.expected.unknownToHead());
         const append = await upload.append('x', { offset: 1000, complete: false });
         expect(comparable(append)).toEqual(client.expected.unknown());
       }
-      expect(world.proxy.requestsFor(target)).toEqual([]);
+      expect(proxy.requestsFor(target)).toEqual([]);
     });
   });
 });

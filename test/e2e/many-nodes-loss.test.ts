@@ -2,26 +2,26 @@ import { afterEach, describe, expect, test } from '@jest/globals';
 import { exchangeOver, openRequest, type OpenRequest } from '../support/client.js';
 import { comparable, FlowClient } from '../support/flow-client.js';
 import { ANSWERS, latch, LostAnswer } from '../support/lost-answer.js';
-import { type Bytes, NodeStage } from '../support/nodes.js';
+import { openNodes, SPOOLS, type TestNodes } from '../support/nodes.js';
 import { appendLines, ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
-import { framed } from '../support/test-proxy.js';
+import { framed, type TestProxy } from '../support/test-proxy.js';
 import { only } from '../support/thoroughness.js';
 
 const BYTES = randomBytes(50_000);
 const { length } = BYTES;
 const OK = { status: 200, lines: framed([], 'ok'), body: 'ok' };
-const PLACES: readonly Bytes[] = ['shared', 'node-local'];
 
-let nodes: NodeStage;
+let proxy: TestProxy;
+let nodes: TestNodes;
 const opened: OpenRequest[] = [];
 
 afterEach(async () => {
   await Promise.all(opened.splice(0).map((request) => request.close()));
-  await nodes.close();
+  await proxy.close();
 });
 
-const urlOf = (node: string): string => nodes.set.node(node).url;
+const urlOf = (node: string): string => nodes.urlOf(node);
 
 /** An append to one node of our choice, whose body is about to be sent. */
 async function beginAt(
@@ -54,16 +54,16 @@ describe.each(only(['PUT', 'POST'], (method) => method === 'POST'))(
   'a node that delivers a %s is killed while its client waits at another',
   (method) => {
     test('the client gets there what the policy says', async () => {
-      nodes = await NodeStage.open({ nodes: 2, bytes: 'shared' });
-      const client = new FlowClient(nodes.proxy, 'HTTP/1.1', '10');
+      ({ proxy, nodes } = await openNodes({ nodes: 2, bytes: 'shared' }));
+      const client = new FlowClient(proxy, 'HTTP/1.1', '10');
       const target = `/loss/${method}`;
       const { opened: answered, open } = latch();
-      nodes.proxy.answer(target, { ...ANSWERS[1]!, after: answered });
+      proxy.answer(target, { ...ANSWERS[1]!, after: answered });
       const upload = await client.place({ target, method, length });
       const first = await appendAt('n1', client, upload, { offset: 0 });
-      await nodes.proxy.requestFor(target);
+      await proxy.requestFor(target);
       const waiting = await appendAt('n2', client, upload, { offset: length - 1 });
-      await nodes.set.kill('n1');
+      await nodes.kill('n1');
       await expect(first.readFinal()).rejects.toThrow('connection closed');
       open();
       const lost = new LostAnswer(client, upload, target, BYTES);
@@ -82,49 +82,49 @@ describe.each(only(['PUT', 'POST'], (method) => method === 'POST'))(
 );
 
 test('a node that is killed in the middle of an append loses nothing that was acknowledged, and the others go on', async () => {
-  nodes = await NodeStage.open({ nodes: 3, bytes: 'shared' });
-  const client = new FlowClient(nodes.proxy, 'HTTP/1.1', '8');
+  ({ proxy, nodes } = await openNodes({ nodes: 3, bytes: 'shared' }));
+  const client = new FlowClient(proxy, 'HTTP/1.1', '8');
   const target = '/loss/append';
   const upload = await client.place({ target, length });
   await upload.append(BYTES.subarray(0, 10_000), { offset: 0, complete: false });
   const stalled = await appendAt('n1', client, upload, { offset: 10_000, to: 20_000 });
   await stalled.readFinal();
   await appendAt('n1', client, upload, { offset: 20_000, to: 20_000 });
-  await nodes.set.kill('n1');
+  await nodes.kill('n1');
   const offset = await upload.offset();
   expect(offset).toBe(20_000);
   const answer = await upload.append(BYTES.subarray(offset), { offset, complete: true });
   expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
-  expect(nodes.proxy.requestsFor(target)).toHaveLength(1);
+  expect(proxy.requestsFor(target)).toHaveLength(1);
 });
 
 test('bytes on the disk of a node that is gone are waited for, and go on when it is back', async () => {
-  nodes = await NodeStage.open({ nodes: 2, bytes: 'node-local' });
-  const client = new FlowClient(nodes.proxy, 'HTTP/1.1', '10');
+  ({ proxy, nodes } = await openNodes({ nodes: 2, bytes: 'node-local' }));
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
   const target = '/loss/owner';
   const upload = await client.place({ target, length });
   const part = await upload.append(BYTES.subarray(0, 30_000), { offset: 0, complete: false });
   expect(part.status).toBe(204);
-  const owner = await nodes.ownerOf(upload);
-  await nodes.set.kill(owner);
+  const owner = (await nodes.holdersOf(upload))[0]!;
+  await nodes.kill(owner);
   const refused = await upload.retrieve();
   expect(refused.status).toBe(503);
   expect(Number(refused.header('Retry-After'))).toBeGreaterThan(0);
-  await nodes.set.restart(owner);
+  await nodes.restart(owner);
   expect(await upload.offset()).toBe(30_000);
   const answer = await upload.append(BYTES.subarray(30_000), { offset: 30_000, complete: true });
   expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
 });
 
 test('a node that is stopped while it writes, and goes on after another has finished the upload, changes nothing', async () => {
-  nodes = await NodeStage.open({ nodes: 2, bytes: 'shared' });
-  const client = new FlowClient(nodes.proxy, 'HTTP/1.1', '10');
+  ({ proxy, nodes } = await openNodes({ nodes: 2, bytes: 'shared' }));
+  const client = new FlowClient(proxy, 'HTTP/1.1', '10');
   const target = '/loss/stopped';
   const upload = await client.place({ target, length });
   const stale = await beginAt('n1', client, upload, { offset: 0 });
   await stale.send(BYTES.subarray(0, 20_000));
-  await nodes.set.untilSpooled(upload, 20_000);
-  nodes.set.pause('n1');
+  await nodes.untilSpooled(upload, 20_000);
+  nodes.pause('n1');
   try {
     // What n1 has not committed by now is not counted: the offset says what is.
     const other = new ResumableUpload(
@@ -136,38 +136,38 @@ test('a node that is stopped while it writes, and goes on after another has fini
     const answer = await other.append(BYTES.subarray(offset), { offset, complete: true });
     expect(answer.status).toBe(200);
   } finally {
-    nodes.set.resume('n1');
+    nodes.resume('n1');
   }
   await stale.send(Buffer.alloc(30_000, 0xff)).catch(() => undefined);
   await stale.givenUp();
-  expect(nodes.proxy.requestsFor(target)).toMatchObject([{ size: length, sha256: sha256(BYTES) }]);
+  expect(proxy.requestsFor(target)).toMatchObject([{ size: length, sha256: sha256(BYTES) }]);
   for (let at = 0; at < 2; at++) {
     const shown = comparable(await upload.retrieve(), { maxAgeSeconds: 3600 });
     expect(shown).toEqual(client.expected.retrieved(length, { complete: true, length }));
   }
 });
 
-describe.each(PLACES)('with bytes that are %s', (bytes) => {
+describe.each(SPOOLS)('with bytes that are %s', (bytes) => {
   test('a node that ends in good order lets its clients go on at the others', async () => {
-    nodes = await NodeStage.open({ nodes: 3, bytes });
-    const client = new FlowClient(nodes.proxy, 'HTTP/1.1', '10');
+    ({ proxy, nodes } = await openNodes({ nodes: 3, bytes }));
+    const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const uploads = [];
     for (let at = 0; at < 3; at++) {
       const target = `/loss/drain-${at}`;
       const upload = await client.place({ target, length });
       const request = await client.append(upload, { offset: 0, complete: true, bytes: length });
       await request.send(BYTES.subarray(0, 20_000));
-      await nodes.set.untilSpooled(upload, 20_000);
+      await nodes.untilSpooled(upload, 20_000);
       uploads.push({ target, upload, request });
     }
-    expect(await nodes.set.kill('n2', 'SIGTERM')).toBe(0);
-    if (bytes === 'node-local') await nodes.set.restart('n2');
+    expect(await nodes.kill('n2', 'SIGTERM')).toBe(0);
+    if (bytes === 'node-local') await nodes.restart('n2');
     for (const { target, upload } of uploads) {
       const offset = await upload.offset();
       expect(offset).toBe(20_000);
       const answer = await upload.append(BYTES.subarray(offset), { offset, complete: true });
       expect(comparable(answer)).toEqual(client.expected.answered(OK, length));
-      expect(nodes.proxy.requestsFor(target)).toHaveLength(1);
+      expect(proxy.requestsFor(target)).toHaveLength(1);
     }
   });
 });

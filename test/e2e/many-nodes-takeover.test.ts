@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { type OpenRequest, TRANSPORTS } from '../support/client.js';
 import { comparable, FlowClient } from '../support/flow-client.js';
-import { NodeStage, SETS } from '../support/nodes.js';
+import { openNodes, SETS, type TestNodes } from '../support/nodes.js';
 import { progressOf, type ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
-import { framed } from '../support/test-proxy.js';
+import { framed, type TestProxy } from '../support/test-proxy.js';
 
 const BYTES = randomBytes(60_000);
 const { length } = BYTES;
@@ -14,14 +14,15 @@ const LATE = Buffer.alloc(5000, 0xff);
 
 const PAIRS = TRANSPORTS.flatMap((dead) => TRANSPORTS.map((alive) => ({ dead, alive })));
 
-describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }) => {
-  let world: NodeStage;
+describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes: count, bytes }) => {
+  let proxy: TestProxy;
+  let nodes: TestNodes;
 
   beforeAll(async () => {
-    world = await NodeStage.open({ nodes, bytes });
+    ({ proxy, nodes } = await openNodes({ nodes: count, bytes }));
   });
 
-  afterAll(() => world.close());
+  afterAll(() => proxy.close());
 
   /** An append that has brought `arrived` bytes from `offset` on and then says nothing. */
   async function stall(
@@ -31,19 +32,19 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
   ): Promise<OpenRequest> {
     const request = await client.append(upload, { offset, complete: true, bytes: length - offset });
     if (arrived > 0) await request.send(BYTES.subarray(offset, offset + arrived));
-    await world.set.untilSpooled(upload, offset + arrived);
+    await nodes.untilSpooled(upload, offset + arrived);
     return request;
   }
 
   function expectWhole(target: string): void {
-    const requests = world.proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
+    const requests = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
     expect(requests).toEqual([{ size: length, sum: sha256(BYTES) }]);
   }
 
   describe.each(PAIRS)('an append stalls at one node over $dead, its client is back at another over $alive', (pair) => {
-    const name = `${nodes}-${bytes}-${pair.dead}-${pair.alive}`.replaceAll('/', '-');
-    const before = (): FlowClient => new FlowClient(world.proxy, pair.dead, '10');
-    const after = (): FlowClient => new FlowClient(world.proxy, pair.alive, '10');
+    const name = `${count}-${bytes}-${pair.dead}-${pair.alive}`.replaceAll('/', '-');
+    const before = (): FlowClient => new FlowClient(proxy, pair.dead, '10');
+    const after = (): FlowClient => new FlowClient(proxy, pair.alive, '10');
 
     test('HEAD ends it, its offset is taken by the next append, and what comes late does not count', async () => {
       const target = `/takeover/head-${name}`;
@@ -80,15 +81,15 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
       expect(comparable(await client.at(upload.url).cancel())).toEqual(client.expected.cancelled());
       await stalled.send(LATE).catch(() => undefined);
       expect((await client.at(upload.url).retrieve()).status).toBe(404);
-      await world.set.untilGone(upload);
-      expect(world.proxy.requestsFor(target)).toEqual([]);
+      await nodes.untilGone(upload);
+      expect(proxy.requestsFor(target)).toEqual([]);
     });
 
     test('a creation that stalls is ended by HEAD as well', async () => {
       const target = `/takeover/creation-${name}`;
       const { request, upload } = await before().begin({ target, length });
       await request.send(BYTES.subarray(0, 17_000));
-      await world.set.untilSpooled(upload, 17_000);
+      await nodes.untilSpooled(upload, 17_000);
       const client = after();
       const retrieved = await client.at(upload.url).retrieve();
       expect(comparable(retrieved)).toEqual(client.expected.retrieved(17_000, { complete: false, length }));
@@ -116,9 +117,9 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes, bytes }
     });
   });
 
-  test('offsets are asked for at all nodes in the middle of an upload, and it goes on every time', async () => {
-    const target = `/takeover/twenty-${nodes}-${bytes}`;
-    const client = new FlowClient(world.proxy, 'HTTP/1.1', '10');
+  test('offsets are asked for at all count in the middle of an upload, and it goes on every time', async () => {
+    const target = `/takeover/twenty-${count}-${bytes}`;
+    const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target, length });
     let offset = 0;
     for (let count = 0; count < 20; count++) {

@@ -1,11 +1,9 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { uploadTag } from '../../src/observe/log.js';
 import { CrashClient } from './campaign-client.js';
 import { type CampaignContext, Chance, CrashOrigin, type Creation } from './campaign.js';
 import { A_DAY_LATER } from './crash-campaign.js';
-import { NodesStage } from './nodes.js';
-import type { ProxyProcess } from './proxy-process.js';
+import { type Bytes, NodesLog, TestNodes } from './nodes.js';
 import { within } from './temporary.js';
 
 const CONFIG = `
@@ -35,7 +33,7 @@ const RECOVERY_MS = 90_000;
 
 export interface NodesCampaignOptions {
   readonly seed: number;
-  readonly spool: SpoolKind;
+  readonly spool: Bytes;
   /** Some blows outlast leases and claims. */
   readonly hasLongOnes: boolean;
 }
@@ -75,7 +73,7 @@ export class NodesCampaign implements CampaignContext {
     readonly chance: Chance,
     private readonly plan: FaultSchedule,
     private readonly origin: CrashOrigin,
-    private readonly nodes: NodesStage,
+    private readonly nodes: TestNodes,
   ) {
     this.injector = new FaultInjector(nodes, this.log, () => this.cutClients());
   }
@@ -83,7 +81,13 @@ export class NodesCampaign implements CampaignContext {
   static async open({ seed, spool, hasLongOnes }: NodesCampaignOptions): Promise<NodesCampaign> {
     const origin = await CrashOrigin.start();
     try {
-      const nodes = await NodesStage.open({ origin: origin.url, spool, nodes: NODES, config: CONFIG });
+      const nodes = await TestNodes.start({
+        isCuttable: true,
+        origin: origin.url,
+        bytes: spool,
+        nodes: NODES,
+        config: CONFIG,
+      });
       const plan = new FaultSchedule(new Chance(seed), { nodes: NODES, hasLongOnes });
       const chance = new Chance(seed + 1, { largest: 6 * MEBIBYTE, tryMs: TRIES_MS });
       return new NodesCampaign(chance, plan, origin, nodes);
@@ -112,7 +116,7 @@ export class NodesCampaign implements CampaignContext {
     this.closed = true;
     await this.striking.catch(() => undefined);
     await this.injector.end().catch(() => undefined);
-    await this.nodes.close();
+    await this.nodes.stop();
     await this.origin.close();
     await Promise.allSettled(this.lanes);
   }
@@ -126,7 +130,7 @@ export class NodesCampaign implements CampaignContext {
   async url(): Promise<string> {
     await new Promise((resolve) => setTimeout(resolve, this.chance.below(20)));
     if (this.closed) throw new Error('the campaign is over');
-    return this.nodes.url(this.chance.below(NODES));
+    return this.nodes.urlOf(this.chance.below(NODES));
   }
 
   notice(): void {
@@ -145,7 +149,7 @@ export class NodesCampaign implements CampaignContext {
 
   /** With what the nodes have said of the upload. */
   private explain({ target = '' }: CrashClient, error: unknown): never {
-    const running = Array.from({ length: this.nodes.size }, (_, at) => this.nodes.node(at));
+    const running = Array.from({ length: this.nodes.names.length }, (_, at) => this.nodes.node(at));
     const lines = this.log.about(target.split('/').at(-1)!, running);
     throw new Error([(error as Error).message, ...lines.slice(-40)].join('\n  '), { cause: error });
   }
@@ -206,10 +210,6 @@ export class NodesCampaign implements CampaignContext {
     };
   }
 }
-
-/** How nodes keep their bytes. */
-export const SPOOLS = ['shared', 'node-local'] as const;
-export type SpoolKind = (typeof SPOOLS)[number];
 
 const NODE_FAULTS = [
   'stop-node',
@@ -297,7 +297,7 @@ export class FaultInjector {
   private long: Promise<void> = Promise.resolve();
 
   constructor(
-    private readonly nodes: NodesStage,
+    private readonly nodes: TestNodes,
     private readonly log: NodesLog,
     private readonly cutClients: () => void,
   ) {}
@@ -341,7 +341,7 @@ export class FaultInjector {
 
   /** That node, or the next that nothing is wrong with. */
   private spared(node: number): number {
-    const nodes = Array.from({ length: this.nodes.size }, (_, at) => (node + at) % this.nodes.size);
+    const nodes = Array.from({ length: this.nodes.names.length }, (_, at) => (node + at) % this.nodes.names.length);
     return nodes.find((at) => !this.hit.has(at)) ?? node;
   }
 
@@ -358,7 +358,7 @@ export class FaultInjector {
       case 'kill-node':
         await this.nodes.node(at).kill();
         this.log.read(this.nodes.node(at));
-        return () => this.nodes.revive(at);
+        return () => this.nodes.restart(at);
       case 'kill-redis':
         await redis.kill();
         return () => redis.restart();
@@ -380,60 +380,6 @@ export class FaultInjector {
   private count(what: NodeFaultKind | 'long'): void {
     this.counts[what] = (this.counts[what] ?? 0) + 1;
   }
-}
-
-/** What nodes have said at last that should not have happened, and how often what may. */
-export class NodesLog {
-  readonly counts: Record<string, number> = {};
-  /** Requests that were ended because a newer one had come. */
-  takeovers = 0;
-  private readonly faults: string[] = [];
-  private readonly lines: string[] = [];
-  private readonly undelivered: Record<string, number> = {};
-
-  /** Takes in all that a process said; it has to have ended. */
-  read(node: ProxyProcess): void {
-    this.faults.push(...node.errors);
-    this.lines.push(...node.lines);
-    for (const line of node.log) this.note(line);
-  }
-
-  /** How often an upload was given up without an answer: each time its client may ask for another delivery. */
-  givenUp(id: string): number {
-    return this.undelivered[uploadTag(id)] ?? 0;
-  }
-
-  /** What was said of an upload, by those who have ended and by these who run. */
-  about(id: string, running: readonly ProxyProcess[]): string[] {
-    const tag = uploadTag(id);
-    const all = [...this.lines, ...running.flatMap(({ lines }) => lines)].filter((line) => line.includes(tag));
-    return all.sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
-  }
-
-  /** Fails with what no broken network excuses. */
-  check(): void {
-    if (this.faults.length > 0) throw new Error(`the nodes complained:\n${this.faults.join('\n')}`);
-  }
-
-  private note(line: Record<string, unknown>): void {
-    const { level, msg, err, interrupted, phase, upload } = line;
-    if (interrupted === 'taken-over') this.takeovers += 1;
-    if (phase === 'undelivered') this.undelivered[String(upload)] = (this.undelivered[String(upload)] ?? 0) + 1;
-    if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
-    const isExcused =
-      (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
-      /^(Redis is not available|the store does not answer)/.test(String(msg)) ||
-      /^(Redis|the Redis) /.test(String(line['reason']));
-    if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
-  }
-
-  private count(what: string): void {
-    this.counts[what] = (this.counts[what] ?? 0) + 1;
-  }
-}
-
-function timeOf(line: string): string {
-  return /"time":"([^"]*)"/.exec(line)?.[1] ?? '';
 }
 
 /** Everything expires within moments, and is looked for as often. */
@@ -462,19 +408,19 @@ return moved
 `;
 
 /** Kills every node, and lets them find their state a day later. Fails when anything of an upload stays. */
-async function expireEverything(nodes: NodesStage, log: NodesLog): Promise<void> {
-  const all = Array.from({ length: nodes.size }, (_, at) => at);
+async function expireEverything(nodes: TestNodes, log: NodesLog): Promise<void> {
+  const all = Array.from({ length: nodes.names.length }, (_, at) => at);
   await Promise.all(all.map((at) => nodes.node(at).kill()));
   for (const at of all) log.read(nodes.node(at));
   await nodes.redis.cli('eval', A_DAY_EARLIER, '0');
   const config = (at: number): string => nodes.configOf(at, CONFIG_OF_THE_DAY_AFTER);
   const nodeFlags = ['--import', A_DAY_LATER];
-  await Promise.all(all.map((at) => nodes.revive(at, { config: config(at), nodeFlags })));
+  await Promise.all(all.map((at) => nodes.restart(at, { config: config(at), nodeFlags })));
   await untilNothingIsLeft(nodes);
 }
 
 /** As long as it gets less. */
-async function untilNothingIsLeft(nodes: NodesStage): Promise<void> {
+async function untilNothingIsLeft(nodes: TestNodes): Promise<void> {
   let least = Infinity;
   let lessAt = Date.now();
   for (;;) {
@@ -489,7 +435,7 @@ async function untilNothingIsLeft(nodes: NodesStage): Promise<void> {
 }
 
 /** Files of uploads, not those of the spool itself, keys that grow with the number of uploads, and figures that still count some. */
-async function leftovers({ dataDirectories, redis }: NodesStage): Promise<string[]> {
+async function leftovers({ dataDirectories, redis }: TestNodes): Promise<string[]> {
   const spools = dataDirectories.map((data) => join(data, 'spool'));
   const files = await Promise.all(spools.map((spool) => readdir(spool).catch(() => [])));
   const keys = (await redis.cli('keys', '*')).split('\n');

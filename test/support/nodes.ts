@@ -1,11 +1,11 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from '@jest/globals';
+import { uploadTag } from '../../src/observe/log.js';
 import { spooledBytes } from './disk.js';
 import { Haproxy } from './front-proxies.js';
 import { CuttingProxy } from './network.js';
-import type { SpoolKind } from './nodes-campaign.js';
-import { type ProxyOptions, ProxyProcess, startProxy } from './proxy-process.js';
+import { ProxyProcess, type ProxyOptions } from './proxy-process.js';
 import { type RedisServer, startRedis } from './redis-server.js';
 import type { ResumableUpload } from './resumable-client.js';
 import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
@@ -13,9 +13,15 @@ import { type RunningProxy, TestProxy } from './test-proxy.js';
 import { only } from './thoroughness.js';
 
 /** Where nodes keep the bytes: in one directory that all of them see, or each in its own. */
-export type Bytes = 'shared' | 'node-local';
+export const SPOOLS = ['shared', 'node-local'] as const;
+export type Bytes = (typeof SPOOLS)[number];
 
-export interface NodeSetOptions {
+/** Every number of nodes and place of the bytes that flows are tried on. */
+const ALL_SETS = [2, 3].flatMap((nodes) => SPOOLS.map((bytes) => ({ nodes, bytes })));
+
+export const SETS = only(ALL_SETS, ({ nodes }) => nodes === 2);
+
+export interface TestNodesOptions {
   readonly origin: string;
   readonly nodes: number;
   readonly bytes: Bytes;
@@ -23,58 +29,104 @@ export interface NodeSetOptions {
   readonly ownerTimeout?: string;
   /** More settings of every node, as YAML. */
   readonly config?: string;
+  readonly flags?: readonly string[];
+  readonly program?: ProxyOptions['program'];
   /** Where the bytes are; removed with `stop` unless it was given. */
   readonly data?: string;
+  /**
+   * Each node reaches Redis over a network that can be cut, and clients ask the node of their choice. Without it HAProxy
+   * gives every request to the next node.
+   */
+  readonly isCuttable?: boolean;
 }
 
-/** Several built proxies behind HAProxy, which gives every request to the next one, with one Redis. */
-export class NodeSet implements RunningProxy {
-  readonly isRelayed = true;
+/** With `everysec` a Redis that is killed may lose two seconds: it replies before it writes while its disk is busy. */
+const DURABLE = ['appendonly yes', 'appendfsync always'];
+
+const SECRET = 'for-tests-only-7f1c93';
+
+const MOST_STARTS = 5;
+
+/** One node: what stays when its process ends. It comes back on the same ports, which nobody else gets meanwhile. */
+interface Member {
+  readonly name: string;
+  readonly data: string;
+  readonly ports: { readonly listen: number; readonly peers: number; readonly admin: number };
+  readonly network?: CuttingProxy;
+  process?: ProxyProcess;
+}
+
+/** A node by its name (`n1`, `n2` …) or by its number, from 0. */
+type Which = string | number;
+
+/** The nodes of one cluster as processes of the built binary, with one Redis. */
+export class TestNodes implements RunningProxy {
+  private readonly members: Member[] = [];
+  private balancer: Haproxy | undefined;
 
   private constructor(
     readonly redis: RedisServer,
-    readonly haproxy: Haproxy,
-    /** Named `n1`, `n2` and so on. */
-    private readonly nodes: Map<string, ProxyProcess>,
-    readonly data: string,
     private readonly temporary: TemporaryDirectory,
+    private readonly options: TestNodesOptions,
   ) {}
 
-  static async start(options: NodeSetOptions): Promise<NodeSet> {
-    const temporary = await temporaryDirectory('rufh-nodes-');
-    const data = options.data ?? join(temporary.path, 'data');
-    const closing: (() => Promise<unknown>)[] = [() => temporary.remove()];
+  static async start(options: TestNodesOptions): Promise<TestNodes> {
+    const redis = await startRedis({ settings: DURABLE });
+    const nodes = new TestNodes(redis, await temporaryDirectory('rufh-nodes-'), options);
     try {
-      const redis = await startRedis({ settings: ['appendonly yes', 'appendfsync always'] });
-      closing.push(() => redis.stop());
-      const nodes = new Map<string, ProxyProcess>();
-      for (const name of namesOf(options.nodes)) {
-        const node = await startNode(name, { ...options, data }, redis.url);
-        nodes.set(name, node);
-        closing.push(() => node.stop());
-      }
-      return new NodeSet(redis, await Haproxy.start(backendsOf(nodes)), nodes, data, temporary);
+      for (let at = 0; at < options.nodes; at++) await nodes.add(`n${at + 1}`);
+      if (!options.isCuttable) nodes.balancer = await Haproxy.start(nodes.backends());
+      return nodes;
     } catch (error) {
-      for (const close of closing.reverse()) await close();
+      await nodes.stop();
       throw error;
     }
   }
 
+  /** Where HAProxy listens. */
   get url(): string {
     return this.haproxy.url;
   }
 
+  get haproxy(): Haproxy {
+    return this.balancer!;
+  }
+
+  get isRelayed(): boolean {
+    return this.balancer !== undefined;
+  }
+
   get names(): string[] {
-    return [...this.nodes.keys()];
+    return this.members.map(({ name }) => name);
+  }
+
+  get data(): string {
+    return this.options.data ?? join(this.temporary.path, 'data');
+  }
+
+  /** Where bytes are: one directory, or one a node. */
+  get dataDirectories(): string[] {
+    return [...new Set(this.members.map(({ data }) => data))];
   }
 
   /** What all of them logged. */
   get log(): Record<string, unknown>[] {
-    return [...this.nodes.values()].flatMap(({ log }) => log);
+    return this.members.flatMap(({ process: { log } = { log: [] } }) => log);
   }
 
-  node(name: string): ProxyProcess {
-    return this.nodes.get(name)!;
+  /** Where a node listens, whether it runs or not. */
+  urlOf(which: Which): string {
+    return `http://127.0.0.1:${this.member(which).ports.listen}`;
+  }
+
+  /** The process that is the node now. */
+  node(which: Which): ProxyProcess {
+    return this.member(which).process!;
+  }
+
+  /** The node's way to Redis. */
+  network(which: Which): CuttingProxy {
+    return this.member(which).network!;
   }
 
   /** Waits until so many bytes of an upload have reached a disk, committed or not. */
@@ -89,266 +141,171 @@ export class NodeSet implements RunningProxy {
 
   /** The nodes with bytes of an upload in directories of their own. */
   async holdersOf(upload: { readonly target: string }): Promise<string[]> {
-    const [, ...sizes] = await this.spooled(upload);
+    const sizes = await this.spooled(upload);
     return this.names.filter((_, at) => sizes[at]! > 0);
-  }
-
-  /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
-  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<number | NodeJS.Signals> {
-    const end = await this.node(name).kill(signal);
-    await this.haproxy.untilNoticed(name, 'DOWN');
-    return end;
-  }
-
-  /** It stays connected and does nothing until it is told to go on. */
-  pause(name: string): void {
-    process.kill(this.node(name).pid, 'SIGSTOP');
-  }
-
-  resume(name: string): void {
-    process.kill(this.node(name).pid, 'SIGCONT');
-  }
-
-  /** Kills it where it runs, and starts it again as the same node; HAProxy has noticed. */
-  async restart(name: string): Promise<void> {
-    const node = this.node(name);
-    this.nodes.set(name, await node.restart());
-    await this.haproxy.untilNoticed(name, 'UP');
-  }
-
-  async stop(): Promise<void> {
-    await this.haproxy.stop();
-    await Promise.all([...this.nodes.values()].map((node) => node.stop()));
-    await this.redis.stop();
-    await this.temporary.remove();
-  }
-
-  /** How many bytes of an upload each directory has. */
-  private spooled({ target }: { readonly target: string }): Promise<number[]> {
-    const directories = [this.data, ...this.names.map((name) => join(this.data, name))];
-    return Promise.all(directories.map((directory) => spooledBytes(directory, target.split('/').at(-1)!)));
-  }
-}
-
-function namesOf(count: number): string[] {
-  return Array.from({ length: count }, (_, at) => `n${at + 1}`);
-}
-
-async function startNode(
-  name: string,
-  options: NodeSetOptions & { readonly data: string },
-  redis: string,
-): Promise<ProxyProcess> {
-  const { origin, bytes, data, config = '' } = options;
-  const own = bytes === 'shared' ? data : join(data, name);
-  await mkdir(own, { recursive: true });
-  // It comes back on the same ports, which nobody may get while it is away.
-  const [listen, admin] = [`127.0.0.1:${await serverPort()}`, `127.0.0.1:${await serverPort()}`];
-  return startProxy({ origin, data: own, listen, admin, config: `${await settings(options, redis)}${config}` });
-}
-
-async function settings({ bytes, ownerTimeout = '10m' }: NodeSetOptions, redis: string): Promise<string> {
-  return `
-store: { type: redis, url: '${redis}' }
-spool: { shared: ${bytes === 'shared'} }
-trusted_proxies: [{ cidr: 127.0.0.1, relays_interim: true }]
-${bytes === 'shared' ? '' : await clusterSettings(ownerTimeout)}
-`;
-}
-
-async function clusterSettings(ownerTimeout: string): Promise<string> {
-  const port = await serverPort();
-  const address = `listen: 127.0.0.1:${port}, advertise: 'http://127.0.0.1:${port}'`;
-  return `cluster: { ${address}, secret: for-tests-only-7f1c93, owner_timeout: ${ownerTimeout} }`;
-}
-
-function backendsOf(nodes: ReadonlyMap<string, ProxyProcess>) {
-  return [...nodes].map(([name, { url, adminUrl }]) => ({
-    name,
-    address: new URL(url).host,
-    admin: new URL(adminUrl).host,
-  }));
-}
-
-/** Every number of nodes and place of the bytes that flows are tried on. */
-const ALL_SETS: readonly { readonly nodes: number; readonly bytes: Bytes }[] = [
-  { nodes: 2, bytes: 'shared' },
-  { nodes: 2, bytes: 'node-local' },
-  { nodes: 3, bytes: 'shared' },
-  { nodes: 3, bytes: 'node-local' },
-];
-
-export const SETS = only(ALL_SETS, ({ nodes }) => nodes === 2);
-
-/** A stage whose proxy is several nodes behind HAProxy. */
-export class NodeStage {
-  private constructor(
-    readonly proxy: TestProxy,
-    readonly set: NodeSet,
-  ) {}
-
-  static async open(options: Omit<NodeSetOptions, 'origin' | 'data'>): Promise<NodeStage> {
-    let set: NodeSet | undefined;
-    const proxy = await TestProxy.open({}, async ({ origin, data }) => {
-      return (set = await NodeSet.start({ ...options, origin, data }));
-    });
-    return new NodeStage(proxy, set!);
   }
 
   /** So many requests were for this upload, counting its creation, and each went to another node than the one before. */
   async expectSpread(upload: ResumableUpload, creation: string, count: number): Promise<void> {
-    const nodes = await this.set.haproxy.untilRelayed(
-      [new URL(creation, this.proxy.base).pathname, upload.target],
-      count,
-    );
-    expect(nodes).toHaveLength(count);
-    expect(nodes.filter((node, at) => node === nodes[at - 1])).toEqual([]);
-    for (const node of nodes) expect(this.set.names).toContain(node);
+    const used = await this.haproxy.untilRelayed([creation, upload.target], count);
+    expect(used).toHaveLength(count);
+    expect(used.filter((node, at) => node === used[at - 1])).toEqual([]);
+    for (const node of used) expect(this.names).toContain(node);
   }
 
-  /** The node that has an upload's bytes on its disk. */
-  async ownerOf(upload: ResumableUpload): Promise<string> {
-    return (await this.set.holdersOf(upload))[0]!;
+  /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
+  async kill(which: Which, signal: NodeJS.Signals = 'SIGKILL'): Promise<number | NodeJS.Signals> {
+    const end = await this.node(which).kill(signal);
+    await this.balancer?.untilNoticed(this.member(which).name, 'DOWN');
+    return end;
   }
 
-  close(): Promise<void> {
-    return this.proxy.close();
-  }
-}
-
-export interface NodesStageOptions {
-  readonly origin: string;
-  readonly spool: SpoolKind;
-  readonly nodes: number;
-  /** Settings besides those of the store, the spool and the cluster, as YAML. */
-  readonly config?: string;
-  readonly flags?: readonly string[];
-  /** What the nodes run in place of the built binary. */
-  readonly program?: ProxyOptions['program'];
-}
-
-/** With `everysec` a Redis that is killed may lose two seconds: it replies before it writes while its disk is busy. */
-const AOF = ['appendonly yes', 'appendfsync always'];
-
-const MOST_STARTS = 5;
-
-const SECRET = 'a secret of these nodes only';
-
-/** One node, its own way to Redis, and where it is told to be. */
-interface Place {
-  readonly network: CuttingProxy;
-  /** Of the public listener, the internal one and the admin's. */
-  readonly ports: readonly [number, number, number];
-  readonly data: string;
-  proxy?: ProxyProcess;
-}
-
-/** Nodes of one cluster as processes, Redis, and a network between them that can be cut. */
-export class NodesStage {
-  private readonly places: Place[] = [];
-
-  private constructor(
-    readonly redis: RedisServer,
-    private readonly directory: TemporaryDirectory,
-    private readonly options: NodesStageOptions,
-  ) {}
-
-  static async open(options: NodesStageOptions): Promise<NodesStage> {
-    const redis = await startRedis({ settings: AOF });
-    const nodes = new NodesStage(redis, await temporaryDirectory('rufh-nodes-'), options);
-    try {
-      for (let at = 0; at < options.nodes; at++) await nodes.add(at);
-      return nodes;
-    } catch (error) {
-      await nodes.close();
-      throw error;
-    }
+  /** It stays connected and does nothing until it is told to go on. */
+  pause(which: Which): void {
+    process.kill(this.node(which).pid, 'SIGSTOP');
   }
 
-  get size(): number {
-    return this.places.length;
+  resume(which: Which): void {
+    process.kill(this.node(which).pid, 'SIGCONT');
   }
 
-  /** Where the node listens, whether it runs or not. */
-  url(at: number): string {
-    return `http://127.0.0.1:${this.places[at]!.ports[0]}`;
-  }
-
-  adminAddress(at: number): string {
-    return `127.0.0.1:${this.places[at]!.ports[2]}`;
-  }
-
-  /** The process that is the node now. */
-  node(at: number): ProxyProcess {
-    return this.places[at]!.proxy!;
-  }
-
-  /** The node's way to Redis. */
-  network(at: number): CuttingProxy {
-    return this.places[at]!.network;
-  }
-
-  /** Where bytes are: one directory, or one a node. */
-  get dataDirectories(): string[] {
-    return [...new Set(this.places.map(({ data }) => data))];
-  }
-
-  /** Starts the node again on its address and its disk, as its supervisor does; it has to have ended. */
-  async revive(at: number, changes: Partial<ProxyOptions> = {}): Promise<ProxyProcess> {
-    const place = this.places[at]!;
+  /** Kills it where it runs, and starts it again as the same node, as its supervisor does; HAProxy has noticed. */
+  async restart(which: Which, changes: Partial<ProxyOptions> = {}): Promise<void> {
+    const member = this.member(which);
     for (let tries = 1; ; tries++) {
-      await place.proxy?.stop();
-      place.proxy = await ProxyProcess.spawn({ ...this.processOptions(at, place), ...changes });
+      await member.process?.stop();
+      member.process = await ProxyProcess.spawn({ ...this.processOptions(member), ...changes });
       try {
-        return await place.proxy.listening();
+        await member.process.listening();
+        break;
       } catch (error) {
         // A start may fail while Redis does.
         if (tries === MOST_STARTS || !String(error).includes('Redis at')) throw error;
       }
     }
+    await this.balancer?.untilNoticed(member.name, 'UP');
   }
 
   /** The settings of one node. */
-  configOf(at: number, more = this.options.config ?? ''): string {
-    const { network, ports } = this.places[at]!;
-    const isShared = this.options.spool === 'shared';
-    const cluster = `cluster: { listen: '127.0.0.1:${ports[1]}', advertise: 'http://127.0.0.1:${ports[1]}', secret: '${SECRET}' }`;
+  configOf(which: Which, more = this.options.config ?? ''): string {
+    const { bytes, isCuttable = false, ownerTimeout = '10m' } = this.options;
+    const { network, ports } = this.member(which);
+    const redis = network ? `'redis://127.0.0.1:${network.port}', wait: 60s` : `'${this.redis.url}'`;
+    const peers = `listen: '127.0.0.1:${ports.peers}', advertise: 'http://127.0.0.1:${ports.peers}'`;
     return [
-      `store: { type: redis, url: 'redis://127.0.0.1:${network.port}', wait: 60s }`,
-      `spool: { shared: ${isShared} }`,
-      ...(isShared ? [] : [cluster]),
+      `store: { type: redis, url: ${redis} }`,
+      `spool: { shared: ${bytes === 'shared'} }`,
+      ...(isCuttable ? [] : ['trusted_proxies: [{ cidr: 127.0.0.1, relays_interim: true }]']),
+      ...(bytes === 'shared' ? [] : [`cluster: { ${peers}, secret: ${SECRET}, owner_timeout: ${ownerTimeout} }`]),
       more,
     ].join('\n');
   }
 
-  async close(): Promise<void> {
-    for (const { proxy } of this.places) await proxy?.stop();
-    await Promise.all(this.places.map(({ network }) => network.stop()));
+  async stop(): Promise<void> {
+    await this.balancer?.stop();
+    await Promise.all(this.members.map(async ({ process: running }) => running?.stop()));
+    await Promise.all(this.members.map(async ({ network }) => network?.stop()));
     await this.redis.stop();
-    await this.directory.remove();
+    await this.temporary.remove();
   }
 
-  private async add(at: number): Promise<void> {
-    const network = await CuttingProxy.start(this.redis.port);
-    const ports = [await serverPort(), await serverPort(), await serverPort()] as const;
-    const data = join(this.directory.path, this.options.spool === 'shared' ? 'data' : `data-${at}`);
+  private async add(name: string): Promise<void> {
+    const data = this.options.bytes === 'shared' ? this.data : join(this.data, name);
     await mkdir(data, { recursive: true });
-    const place: Place = { network, ports, data };
-    this.places.push(place);
-    place.proxy = await ProxyProcess.spawn(this.processOptions(at, place));
-    await place.proxy.listening();
+    const ports = { listen: await serverPort(), peers: await serverPort(), admin: await serverPort() };
+    const network = this.options.isCuttable ? await CuttingProxy.start(this.redis.port) : undefined;
+    const member: Member = { name, data, ports, network };
+    this.members.push(member);
+    member.process = await ProxyProcess.spawn(this.processOptions(member));
+    await member.process.listening();
   }
 
-  private processOptions(at: number, { ports, data }: Place): ProxyOptions {
+  private processOptions({ name, data, ports }: Member): ProxyOptions {
     const { origin, flags, program } = this.options;
-    return {
-      program,
-      origin,
-      data,
-      flags,
-      listen: `127.0.0.1:${ports[0]}`,
-      admin: `127.0.0.1:${ports[2]}`,
-      config: this.configOf(at),
-    };
+    const listeners = { listen: `127.0.0.1:${ports.listen}`, admin: `127.0.0.1:${ports.admin}` };
+    return { origin, data, flags, program, ...listeners, config: this.configOf(name) };
   }
+
+  private member(which: Which): Member {
+    return this.members.find(({ name }, at) => which === name || which === at)!;
+  }
+
+  private backends() {
+    return this.members.map(({ name, ports }) => ({
+      name,
+      address: `127.0.0.1:${ports.listen}`,
+      admin: `127.0.0.1:${ports.admin}`,
+    }));
+  }
+
+  /** How many bytes of an upload each directory has. */
+  private spooled({ target }: { readonly target: string }): Promise<number[]> {
+    return Promise.all(this.dataDirectories.map((directory) => spooledBytes(directory, target.split('/').at(-1)!)));
+  }
+}
+
+/** An origin and several nodes in front of it, behind HAProxy; closing the proxy ends the nodes. */
+export async function openNodes(
+  options: Omit<TestNodesOptions, 'origin' | 'data'>,
+): Promise<{ readonly proxy: TestProxy; readonly nodes: TestNodes }> {
+  let nodes: TestNodes | undefined;
+  const proxy = await TestProxy.open(
+    {},
+    async ({ origin, data }) => (nodes = await TestNodes.start({ ...options, origin, data })),
+  );
+  return { proxy, nodes: nodes! };
+}
+
+/** What nodes have said at last that should not have happened, and how often what may. */
+export class NodesLog {
+  readonly counts: Record<string, number> = {};
+  /** Requests that were ended because a newer one had come. */
+  takeovers = 0;
+  private readonly faults: string[] = [];
+  private readonly lines: string[] = [];
+  private readonly undelivered: Record<string, number> = {};
+
+  /** Takes in all that a process said; it has to have ended. */
+  read(node: ProxyProcess): void {
+    this.faults.push(...node.errors);
+    this.lines.push(...node.lines);
+    for (const line of node.log) this.note(line);
+  }
+
+  /** How often an upload was given up without an answer: each time its client may ask for another delivery. */
+  givenUp(id: string): number {
+    return this.undelivered[uploadTag(id)] ?? 0;
+  }
+
+  /** What was said of an upload, by those who have ended and by these who run. */
+  about(id: string, running: readonly ProxyProcess[]): string[] {
+    const tag = uploadTag(id);
+    const all = [...this.lines, ...running.flatMap(({ lines }) => lines)].filter((line) => line.includes(tag));
+    return all.sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
+  }
+
+  /** Fails with what no broken network excuses. */
+  check(): void {
+    if (this.faults.length > 0) throw new Error(`the nodes complained:\n${this.faults.join('\n')}`);
+  }
+
+  private note(line: Record<string, unknown>): void {
+    const { level, msg, err, interrupted, phase, upload } = line;
+    if (interrupted === 'taken-over') this.takeovers += 1;
+    if (phase === 'undelivered') this.undelivered[String(upload)] = (this.undelivered[String(upload)] ?? 0) + 1;
+    if (level === 'warn' || level === 'error') this.count(String(msg).split(':')[0]!);
+    const isExcused =
+      (err as { code?: string } | undefined)?.code === 'STORE_UNAVAILABLE' ||
+      /^(Redis is not available|the store does not answer)/.test(String(msg)) ||
+      /^(Redis|the Redis) /.test(String(line['reason']));
+    if (level === 'fatal' || (level === 'error' && !isExcused)) this.faults.push(JSON.stringify(line));
+  }
+
+  private count(what: string): void {
+    this.counts[what] = (this.counts[what] ?? 0) + 1;
+  }
+}
+
+function timeOf(line: string): string {
+  return /"time":"([^"]*)"/.exec(line)?.[1] ?? '';
 }

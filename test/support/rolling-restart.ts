@@ -1,5 +1,5 @@
 import { connect, type RawClient } from './client.js';
-import { NodeSet, type NodeSetOptions } from './nodes.js';
+import { TestNodes, type TestNodesOptions } from './nodes.js';
 import { appendLines, clientDialect, creationLines, progressOf, versionLines } from './resumable-client.js';
 import { randomBytes, sha256, until, within } from './temporary.js';
 import { startTestOrigin, type TestOrigin } from './test-origin.js';
@@ -12,7 +12,7 @@ import {
   type WireResponse,
 } from './wire.js';
 
-export interface RollingOptions extends Pick<NodeSetOptions, 'nodes' | 'bytes'> {
+export interface RollingOptions extends Pick<TestNodesOptions, 'nodes' | 'bytes'> {
   readonly uploads: number;
   readonly size: number;
   /** Of each client. */
@@ -50,29 +50,29 @@ export async function rollingRestart(options: RollingOptions): Promise<Rolled> {
     return { status: 201, headers: [['X-Origin', 'got it']] };
   });
   try {
-    const set = await NodeSet.start({ ...options, origin: origin.url, config: 'uploads: { rfc104: true }' });
+    const nodes = await TestNodes.start({ ...options, origin: origin.url, config: 'uploads: { rfc104: true }' });
     try {
-      return await roll(options, set, origin);
+      return await roll(options, nodes, origin);
     } finally {
-      await set.stop();
+      await nodes.stop();
     }
   } finally {
     await origin.close();
   }
 }
 
-async function roll(options: RollingOptions, set: NodeSet, origin: TestOrigin): Promise<Rolled> {
+async function roll(options: RollingOptions, nodes: TestNodes, origin: TestOrigin): Promise<Rolled> {
   const { uploads: count, size, bytesPerSecond } = options;
   const pool = randomBytes(size + count);
   const wholes = Array.from({ length: count }, (_, at) => pool.subarray(at, at + size));
   const uploads = wholes.map(
-    (bytes, at) => new SlowUpload({ url: set.url, name: `slow-${at}`, bytes, bytesPerSecond }),
+    (bytes, at) => new SlowUpload({ url: nodes.url, name: `slow-${at}`, bytes, bytesPerSecond }),
   );
   const startedAt = performance.now();
   let over = 0;
   const ends = new AbortController();
   const all = Promise.all(uploads.map((upload) => upload.run(ends.signal).then(() => (over += 1))));
-  const restarts = restartAll(set, uploads).then((seconds) => [seconds, over] as const);
+  const restarts = restartAll(nodes, uploads).then((seconds) => [seconds, over] as const);
   const patienceMs = (size / bytesPerSecond) * 3000 + 60_000;
   const [[restartSeconds, overEarly]] = await within(
     Promise.all([restarts, all]),
@@ -95,12 +95,12 @@ async function roll(options: RollingOptions, set: NodeSet, origin: TestOrigin): 
 }
 
 /** As an orchestrator does it: the next node only when the one before is back. */
-async function restartAll(set: NodeSet, uploads: readonly SlowUpload[]): Promise<number> {
+async function restartAll(nodes: TestNodes, uploads: readonly SlowUpload[]): Promise<number> {
   await until(() => uploads.every(({ isUnderWay }) => isUnderWay), 'every upload to be under way', 60_000);
   const startedAt = performance.now();
-  for (const name of set.names) {
-    await set.kill(name, 'SIGTERM');
-    await set.restart(name);
+  for (const name of nodes.names) {
+    await nodes.kill(name, 'SIGTERM');
+    await nodes.restart(name);
   }
   return (performance.now() - startedAt) / 1000;
 }
