@@ -12,7 +12,7 @@ import { UndiciOrigin } from '../delivery/undici-origin.js';
 import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
 import { Discovery } from '../handler/discovery.js';
-import { HttpHandler, type HandlerOptions } from '../handler/handler.js';
+import { HttpHandler } from '../handler/handler.js';
 import { StatusPages, UploadRequestHandler } from '../handler/upload-handler.js';
 import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
@@ -96,7 +96,10 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const delivery = buildDelivery(config, deps);
   closers.push(() => delivery.stop());
   const trust = new TrustedProxies(config.trustedProxies);
-  const { handler, uploads, membership } = await openHandler(config, { ...deps, delivery, trust, closers });
+  const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
+  const membership = await openOptionalMembership(config, { ...deps, closers, onUnknownOutcomeReported });
+  const relay = membership?.relay ?? new MissingRelay(deps);
+  const { handler, uploads } = buildHandler(config, { ...deps, delivery, trust, relay, closers });
   const uploadList = { list: deps.store.list.bind(deps.store), setAsideRecords: deps.setAsideRecords };
   apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
   const migrator = membership?.migrator ?? noMigrator(config, deps);
@@ -179,6 +182,7 @@ async function openOptionalMembership(
   return openMembership(cluster, { ...deps, node, others });
 }
 
+/** What most parts of the proxy need. */
 type AppDeps = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
@@ -204,7 +208,7 @@ function buildDelivery(config: Config, deps: AppDeps): Delivery {
   });
 }
 
-function buildUploads(config: Config, deps: AppDeps & { readonly delivery: Delivery }): Uploads {
+function buildUploads(config: Config, deps: HandlerDeps): Uploads {
   return new Uploads({
     ...deps,
     feeds: deps.delivery,
@@ -214,73 +218,44 @@ function buildUploads(config: Config, deps: AppDeps & { readonly delivery: Deliv
   });
 }
 
-interface HandlerDeps extends Pick<OpenDeps, 'closers'> {
+/** The parts of `AppDeps` that requests need. */
+type RequestDeps = Pick<
+  AppDeps,
+  'store' | 'leases' | 'spool' | 'node' | 'routes' | 'log' | 'metrics' | 'via' | 'clock' | 'expiryClock' | 'monotonic'
+>;
+
+/** What the handler of requests is built from, besides its configuration. */
+export interface HandlerDeps extends RequestDeps, Pick<OpenDeps, 'closers'> {
   readonly delivery: Delivery;
   readonly trust: TrustedProxies;
+  readonly relay: Relay;
 }
 
-/** Builds the handler of requests, with the uploads and the membership that it uses. */
-async function openHandler(config: Config, deps: AppDeps & HandlerDeps) {
+/** Builds the handler of requests, and the uploads that it uses. */
+export function buildHandler(config: Config, deps: HandlerDeps): { handler: HttpHandler; uploads: Uploads } {
   const { delivery, log, metrics, via, closers } = deps;
+  const { path: uploadsPath, rfc104 } = config.uploads;
+  const { idleTimeoutMs } = config;
+  const clientFacing = clientFacingSettings(config);
   const requestRates = buildRequestRates(config, metrics);
-  const reverseProxy = new ReverseProxy({
-    ...clientFacingSettings(config),
-    log,
-    metrics,
-    via,
-    idleTimeoutMs: config.idleTimeoutMs,
-    requestRates,
-  });
+  const reverseProxy = new ReverseProxy({ ...clientFacing, log, metrics, via, idleTimeoutMs, requestRates });
   closers.push(() => reverseProxy.close());
   const uploads = buildUploads(config, deps);
-  const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
-  const membership = await openOptionalMembership(config, { ...deps, onUnknownOutcomeReported });
-  const relay = membership?.relay ?? new MissingRelay(deps);
-  const authorizer = new Authorizer(log, via, clientFacingSettings(config), expectedRequest);
+  const authorizer = new Authorizer(log, via, clientFacing, expectedRequest);
   closers.push(() => Promise.resolve(authorizer.close()));
-  const handler = buildHandler(config, {
-    ...deps,
-    authorizer,
-    reverseProxy,
-    uploads,
-    relay,
-    requestRates,
-    onUnknownOutcomeReported,
-  });
-  return { handler, uploads, membership };
-}
-
-function buildHandler(
-  config: Config,
-  deps: AppDeps & {
-    readonly authorizer: Authorizer;
-    readonly delivery: Delivery;
-    readonly reverseProxy: ReverseProxy;
-    readonly uploads: Uploads;
-    readonly relay: Relay;
-    readonly requestRates: RequestRates;
-    readonly trust: TrustedProxies;
-    readonly onUnknownOutcomeReported: HandlerOptions['onUnknownOutcomeReported'];
-  },
-): HttpHandler {
-  const { path: uploadsPath, rfc104 } = config.uploads;
   const cors = new Cors(config.cors);
-  return new HttpHandler({
-    ...deps,
-    uploadLookup: new UploadLookup({ ...deps, uploadsPath }),
-    statusPages: new StatusPages({ ...deps, ...clientFacingSettings(config) }),
-    uploadRequests: new UploadRequestHandler({
-      ...deps,
-      ...clientFacingSettings(config),
-      idleMs: config.idleTimeoutMs,
-      uploadsPath,
-    }),
-    discovery: new Discovery({ ...deps, cors }),
-    cors,
-    uploadsPath,
+  const all = { ...deps, ...clientFacing, authorizer, reverseProxy, uploads, requestRates, cors, uploadsPath };
+  const handler = new HttpHandler({
+    ...all,
+    uploadLookup: new UploadLookup(all),
+    statusPages: new StatusPages(all),
+    uploadRequests: new UploadRequestHandler({ ...all, idleMs: idleTimeoutMs }),
+    discovery: new Discovery(all),
+    onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
     interimMode: config.interimResponses,
     rfcInterim: rfc104,
   });
+  return { handler, uploads };
 }
 
 /** The settings for references to this proxy in the origin's answers. */

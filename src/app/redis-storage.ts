@@ -43,7 +43,7 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   closers.push(() => store.close());
-  const leases = new RedisLeases(connection);
+  const leases = new RedisLeases(connection, { leaseMs: timings.leaseMs });
   closers.push(() => Promise.resolve(leases.close()));
   const { spool, unreadable } = await openSpool(config, connection, deps);
   const setAsideRecords = allSetAsideRecords(store, unreadable);

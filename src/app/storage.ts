@@ -81,6 +81,8 @@ export interface Timings {
   readonly unreadableRetryMs: number;
   /** Interval at which a taken-over spool is scanned for uploads of the previous store. */
   readonly unknownBytesScanMs: number;
+  /** Time that a stalled process keeps the lease of an upload in Redis. */
+  readonly leaseMs: number;
   /** Time that a stalled process keeps its claim on a delivery. */
   readonly claimMs: number;
   /** Additional time that others wait for its result before they consider it lost. */
@@ -95,6 +97,7 @@ export const TIMINGS: Timings = {
   spoolWatchMs: 20_000,
   unreadableRetryMs: 5_000,
   unknownBytesScanMs: 60_000,
+  leaseMs: 15_000,
   claimMs: 15_000,
   returnGraceMs: 15_000,
 };

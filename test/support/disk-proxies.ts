@@ -14,8 +14,8 @@ export const LONG_AGO = new Date(Date.now() - 2 * 3_600_000);
 const QUICK = {
   orphanAgeMs: 500,
   orphanScanIntervalMs: 500,
-  spoolTouchMs: 200,
-  spoolWatchMs: 2000,
+  spoolTouchMs: 80,
+  spoolWatchMs: 800,
   unknownBytesScanMs: 100,
 };
 

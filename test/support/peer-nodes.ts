@@ -1,7 +1,8 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from '@jest/globals';
+import { buildHandler } from '../../src/app/app.js';
 import { Migrator, type MigratorOptions } from '../../src/cluster/migrator.js';
 import { OwnerCache } from '../../src/cluster/owner-cache.js';
 import { PeerFiles, PeerFilesClient } from '../../src/cluster/peer-files.js';
@@ -9,25 +10,19 @@ import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { Delivery } from '../../src/delivery/delivery.js';
 import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
-import { Authorizer } from '../../src/handler/authorize.js';
-import { Cors } from '../../src/handler/cors.js';
-import { Discovery } from '../../src/handler/discovery.js';
-import { type HandlerOptions, HttpHandler } from '../../src/handler/handler.js';
-import { StatusPages, UploadRequestHandler } from '../../src/handler/upload-handler.js';
-import { UploadLookup } from '../../src/handler/upload-lookup.js';
+import type { HttpHandler } from '../../src/handler/handler.js';
+import type { UnknownOutcome } from '../../src/model/upload.js';
 import { createLog, type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { PeerSignature } from '../../src/proxy/peer-auth.js';
 import { startPeerListener } from '../../src/proxy/peer-listener.js';
 import { PeerRelay } from '../../src/proxy/peer-relay.js';
-import { ReverseProxy } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { type Listener, startListener } from '../../src/server/listener.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
-import { Uploads } from '../../src/uploads/uploads.js';
 import { requestOnce } from './client.js';
 import { FakeNodes } from './fake-admin.js';
 import { appendLines, clientDialect, creationLines } from './resumable-client.js';
@@ -75,7 +70,6 @@ export class PeerNodes {
   }
 }
 
-const UPLOADS_PATH = '/.uploads/';
 const FREE_PORT = { kind: 'tcp', host: '127.0.0.1', port: 0 } as const;
 
 /** What all nodes of a cluster share: what is known of uploads, who may write them, and who is there. */
@@ -102,8 +96,7 @@ export class PeerNode {
   migrator: Migrator | undefined;
   entry!: HttpHandler;
   relay!: PeerRelay;
-  private delivery!: Delivery;
-  private passThrough!: ReverseProxy;
+  private readonly closers: (() => Promise<unknown>)[] = [];
   private listener!: Listener;
   private peers!: Listener;
 
@@ -161,74 +154,34 @@ export class PeerNode {
     await this.migrator?.stop();
     for (const listener of [this.listener, this.peers]) listener.destroyAll();
     await Promise.all([this.listener.closed, this.peers.closed]);
-    await this.delivery.stop();
-    await this.passThrough.close();
-    this.relay.close();
+    for (const close of this.closers.reverse()) await close();
   }
 
   private async start(): Promise<void> {
-    const { cluster, logger: log, store, spool, signature, name } = this;
-    const { leases, ownerTimeoutMs, nodes, origin } = cluster;
-    const file = join(cluster.directory, `${name}.yaml`);
+    const { cluster, logger: log, signature, name: self, closers } = this;
+    const { origin, ownerTimeoutMs, nodes } = cluster;
+    const file = join(cluster.directory, `${self}.yaml`);
     await writeFile(file, 'delivery: { client_keys: true }\n');
     const loaded = loadConfig({ file, env: {}, flags: { origin, data: this.data, listen: '127.0.0.1:0' } });
     if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
     const { config } = loaded;
-    const metrics = new Metrics();
-    const deps = {
-      store,
-      leases,
-      spool,
-      log,
-      metrics,
-      clock: Date.now,
-      monotonic: () => performance.now(),
-      routes: buildRoutes(config),
-      node: name,
-    };
-    this.delivery = new Delivery({ ...deps, origin: new UndiciOrigin(), worker: randomUUID(), random: Math.random });
-    this.passThrough = new ReverseProxy({ log });
-    const clientKnows: HandlerOptions['onUnknownOutcomeReported'] = (end) => this.delivery.recordClientInformed(end);
-    const owners = new OwnerCache(nodes, () => performance.now(), 0);
-    this.relay = new PeerRelay({
-      self: name,
-      owners,
-      signature,
-      ownerTimeoutMs,
-      onUnknownOutcomeReported: clientKnows,
-      log,
-    });
-    const uploads = new Uploads({
+    const clocks = { clock: Date.now, expiryClock: Date.now, monotonic: () => performance.now() };
+    const shared = { log, metrics: new Metrics(), routes: buildRoutes(config), via: `rufh-proxy-${self}`, node: self };
+    const deps = { ...clocks, ...shared, store: this.store, spool: this.spool, leases: cluster.leases };
+    const delivery = new Delivery({
       ...deps,
-      delivery: this.delivery,
-      newId: () => randomBytes(24).toString('base64url'),
-      newDeliveryKey: () => randomUUID(),
-      pace: { bytes: 65_536, everyMs: 20 },
+      origin: new UndiciOrigin(),
+      worker: randomUUID(),
+      random: Math.random,
     });
-    const access = new Authorizer(log);
-    const cors = new Cors(config.cors);
-    this.entry = new HttpHandler({
-      ...deps,
-      authorizer: access,
-      reverseProxy: this.passThrough,
-      relay: this.relay,
-      uploadLookup: new UploadLookup({ ...deps, uploads, authorizer: access, uploadsPath: UPLOADS_PATH }),
-      statusPages: new StatusPages({ uploads }),
-      uploadRequests: new UploadRequestHandler({
-        ...deps,
-        uploads,
-        authorizer: access,
-        idleMs: 30_000,
-        uploadsPath: UPLOADS_PATH,
-      }),
-      discovery: new Discovery({ reverseProxy: this.passThrough, cors }),
-      trust: new TrustedProxies([]),
-      cors,
-      onUnknownOutcomeReported: clientKnows,
-      uploadsPath: UPLOADS_PATH,
-      interimMode: 'auto',
-      rfcInterim: false,
-    });
+    closers.push(() => delivery.stop());
+    const owners = new OwnerCache(nodes, clocks.monotonic, 0);
+    const onUnknownOutcomeReported = (end: UnknownOutcome): Promise<void> => delivery.recordClientInformed(end);
+    const relay = new PeerRelay({ self, owners, signature, ownerTimeoutMs, onUnknownOutcomeReported, log });
+    closers.push(() => Promise.resolve(relay.close()));
+    this.relay = relay;
+    const trust = new TrustedProxies([]);
+    ({ handler: this.entry } = buildHandler(config, { ...deps, delivery, trust, relay, closers }));
     await this.listen(log);
   }
 

@@ -15,9 +15,9 @@ const PROGRAMS = {
     const spool = { ...config.spool, shared: false };
     return startApp({ ...config, data, store: { type: 'embedded' }, spool }, log, version);
   },
-  /** A process that stands still within a delivery soon loses it to another one. */
+  /** A process that stands still or dies soon loses its uploads and deliveries to another one. */
   'short-claims': (config, log, version) =>
-    startApp(config, log, version, { ...TIMINGS, claimMs: 3000, returnGraceMs: 3000 }),
+    startApp(config, log, version, { ...TIMINGS, leaseMs: 4000, claimMs: 3000, returnGraceMs: 3000 }),
 };
 
 /** The command line as `serve` takes it, without any variables. */
