@@ -26,5 +26,6 @@ export default {
   maxWorkers: 4,
   // What suites leave behind makes every collection longer, until timers and servers' answers come too late.
   workerIdleMemoryLimit: '300MiB',
+  testSequencer: '<rootDir>/test/support/suite-order.js',
   reporters: ['default', '<rootDir>/test/support/closing-line.js'],
 };

@@ -1,295 +1,304 @@
 import type { HeaderLine } from '../../src/model/headers.js';
-import type { CrashClient } from './campaign-client.js';
-import { type DialectName, DIALECTS } from './resumable-client.js';
-import { randomBytes, seededRandom, sha256 } from './temporary.js';
-import { type OriginAnswer, type OriginRequest, startTestOrigin, type TestOrigin } from './test-origin.js';
+import { type CampaignContext, type Creation, digestField, type UploadPlan } from './campaign.js';
+import { connect, type RawClient, requestOnce } from './client.js';
+import {
+  appendLines,
+  clientDialect,
+  type ClientDialect,
+  creationLines,
+  progressOf,
+  versionLines,
+} from './resumable-client.js';
+import { sha256 } from './temporary.js';
+import {
+  ConnectionClosed,
+  isCut,
+  type ResponseHead,
+  type WireRequest,
+  wireResponse,
+  type WireResponse,
+} from './wire.js';
 
-/** One file and how its client sends it. */
-export interface UploadPlan {
-  readonly name: string;
-  readonly dialect: DialectName;
-  readonly method: 'POST' | 'PUT';
-  /** Its route feeds the origin while the upload grows. */
-  readonly isEager: boolean;
-  readonly bytes: Buffer;
-  readonly sha256: string;
-  /** The creation carries so many bytes; all of them: it is the whole upload. */
-  readonly firstPart: number;
-  readonly pieceSize: number;
-  /** Without Content-Length, in chunks. */
-  readonly chunked: boolean;
-  /** Tells the length at the creation. */
-  readonly tellsLength: boolean;
-  /** Between two writes: slow clients live through several commits. */
-  readonly pauseMs: number;
-  /** Completes with an empty append of its own. */
-  readonly emptyEnd: boolean;
-  /** How often it goes away without waiting for what it is told, and how often it goes on without asking for the offset. */
-  readonly leaving: number;
-  readonly hasty: number;
-  /** Leaves a request that is not over by then, and tries another; stays to its end when not given. */
-  readonly tryMs?: number;
-  /** Cancels the upload after so many requests, if it is not over by then. */
-  readonly patience: number;
-  /** Digest fields (RFC 9530): of the whole at the creation, of each body, and the wish to be told that of what has arrived. */
-  readonly reprDigest: boolean;
-  readonly contentDigest: boolean;
-  readonly wantsDigest: boolean;
-  /** The origin's answer. */
-  readonly status: number;
-  readonly answerSize: number;
+/** What one request carries. */
+interface Part {
+  readonly start: number;
+  readonly end: number;
+  readonly complete: boolean;
+  /** The offset was not asked for. */
+  readonly isGuess: boolean;
 }
 
-/** What the campaign can watch; a kill is aimed at one of them. */
-export type CrashEvent = 'bytes' | 'announced' | 'acknowledged' | 'last-byte' | 'at-origin' | 'answered' | 'spawned';
+const PIECE = 128 * 1024;
+const COME_AGAIN_MS = 300;
 
-/** Kill when `event` has happened so many times since the proxy listens (`bytes`: so many bytes), and so much later. */
-export interface Moment {
-  readonly event: CrashEvent;
-  readonly count: number;
-  readonly delayMs: number;
-}
-
-export type Sync = 'always' | 'group' | 'none';
-
-const MEBIBYTE = 1024 * 1024;
-const LARGEST = 40 * MEBIBYTE;
-const STATUSES = [200, 200, 201, 204, 422, 500];
-
-/** Everything that is left to chance in a campaign, the same for the same seed. */
-export class Chance {
-  private readonly random: () => number;
-  private readonly pool = randomBytes(LARGEST + MEBIBYTE, 7);
-  private uploads = 0;
+/** A client that brings its file home whatever happens to the proxy, and holds the proxy to every word it said. */
+export class CrashClient {
+  readonly creations: Creation[] = [];
+  /** The origin's answer, once it is here. */
+  answer: WireResponse | undefined;
+  private readonly dialect: ClientDialect;
+  step: 'creating' | 'appending' | 'completing' | 'asking' | 'over' = 'asking';
+  private readonly history: string[] = [];
+  target: string | undefined;
+  private requests = 0;
+  /** After so many it gives up; not once it has had its answer. */
+  private patience: number;
+  isCancelled = false;
+  /** The largest offset we were shown. */
+  private shown = 0;
+  private connection: RawClient | undefined;
+  /** The connection we broke ourselves. */
+  private left: RawClient | undefined;
+  /** A guess of ours was refused: now we ask. */
+  private wasWrong = false;
+  /** The world's disturbances when the request under way began. */
+  private before = 0;
+  private isCompleting = false;
+  /** Answers that said to come again. */
+  turnedAway = 0;
 
   constructor(
-    seed: number,
-    private readonly options: { readonly largest?: number; readonly tryMs?: readonly number[] } = {},
+    readonly plan: UploadPlan,
+    private readonly context: CampaignContext,
   ) {
-    this.random = seededRandom(seed);
+    this.dialect = clientDialect(plan.dialect);
+    this.patience = plan.patience;
   }
 
-  upload(): UploadPlan {
-    const size = this.size();
-    const start = this.below(MEBIBYTE);
-    const bytes = this.pool.subarray(start, start + size);
-    return {
-      name: `upload-${this.uploads++}`,
-      dialect: this.of(DIALECTS),
-      method: this.of(['POST', 'POST', 'PUT']),
-      isEager: this.random() < 0.3,
-      bytes,
-      sha256: sha256(bytes),
-      firstPart: this.of([0, this.below(size + 1), size, size]),
-      pieceSize: this.of([size, size, Math.ceil(size / 3)]) || 1,
-      chunked: this.random() < 0.3,
-      tellsLength: this.random() < 0.5,
-      pauseMs: this.of([0, 0, 0, 30]),
-      emptyEnd: this.random() < 0.2,
-      leaving: this.of([0, 0, 0.3]),
-      hasty: this.of([0, 0.5]),
-      ...(this.options.tryMs && { tryMs: this.of(this.options.tryMs) }),
-      patience: this.random() < 0.1 ? 1 + this.below(3) : Infinity,
-      reprDigest: this.random() < 0.3,
-      contentDigest: this.random() < 0.2,
-      wantsDigest: this.random() < 0.2,
-      status: this.of(STATUSES),
-      answerSize: this.of([0, 100, 100_000]),
-    };
+  /** Fulfilled when the origin's answer is here, or nobody wants it any more; rejects when the proxy breaks a promise. */
+  async run(): Promise<void> {
+    while (!this.answer && !this.isCancelled) await this.tryOnce();
   }
 
-  moment(): Moment {
-    const event = this.of(EVENTS);
-    const count = event === 'bytes' ? this.below(48 * MEBIBYTE) : 1 + this.below(3);
-    return { event, count: event === 'spawned' ? 1 : count, delayMs: this.delayMs(event) };
+  /** As if the answer had been lost: it has to be given again. What was cancelled has to stay so. */
+  async askAgain(): Promise<void> {
+    const first = this.answer;
+    if (this.isCancelled) return this.checkCancelled();
+    if (this.target === undefined) throw this.broken('its URL was never told');
+    this.answer = undefined;
+    this.patience = Infinity;
+    await this.run();
+    if (text(this.answer!) !== text(first!)) throw this.broken(`another answer than before: ${text(first!)}`);
   }
 
-  sync(): Sync {
-    return this.of(['group', 'group', 'always', 'none']);
+  /** The network breaks its connection. */
+  cutOff(): void {
+    if (this.connection) this.leave(this.connection);
   }
 
-  happens(probability: number): boolean {
-    return this.random() < probability;
+  /** Something the proxy must never do. */
+  broken(what: string): Error {
+    const { bytes, ...plan } = this.plan;
+    return new Error([what, JSON.stringify({ ...plan, size: bytes.length }), ...this.history.slice(-40)].join('\n  '));
   }
 
-  below(limit: number): number {
-    return Math.floor(this.random() * limit);
+  private async tryOnce(): Promise<void> {
+    const { plan, context: context } = this;
+    const url = await context.url();
+    this.before = context.disturbances;
+    this.step = 'asking';
+    this.isCompleting = false;
+    let patience: NodeJS.Timeout | undefined;
+    try {
+      const client = (this.connection = await connect(url, { deadlineMs: 30_000 + (plan.tryMs ?? 0) }));
+      if (plan.tryMs !== undefined) patience = setTimeout(() => this.leave(client), plan.tryMs);
+      await this.takeStep(client, new URL(url).port);
+    } catch (error) {
+      this.endure(error);
+    } finally {
+      clearTimeout(patience);
+      this.connection?.destroy();
+      this.connection = undefined;
+    }
   }
 
-  of<T>(choices: readonly T[]): T {
-    return choices[this.below(choices.length)]!;
+  private takeStep(client: RawClient, port: string): Promise<void> {
+    this.history.push(`${new Date().toISOString().slice(14, 23)} at ${port}`);
+    if (this.target === undefined) return this.create(client);
+    if (this.requests++ < this.patience) return this.goOn(client, this.target);
+    return this.cancel(client, this.target);
   }
 
-  private size(): number {
-    const { largest = LARGEST } = this.options;
-    return this.of([
-      this.of([0, 1, 2, 1000]),
-      this.below(Math.min(largest, MEBIBYTE)),
-      this.below(Math.min(largest, 4 * MEBIBYTE)),
-      this.below(Math.min(largest, 16 * MEBIBYTE)),
-      this.below(largest),
-    ]);
+  private endure(error: unknown): void {
+    const wasUs = this.connection !== undefined && this.connection === this.left;
+    this.history.push(`${String(error)}${this.isDisturbed ? ', something was broken' : ''}`);
+    if (!isCut(error)) throw error;
+    if (!this.isDisturbed && !wasUs) throw this.broken('the connection broke although nobody died');
+    if (this.isCompleting) this.creations.at(-1)!.unheard++;
   }
 
-  /** Right at the event as often as some time later: what follows it takes milliseconds. A start takes longer. */
-  private delayMs(event: CrashEvent): number {
-    if (event === 'spawned') return this.below(600);
-    return this.of([0, 0, this.below(5), this.below(30), this.below(300)]);
+  private get isDisturbed(): boolean {
+    return this.context.disturbances !== this.before;
+  }
+
+  private async create(client: RawClient): Promise<void> {
+    const { plan, dialect } = this;
+    const marker = `${plan.name}.${this.creations.length}`;
+    this.creations.push({ marker, toldUnknown: 0, unheard: 0 });
+    const end = plan.firstPart;
+    const complete = end === plan.bytes.length && !plan.emptyEnd;
+    const length = plan.tellsLength ? plan.bytes.length : undefined;
+    const headers: HeaderLine[] = [...creationLines(dialect, { complete, length }), ['X-Creation', marker]];
+    if (plan.reprDigest) headers.push(['Repr-Digest', digestField(plan.bytes)]);
+    if (plan.wantsDigest) headers.push(['Want-Repr-Digest', 'sha-256=1']);
+    const target = `/${plan.isEager ? 'eager' : 'files'}/${plan.name}`;
+    const request = { method: plan.method, target, headers };
+    this.step = 'creating';
+    await this.transfer(client, request, { start: 0, end, complete, isGuess: false });
+  }
+
+  private async goOn(client: RawClient, target: string): Promise<void> {
+    const { plan, dialect, context: context } = this;
+    const isGuess = !this.wasWrong && context.chance.happens(plan.hasty);
+    const start = isGuess ? this.shown : await this.retrieve(client, target);
+    if (start === undefined) return;
+    const end = Math.min(start + plan.pieceSize, plan.bytes.length);
+    const complete = end === plan.bytes.length && (!plan.emptyEnd || start === end);
+    const headers = appendLines(dialect, { offset: start, complete });
+    this.step = 'appending';
+    await this.transfer(client, { method: 'PATCH', target, headers }, { start, end, complete, isGuess });
+  }
+
+  /** A repeated cancellation may find that the first one, whose answer was lost, has worked. */
+  private async cancel(client: RawClient, target: string): Promise<void> {
+    await client.sendRequest({ method: 'DELETE', target, headers: versionLines(this.dialect) });
+    const response = await this.read(client, 'DELETE');
+    if (this.isTurnedAway(response)) return this.comeAgain();
+    const isRepeated = this.requests > this.patience + 1;
+    if (response.status !== 204 && !(isRepeated && response.status === 404))
+      throw this.broken(`DELETE got ${response.status}`);
+    this.isCancelled = true;
+    this.step = 'over';
+  }
+
+  private async checkCancelled(): Promise<void> {
+    const head = { method: 'HEAD', target: this.target!, headers: versionLines(this.dialect) };
+    const url = await this.context.url();
+    this.before = this.context.disturbances;
+    const response = await requestOnce(url, head, { deadlineMs: 30_000 });
+    // A node may still be on its way back from what hit it last.
+    if (this.isTurnedAway(response)) return this.comeAgain().then(() => this.checkCancelled());
+    if (response.status !== 404) throw this.broken(`cancelled, but HEAD got ${response.status}`);
+  }
+
+  private async retrieve(client: RawClient, target: string): Promise<number | undefined> {
+    await client.sendRequest({ method: 'HEAD', target, headers: versionLines(this.dialect) });
+    const response = await this.read(client, 'HEAD');
+    if (this.isTurnedAway(response)) return this.comeAgain();
+    const { offset, complete } = progressOf(this.dialect, response);
+    if (response.status !== 204 || offset === undefined) throw this.broken(`HEAD got ${response.statusLine}`);
+    if (complete === true && offset !== this.plan.bytes.length) throw this.broken('complete, but not whole');
+    const digest = response.header('Repr-Digest');
+    if (digest !== undefined && digest !== digestField(this.plan.bytes.subarray(0, offset)))
+      throw this.broken(`a wrong digest of ${offset} bytes: ${digest}`);
+    return offset;
+  }
+
+  private async transfer(client: RawClient, request: WireRequest, part: Part): Promise<void> {
+    const body = this.plan.bytes.subarray(part.start, part.end);
+    const headers = [...(request.headers ?? [])];
+    headers.push(this.plan.chunked ? ['Transfer-Encoding', 'chunked'] : ['Content-Length', `${body.length}`]);
+    if (this.plan.contentDigest) headers.push(['Content-Digest', digestField(body)]);
+    this.history.push(`${request.method} ${part.start}–${part.end} ${part.complete ? 'complete' : 'more to come'}`);
+    this.isCompleting = part.complete;
+    const reading = this.read(client, request.method);
+    const [response] = await Promise.all([reading, this.send(client, { ...request, headers }, body, part.complete)]);
+    this.isCompleting = false;
+    await this.judge(response, part);
+  }
+
+  private async send(client: RawClient, request: WireRequest, body: Buffer, isLast: boolean): Promise<void> {
+    const { plan, context: context } = this;
+    const leavesAfter = context.chance.happens(plan.leaving) ? context.chance.below(2 * body.length) : Infinity;
+    await client.sendHead(request.method, request.target, request.headers);
+    for (let at = 0; at < body.length && !client.socket.destroyed; at += PIECE) {
+      if (at > leavesAfter) return this.leave(client);
+      const piece = body.subarray(at, at + PIECE);
+      await (plan.chunked ? client.sendChunk(piece) : client.send(piece));
+      context.notice('bytes', piece.length);
+      if (plan.pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, plan.pauseMs));
+    }
+    if (plan.chunked) await client.endChunks();
+    this.step = isLast ? 'completing' : this.step;
+    if (isLast) context.notice('last-byte');
+    if (leavesAfter < Infinity) this.leave(client);
+  }
+
+  private leave(client: RawClient): void {
+    this.left = client;
+    this.history.push('the client leaves');
+    client.reset();
+  }
+
+  private async read(client: RawClient, method: string): Promise<WireResponse> {
+    for (;;) {
+      const head = await client.readHead();
+      if (!head) throw new ConnectionClosed('no answer');
+      this.note(head, method);
+      if (head.status < 200) continue;
+      const body = client.bodyOf(head);
+      return wireResponse(head, { interims: [], body: await body.readAll(), trailers: body.trailers });
+    }
+  }
+
+  /** Whatever says an offset acknowledges it: RUFH §4.3.2, it never goes down. */
+  private note(head: ResponseHead, method: string): void {
+    const { offset, location } = progressOf(this.dialect, head);
+    this.history.push(`${method} ← ${head.statusLine} ${offset === undefined ? '' : `offset ${offset}`}`);
+    const isOurs = head.status === 104 || head.header('X-Got') === undefined;
+    if (isOurs && location !== undefined && method !== 'PATCH') {
+      const { pathname } = new URL(location);
+      if (this.target !== undefined && this.target !== pathname) throw this.broken('the upload has moved');
+      this.target = pathname;
+      this.context.notice('announced');
+    }
+    if (offset === undefined) return;
+    if (offset < this.shown) throw this.broken(`offset ${offset} after ${this.shown} was shown`);
+    if (offset > this.plan.bytes.length) throw this.broken(`offset ${offset} is beyond the end`);
+    this.shown = offset;
+    if (offset > 0) this.context.notice('acknowledged');
+  }
+
+  private async judge(response: WireResponse, part: Part): Promise<void> {
+    const { status, body } = response;
+    const creation = this.creations.at(-1)!;
+    const got = response.header('X-Got');
+    if (got !== undefined) return this.take(response, got, creation.marker);
+    // A request that we gave up may have gone on at a node that was paused, and changed what we were told since.
+    const mayBeLate = this.context.hasParts && this.isDisturbed;
+    this.wasWrong = (part.isGuess || mayBeLate) && (status === 409 || status === 400);
+    if (this.wasWrong) return;
+    const isUnknownOutcome = status >= 502 && status <= 504 && body.includes('may have taken it');
+    if (isUnknownOutcome && this.plan.method === 'POST') creation.toldUnknown++;
+    else if (this.isTurnedAway(response)) await this.comeAgain();
+    else if (part.complete || (status !== 201 && status !== 204)) throw this.broken(`answered with ${text(response)}`);
+    else if (this.shown !== part.end) throw this.broken(`${part.end} bytes arrived, but ${this.shown} are shown`);
+  }
+
+  private isTurnedAway(response: WireResponse): boolean {
+    const saysWhen = response.status >= 502 && /^[1-9]\d*$/.test(response.header('Retry-After') ?? '');
+    return this.context.hasParts && this.isDisturbed && saysWhen;
+  }
+
+  /** Sooner than we were told to: that must not hurt either. */
+  private async comeAgain(): Promise<undefined> {
+    this.turnedAway++;
+    await new Promise((resolve) => setTimeout(resolve, COME_AGAIN_MS));
+  }
+
+  private take(response: WireResponse, got: string, marker: string): void {
+    const { plan } = this;
+    const { status, body } = response;
+    if (got !== `${marker} ${plan.sha256}`) throw this.broken(`this is the answer to another upload: ${got}`);
+    if (status !== plan.status) throw this.broken(`${status} instead of ${plan.status}`);
+    if (status !== 204 && body.length !== plan.answerSize) throw this.broken(`an answer of ${body.length} bytes`);
+    this.answer = response;
+    this.step = 'over';
+    this.context.notice('answered');
   }
 }
 
-const EVENTS: readonly CrashEvent[] = [
-  'bytes',
-  'bytes',
-  'announced',
-  'acknowledged',
-  'last-byte',
-  'last-byte',
-  'at-origin',
-  'at-origin',
-  'answered',
-  'spawned',
-];
-
-/** Of a body or a representation, as a client sends it and expects it (RFC 9530). */
-export function digestField(bytes: Uint8Array): string {
-  return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
-}
-
-/** What a client knows of the world around it. */
-export interface CampaignContext {
-  /** Grows with every kill, and with every look while anything is broken: what fails without is a fault of the proxy. */
-  readonly disturbances: number;
-  /** The proxy needs others, and may turn a client away, with `Retry-After`, while one of them is broken. */
-  readonly hasParts: boolean;
-  /** Where the proxy is, as soon as it listens; of many nodes any. */
-  url(): Promise<string>;
-  readonly chance: Chance;
-  notice(event: CrashEvent, count?: number): void;
-}
-
-/** One creation of an upload: a client that was never told a URL has to create again. */
-export interface Creation {
-  readonly marker: string;
-  /** How often its client was told that nobody knows whether the origin has taken it: each permits one more request. */
-  toldUnknown: number;
-  /** How often it completed the upload and heard nothing: it may have been told into the void. */
-  unheard: number;
-}
-
-/** An origin that answers each upload as its plan says, and knows at last what it should not have been sent. */
-export class CrashOrigin {
-  readonly clients: CrashClient[] = [];
-  /** Asked before each answer: whether there is one. */
-  isWell: () => boolean | Promise<boolean> = () => true;
-  private readonly markers = new Map<string, CrashClient>();
-  private answers = 0;
-
-  private constructor(private readonly origin: TestOrigin) {
-    origin.answerWith((request) => this.answerTo(request));
-  }
-
-  static async start(): Promise<CrashOrigin> {
-    return new CrashOrigin(await startTestOrigin());
-  }
-
-  get url(): string {
-    return this.origin.url;
-  }
-
-  get requests(): number {
-    return this.origin.requests.length;
-  }
-
-  /** From now on it knows this client's upload. */
-  expect(client: CrashClient): void {
-    this.clients.push(client);
-    this.markers.set(client.plan.name, client);
-  }
-
-  /** Whether this client's upload is on its way to it, or waits for its answer. */
-  hasBefore({ creations }: CrashClient): boolean {
-    const marker = creations.at(-1)?.marker;
-    return this.origin.requests.some((request) => !request.finished && request.header('X-Creation') === marker);
-  }
-
-  /** A second request for one POST is right only when its client knew that there might have been a first. */
-  check(isKnown: (client: CrashClient, creation: Creation) => number = (_, { toldUnknown }) => toldUnknown): void {
-    for (const client of this.clients)
-      for (const creation of client.creations) this.checkCreation(client, creation, isKnown(client, creation));
-  }
-
-  close(): Promise<void> {
-    return this.origin.close();
-  }
-
-  private async answerTo(request: OriginRequest): Promise<OriginAnswer> {
-    // Thousands of bodies would be too much to remember.
-    request.body = Buffer.alloc(0);
-    const isWell = await this.isWell();
-    const marker = request.header('X-Creation') ?? '';
-    const client = this.markers.get(marker.split('.')[0]!);
-    if (!client) return { status: 500, body: 'no such upload' };
-    if (!isWell) return { hangUp: true };
-    const { status, answerSize } = client.plan;
-    const headers: HeaderLine[] = [
-      ['X-Got', `${marker} ${request.sha256}`],
-      ['X-Serial', `${this.answers++}`],
-    ];
-    return { status, headers, body: Buffer.alloc(answerSize, marker) };
-  }
-
-  private checkCreation({ plan }: CrashClient, { marker }: Creation, repeats: number): void {
-    const all = this.origin.requests.filter((request) => request.header('X-Creation') === marker);
-    const whole = all.filter(({ ended }) => ended === 'whole');
-    const wrong = whole.find((request) => request.sha256 !== plan.sha256 || request.method !== plan.method);
-    if (wrong) throw new Error(`wrong bytes at the origin: ${marker} ${wrong.size}`);
-    const keys = new Set(all.map((request) => request.header('Idempotency-Key')));
-    if (keys.size > 1) throw new Error(`${marker} came under ${keys.size} keys`);
-    if (plan.method === 'POST' && whole.length > 1 + repeats)
-      throw new Error(`${marker} was sent ${whole.length} times, its client permitted ${repeats} repetitions`);
-  }
-}
-
-/** A moment that does not come is a fault of the campaign's: uploads go on all the time. */
-const DEADLINE_MS = 60_000;
-
-/** Waits for the moment to kill. */
-export class Trigger {
-  private moment: Moment | undefined;
-  private left = 0;
-  private delay: NodeJS.Timeout | undefined;
-  private deadline: NodeJS.Timeout | undefined;
-  private pull: () => void = () => undefined;
-
-  /** Kills at this moment. Fulfilled when it has come. */
-  arm(moment: Moment, kill: () => void): Promise<void> {
-    this.moment = moment;
-    this.left = moment.count;
-    return new Promise((resolve, reject) => {
-      const late = (): void => reject(new Error(`the moment to kill never came: ${JSON.stringify(moment)}`));
-      this.deadline = setTimeout(late, DEADLINE_MS);
-      this.pull = () => {
-        this.disarm();
-        kill();
-        resolve();
-      };
-    });
-  }
-
-  notice(event: CrashEvent, count = 1): void {
-    if (event !== this.moment?.event) return;
-    this.left -= count;
-    if (this.left > 0) return;
-    const { delayMs } = this.moment;
-    this.moment = undefined;
-    if (delayMs === 0) this.pull();
-    else this.delay = setTimeout(() => this.pull(), delayMs);
-  }
-
-  disarm(): void {
-    this.moment = undefined;
-    clearTimeout(this.delay);
-    clearTimeout(this.deadline);
-  }
+function text({ status, body, headerLines }: WireResponse): string {
+  const told = headerLines.filter(([name]) => /^x-(got|serial)$/i.test(name));
+  return `${status} ${JSON.stringify(told)} ${body.length > 500 ? sha256(body) : body.toString('latin1')}`;
 }
