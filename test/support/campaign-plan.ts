@@ -1,5 +1,5 @@
 import type { HeaderLine } from '../../src/model/headers.js';
-import type { CrashClient } from './campaign-client.js';
+import type { CampaignClient } from './campaign.js';
 import { type DialectName, DIALECTS } from './resumable-client.js';
 import { randomBytes, seededRandom, sha256 } from './temporary.js';
 import { type OriginAnswer, type OriginRequest, startTestOrigin, type TestOrigin } from './test-origin.js';
@@ -41,11 +41,11 @@ export interface UploadPlan {
 }
 
 /** What the campaign can watch; a kill is aimed at one of them. */
-export type CrashEvent = 'bytes' | 'announced' | 'acknowledged' | 'last-byte' | 'at-origin' | 'answered' | 'spawned';
+export type CampaignEvent = 'bytes' | 'announced' | 'acknowledged' | 'last-byte' | 'at-origin' | 'answered' | 'spawned';
 
 /** Kill when `event` has happened so many times since the proxy listens (`bytes`: so many bytes), and so much later. */
 export interface Moment {
-  readonly event: CrashEvent;
+  readonly event: CampaignEvent;
   readonly count: number;
   readonly delayMs: number;
 }
@@ -132,13 +132,13 @@ export class Chance {
   }
 
   /** Right at the event as often as some time later: what follows it takes milliseconds. A start takes longer. */
-  private delayMs(event: CrashEvent): number {
+  private delayMs(event: CampaignEvent): number {
     if (event === 'spawned') return this.below(600);
     return this.of([0, 0, this.below(5), this.below(30), this.below(300)]);
   }
 }
 
-const EVENTS: readonly CrashEvent[] = [
+const EVENTS: readonly CampaignEvent[] = [
   'bytes',
   'bytes',
   'announced',
@@ -156,7 +156,7 @@ export function digestField(bytes: Uint8Array): string {
   return `sha-256=:${Buffer.from(sha256(bytes), 'hex').toString('base64')}:`;
 }
 
-/** What a client knows of the world around it. */
+/** What a client knows of the campaign around it. */
 export interface CampaignContext {
   /** Grows with every kill, and with every look while anything is broken: what fails without is a fault of the proxy. */
   readonly disturbances: number;
@@ -165,7 +165,7 @@ export interface CampaignContext {
   /** Where the proxy is, as soon as it listens; of many nodes any. */
   url(): Promise<string>;
   readonly chance: Chance;
-  notice(event: CrashEvent, count?: number): void;
+  notice(event: CampaignEvent, count?: number): void;
 }
 
 /** One creation of an upload: a client that was never told a URL has to create again. */
@@ -178,19 +178,19 @@ export interface Creation {
 }
 
 /** An origin that answers each upload as its plan says, and knows at last what it should not have been sent. */
-export class CrashOrigin {
-  readonly clients: CrashClient[] = [];
+export class CampaignOrigin {
+  readonly clients: CampaignClient[] = [];
   /** Asked before each answer: whether there is one. */
   isWell: () => boolean | Promise<boolean> = () => true;
-  private readonly markers = new Map<string, CrashClient>();
+  private readonly markers = new Map<string, CampaignClient>();
   private answers = 0;
 
   private constructor(private readonly origin: TestOrigin) {
     origin.answerWith((request) => this.answerTo(request));
   }
 
-  static async start(): Promise<CrashOrigin> {
-    return new CrashOrigin(await startTestOrigin());
+  static async start(): Promise<CampaignOrigin> {
+    return new CampaignOrigin(await startTestOrigin());
   }
 
   get url(): string {
@@ -202,19 +202,19 @@ export class CrashOrigin {
   }
 
   /** From now on it knows this client's upload. */
-  expect(client: CrashClient): void {
+  expect(client: CampaignClient): void {
     this.clients.push(client);
     this.markers.set(client.plan.name, client);
   }
 
   /** Whether this client's upload is on its way to it, or waits for its answer. */
-  hasBefore({ creations }: CrashClient): boolean {
+  hasBefore({ creations }: CampaignClient): boolean {
     const marker = creations.at(-1)?.marker;
     return this.origin.requests.some((request) => !request.finished && request.header('X-Creation') === marker);
   }
 
   /** A second request for one POST is right only when its client knew that there might have been a first. */
-  check(isKnown: (client: CrashClient, creation: Creation) => number = (_, { toldUnknown }) => toldUnknown): void {
+  check(isKnown: (client: CampaignClient, creation: Creation) => number = (_, { toldUnknown }) => toldUnknown): void {
     for (const client of this.clients)
       for (const creation of client.creations) this.checkCreation(client, creation, isKnown(client, creation));
   }
@@ -239,7 +239,7 @@ export class CrashOrigin {
     return { status, headers, body: Buffer.alloc(answerSize, marker) };
   }
 
-  private checkCreation({ plan }: CrashClient, { marker }: Creation, repeats: number): void {
+  private checkCreation({ plan }: CampaignClient, { marker }: Creation, repeats: number): void {
     const all = this.origin.requests.filter((request) => request.header('X-Creation') === marker);
     const whole = all.filter(({ ended }) => ended === 'whole');
     const wrong = whole.find((request) => request.sha256 !== plan.sha256 || request.method !== plan.method);
@@ -251,7 +251,7 @@ export class CrashOrigin {
   }
 }
 
-/** A moment that does not come is a fault of the campaign's: uploads go on all the time. */
+/** A moment that does not come is a fault of the campaign: uploads go on all the time. */
 const DEADLINE_MS = 60_000;
 
 /** Waits for the moment to kill. */
@@ -277,7 +277,7 @@ export class Trigger {
     });
   }
 
-  notice(event: CrashEvent, count = 1): void {
+  notice(event: CampaignEvent, count = 1): void {
     if (event !== this.moment?.event) return;
     this.left -= count;
     if (this.left > 0) return;

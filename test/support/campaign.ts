@@ -1,5 +1,4 @@
 import type { HeaderLine } from '../../src/model/headers.js';
-import { type CampaignContext, type Creation, digestField, type UploadPlan } from './campaign.js';
 import { connect, type RawClient, requestOnce } from './client.js';
 import {
   appendLines,
@@ -9,6 +8,15 @@ import {
   progressOf,
   versionLines,
 } from './resumable-client.js';
+import {
+  type CampaignContext,
+  type CampaignEvent,
+  type CampaignOrigin,
+  type Chance,
+  type Creation,
+  digestField,
+  type UploadPlan,
+} from './campaign-plan.js';
 import { sha256 } from './temporary.js';
 import {
   ConnectionClosed,
@@ -32,7 +40,7 @@ const PIECE = 128 * 1024;
 const COME_AGAIN_MS = 300;
 
 /** A client that brings its file home whatever happens to the proxy, and holds the proxy to every word it said. */
-export class CrashClient {
+export class CampaignClient {
   readonly creations: Creation[] = [];
   /** The origin's answer, once it is here. */
   answer: WireResponse | undefined;
@@ -51,7 +59,7 @@ export class CrashClient {
   private left: RawClient | undefined;
   /** A guess of ours was refused: now we ask. */
   private wasWrong = false;
-  /** The world's disturbances when the request under way began. */
+  /** The campaign's disturbances when the request under way began. */
   private before = 0;
   private isCompleting = false;
   /** Answers that said to come again. */
@@ -301,4 +309,71 @@ export class CrashClient {
 function text({ status, body, headerLines }: WireResponse): string {
   const told = headerLines.filter(([name]) => /^x-(got|serial)$/i.test(name));
   return `${status} ${JSON.stringify(told)} ${body.length > 500 ? sha256(body) : body.toString('latin1')}`;
+}
+
+/** What came of the uploads of a campaign. */
+export interface CampaignFigures {
+  readonly uploads: number;
+  readonly cancelled: number;
+  readonly mebibytes: number;
+  readonly requestsAtOrigin: number;
+  readonly turnedAway: number;
+  readonly toldUnknown: number;
+  readonly unheard: number;
+}
+
+/** Uploads without end, while a subclass breaks what they need. Rejects with the first promise that was broken. */
+export abstract class Campaign implements CampaignContext {
+  abstract readonly hasParts: boolean;
+  abstract readonly disturbances: number;
+  protected over = false;
+
+  protected constructor(
+    readonly chance: Chance,
+    protected readonly origin: CampaignOrigin,
+  ) {}
+
+  abstract url(): Promise<string>;
+
+  abstract notice(event: CampaignEvent, count?: number): void;
+
+  /** Clients side by side in so many lanes, each lane one client after the other. */
+  protected uploadInLanes(lanes: number): Promise<void>[] {
+    return Array.from({ length: lanes }, async () => {
+      while (!this.over) {
+        const client = new CampaignClient(this.chance.upload(), this);
+        this.origin.expect(client);
+        await client.run().catch((error: unknown) => this.explain(client, error));
+        if (client.answer && this.chance.happens(0.3)) await this.askAgain(client);
+      }
+    });
+  }
+
+  /** Every answer that was given is given again. */
+  protected async askAllAgain(): Promise<void> {
+    for (const client of this.origin.clients) await this.askAgain(client);
+  }
+
+  /** What is known of a client whose promise was broken. */
+  protected explain(_client: CampaignClient, error: unknown): never {
+    throw error;
+  }
+
+  protected figures(): CampaignFigures {
+    const { clients, requests } = this.origin;
+    const creations = clients.flatMap((client) => client.creations);
+    return {
+      uploads: clients.length,
+      cancelled: clients.filter(({ isCancelled }) => isCancelled).length,
+      mebibytes: Math.round(clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / 2 ** 20),
+      requestsAtOrigin: requests,
+      turnedAway: clients.reduce((sum, { turnedAway }) => sum + turnedAway, 0),
+      toldUnknown: creations.reduce((sum, { toldUnknown }) => sum + toldUnknown, 0),
+      unheard: creations.reduce((sum, { unheard }) => sum + unheard, 0),
+    };
+  }
+
+  private async askAgain(client: CampaignClient): Promise<void> {
+    await client.askAgain().catch((error: unknown) => this.explain(client, error));
+  }
 }

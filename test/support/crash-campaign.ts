@@ -1,15 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CrashClient } from './campaign-client.js';
-import {
-  type CampaignContext,
-  Chance,
-  type CrashEvent,
-  CrashOrigin,
-  type Moment,
-  type Sync,
-  Trigger,
-} from './campaign.js';
+import { Campaign, type CampaignFigures } from './campaign.js';
+import { Chance, type CampaignEvent, CampaignOrigin, type Moment, type Sync, Trigger } from './campaign-plan.js';
 import { ProxyProcess } from './proxy-process.js';
 import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
 
@@ -34,37 +26,30 @@ export const A_DAY_LATER = `data:text/javascript,${encodeURIComponent('const now
 /** How many uploads are under way at a time. */
 const LANES = 4;
 
-export interface CampaignSummary {
+export interface CrashSummary extends CampaignFigures {
   readonly kills: number;
   /** What the kills were aimed at, and what uploads were doing when they came. */
   readonly aimedAt: Readonly<Record<string, number>>;
   readonly during: Readonly<Record<string, number>>;
-  readonly uploads: number;
-  readonly cancelled: number;
-  readonly mebibytes: number;
-  readonly requestsAtOrigin: number;
-  readonly toldUnknown: number;
 }
 
 /** Uploads without end, and a proxy that is killed again and again. Rejects with the first promise that was broken. */
-export class CrashCampaign implements CampaignContext {
+export class CrashCampaign extends Campaign {
   kills = 0;
   readonly hasParts = false;
-  readonly chance: Chance;
   private readonly aimedAt: Record<string, number> = {};
   private readonly during: Record<string, number> = {};
   private readonly trigger = new Trigger();
   private readonly faults: string[] = [];
   private proxy: Promise<ProxyProcess>;
-  private over = false;
 
   private constructor(
     seed: number,
-    private readonly origin: CrashOrigin,
+    origin: CampaignOrigin,
     private readonly directory: TemporaryDirectory,
     private readonly listen: string,
   ) {
-    this.chance = new Chance(seed);
+    super(new Chance(seed), origin);
     this.proxy = this.start();
     origin.isWell = () => {
       const { kills } = this;
@@ -74,17 +59,17 @@ export class CrashCampaign implements CampaignContext {
   }
 
   static async open(seed: number): Promise<CrashCampaign> {
-    const origin = await CrashOrigin.start();
+    const origin = await CampaignOrigin.start();
     const directory = await temporaryDirectory('rufh-crash-');
     return new CrashCampaign(seed, origin, directory, `127.0.0.1:${await serverPort()}`);
   }
 
-  async run(rounds: number): Promise<CampaignSummary> {
+  async run(rounds: number): Promise<CrashSummary> {
     const killing = this.killInRounds(rounds);
-    const lanes = Array.from({ length: LANES }, () => this.uploadUntilOver());
+    const lanes = this.uploadInLanes(LANES);
     await Promise.all([killing, ...lanes]);
     await this.killAndRestart();
-    for (const client of this.origin.clients) await client.askAgain();
+    await this.askAllAgain();
     this.origin.check();
     await this.checkExpiry();
     return this.summary();
@@ -107,17 +92,8 @@ export class CrashCampaign implements CampaignContext {
     return (await this.proxy).url;
   }
 
-  notice(event: CrashEvent, count?: number): void {
+  notice(event: CampaignEvent, count?: number): void {
     this.trigger.notice(event, count);
-  }
-
-  private async uploadUntilOver(): Promise<void> {
-    while (!this.over) {
-      const client = new CrashClient(this.chance.upload(), this);
-      this.origin.expect(client);
-      await client.run();
-      if (client.answer && this.chance.happens(0.3)) await client.askAgain();
-    }
   }
 
   private async killInRounds(rounds: number): Promise<void> {
@@ -219,19 +195,8 @@ export class CrashCampaign implements CampaignContext {
     if (this.faults.length > 0) throw new Error(`the proxy complained:\n${this.faults.join('\n')}`);
   }
 
-  private summary(): CampaignSummary {
-    const { clients } = this.origin;
-    const creations = clients.flatMap((client) => client.creations);
-    return {
-      kills: this.kills,
-      aimedAt: this.aimedAt,
-      during: this.during,
-      uploads: clients.length,
-      cancelled: clients.filter(({ isCancelled }) => isCancelled).length,
-      mebibytes: Math.round(clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / 2 ** 20),
-      requestsAtOrigin: this.origin.requests,
-      toldUnknown: creations.reduce((sum, creation) => sum + creation.toldUnknown, 0),
-    };
+  private summary(): CrashSummary {
+    return { kills: this.kills, aimedAt: this.aimedAt, during: this.during, ...this.figures() };
   }
 }
 

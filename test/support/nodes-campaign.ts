@@ -1,7 +1,8 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CrashClient } from './campaign-client.js';
-import { type CampaignContext, Chance, CrashOrigin, type Creation } from './campaign.js';
+import type { CampaignClient } from './campaign.js';
+import { Campaign, type CampaignFigures } from './campaign.js';
+import { Chance, CampaignOrigin, type Creation } from './campaign-plan.js';
 import { A_DAY_LATER } from './crash-campaign.js';
 import { type Bytes, NodesLog, TestNodes } from './nodes.js';
 import { within } from './temporary.js';
@@ -38,18 +39,11 @@ export interface NodesCampaignOptions {
   readonly hasLongOnes: boolean;
 }
 
-export interface NodesSummary {
+export interface NodesSummary extends CampaignFigures {
   readonly rounds: Readonly<Record<string, number>>;
   readonly seconds: number;
   readonly recoverySeconds: number;
-  readonly uploads: number;
-  readonly cancelled: number;
-  readonly mebibytes: number;
-  readonly requestsAtOrigin: number;
   readonly takeovers: number;
-  readonly turnedAway: number;
-  readonly toldUnknown: number;
-  readonly unheard: number;
   readonly log: Readonly<Record<string, number>>;
 }
 
@@ -57,7 +51,7 @@ export interface NodesSummary {
  * Uploads without end to any of several nodes, while nodes, Redis and the network between them break again and again.
  * Rejects with the first promise that was broken.
  */
-export class NodesCampaign implements CampaignContext {
+export class NodesCampaign extends Campaign {
   readonly hasParts = true;
   private readonly log = new NodesLog();
   private readonly injector: FaultInjector;
@@ -66,20 +60,20 @@ export class NodesCampaign implements CampaignContext {
   private striking: Promise<void> = Promise.resolve();
   private recoverySeconds = 0;
   private looks = 0;
-  private over = false;
   private closed = false;
 
   private constructor(
-    readonly chance: Chance,
+    chance: Chance,
     private readonly plan: FaultSchedule,
-    private readonly origin: CrashOrigin,
+    origin: CampaignOrigin,
     private readonly nodes: TestNodes,
   ) {
+    super(chance, origin);
     this.injector = new FaultInjector(nodes, this.log, () => this.cutClients());
   }
 
   static async open({ seed, spool, hasLongOnes }: NodesCampaignOptions): Promise<NodesCampaign> {
-    const origin = await CrashOrigin.start();
+    const origin = await CampaignOrigin.start();
     try {
       const nodes = await TestNodes.start({
         isCuttable: true,
@@ -98,13 +92,12 @@ export class NodesCampaign implements CampaignContext {
   }
 
   async run(rounds: number): Promise<NodesSummary> {
-    this.lanes = Array.from({ length: LANES }, () => this.uploadUntilOver());
+    this.lanes = this.uploadInLanes(LANES);
     const lanes = Promise.all(this.lanes);
     // A lane that ends before its time has found a fault.
     await Promise.race([lanes, (this.striking = this.strikeInRounds(rounds))]);
     await this.recover(lanes);
-    for (const client of this.origin.clients)
-      await client.askAgain().catch((error: unknown) => this.explain(client, error));
+    await this.askAllAgain();
     await expireEverything(this.nodes, this.log);
     this.origin.check((client, creation) => this.repeatsOf(client, creation));
     this.log.check();
@@ -134,21 +127,11 @@ export class NodesCampaign implements CampaignContext {
   }
 
   notice(): void {
-    // Blows come when they come.
-  }
-
-  private async uploadUntilOver(): Promise<void> {
-    while (!this.over) {
-      const client = new CrashClient(this.chance.upload(), this);
-      this.origin.expect(client);
-      await client.run().catch((error: unknown) => this.explain(client, error));
-      const asks = client.answer !== undefined && this.chance.happens(0.3);
-      if (asks) await client.askAgain().catch((error: unknown) => this.explain(client, error));
-    }
+    // Faults come at their own times.
   }
 
   /** With what the nodes have said of the upload. */
-  private explain({ target = '' }: CrashClient, error: unknown): never {
+  protected override explain({ target = '' }: CampaignClient, error: unknown): never {
     const running = Array.from({ length: this.nodes.names.length }, (_, at) => this.nodes.node(at));
     const lines = this.log.about(target.split('/').at(-1)!, running);
     throw new Error([(error as Error).message, ...lines.slice(-40)].join('\n  '), { cause: error });
@@ -170,7 +153,7 @@ export class NodesCampaign implements CampaignContext {
     try {
       await within(lanes, 'every client to have its answer', RECOVERY_MS);
     } catch (error) {
-      const stuck = this.origin.clients.filter(({ step: step }) => step !== 'over');
+      const stuck = this.origin.clients.filter(({ step }) => step !== 'over');
       throw new Error(stuck.map((client) => client.broken('this client had none').message).join('\n'), {
         cause: error,
       });
@@ -182,7 +165,7 @@ export class NodesCampaign implements CampaignContext {
    * A client that heard nothing may have been told that the next completion sends the upload once more; one that never
    * knew where its upload is cannot have asked for it.
    */
-  private repeatsOf({ creations, target }: CrashClient, creation: Creation): number {
+  private repeatsOf({ creations, target }: CampaignClient, creation: Creation): number {
     if (creation !== creations.at(-1) || target === undefined) return 0;
     return Math.min(creation.toldUnknown + creation.unheard, this.log.givenUp(target.split('/').at(-1)!));
   }
@@ -192,20 +175,12 @@ export class NodesCampaign implements CampaignContext {
   }
 
   private summary(): NodesSummary {
-    const { clients, requests } = this.origin;
-    const creations = clients.flatMap((client) => client.creations);
     return {
       rounds: this.injector.counts,
       seconds: Math.round((Date.now() - this.startedAt) / 1000),
       recoverySeconds: this.recoverySeconds,
-      uploads: clients.length,
-      cancelled: clients.filter(({ isCancelled }) => isCancelled).length,
-      mebibytes: Math.round(clients.reduce((sum, { plan }) => sum + plan.bytes.length, 0) / MEBIBYTE),
-      requestsAtOrigin: requests,
+      ...this.figures(),
       takeovers: this.log.takeovers,
-      turnedAway: clients.reduce((sum, { turnedAway }) => sum + turnedAway, 0),
-      toldUnknown: creations.reduce((sum, { toldUnknown }) => sum + toldUnknown, 0),
-      unheard: creations.reduce((sum, { unheard }) => sum + unheard, 0),
       log: this.log.counts,
     };
   }
