@@ -49,36 +49,33 @@ async function appendAt(...[node, client, upload, part]: Parameters<typeof begin
   return request;
 }
 
-describe.each(['PUT', 'POST'])(
-  'a node that delivers a %s is killed while its client waits at another',
-  (method) => {
-    test('the client gets there what the policy says', async () => {
-      ({ proxy, nodes } = await openNodes({ nodes: 2, bytes: 'shared', program: 'short-claims' }));
-      const client = new FlowClient(proxy, 'HTTP/1.1', '10');
-      const target = `/loss/${method}`;
-      const { opened: answered, open } = latch();
-      proxy.answer(target, { ...ANSWERS[1]!, after: answered });
-      const upload = await client.place({ target, method, length });
-      const first = await appendAt('n1', client, upload, { offset: 0 });
-      await proxy.requestFor(target);
-      const waiting = await appendAt('n2', client, upload, { offset: length - 1 });
-      await nodes.kill('n1');
-      await expect(first.readFinal()).rejects.toThrow('connection closed');
-      open();
-      const lost = new LostAnswer(client, upload, target, BYTES);
-      if (method === 'PUT') {
-        expect((await waiting.readFinal()).status).toBe(201);
-        lost.expectRequests(2);
-      } else {
-        expect((await waiting.readFinal()).status).toBe(503);
-        lost.expectRequests(1);
-        await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[1]!);
-        lost.expectRequests(2);
-      }
-      await lost.expectComplete();
-    });
-  },
-);
+describe.each(['PUT', 'POST'])('a node that delivers a %s is killed while its client waits at another', (method) => {
+  test('the client gets there what the policy says', async () => {
+    ({ proxy, nodes } = await openNodes({ nodes: 2, bytes: 'shared', program: 'short-claims' }));
+    const client = new FlowClient(proxy, 'HTTP/1.1', '10');
+    const target = `/loss/${method}`;
+    const { opened: answered, open } = latch();
+    proxy.answer(target, { ...ANSWERS[1]!, after: answered });
+    const upload = await client.place({ target, method, length });
+    const first = await appendAt('n1', client, upload, { offset: 0 });
+    await proxy.requestFor(target);
+    const waiting = await appendAt('n2', client, upload, { offset: length - 1 });
+    await nodes.kill('n1');
+    await expect(first.readFinal()).rejects.toThrow('connection closed');
+    open();
+    const lost = new LostAnswer(client, upload, target, BYTES);
+    if (method === 'PUT') {
+      expect((await waiting.readFinal()).status).toBe(201);
+      lost.expectRequests(2);
+    } else {
+      expect((await waiting.readFinal()).status).toBe(503);
+      lost.expectRequests(1);
+      await lost.expectAnswer(await lost.repeatEnd(), ANSWERS[1]!);
+      lost.expectRequests(2);
+    }
+    await lost.expectComplete();
+  });
+});
 
 test('a node that is killed in the middle of an append loses nothing that was acknowledged, and the others go on', async () => {
   ({ proxy, nodes } = await openNodes({ nodes: 3, bytes: 'shared', program: 'short-claims' }));
