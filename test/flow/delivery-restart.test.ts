@@ -255,6 +255,9 @@ describe('stops', () => {
     const { phase, dueAt } = await harness.upload(upload.id);
     expect(phase).toBe('complete');
     expect(dueAt).toBeGreaterThan(Date.now());
+    // It has not ended, so it counts as postponed, and no line says that it was given up.
+    expect(await harness.metrics.text()).toContain('rufh_delivery_duration_seconds_count{outcome="postponed"} 1');
+    expect(harness.lines.filter((line) => line['phase'] === 'undelivered')).toEqual([]);
   });
 
   test('nothing new begins after the stop: the upload stays complete', async () => {

@@ -6,6 +6,7 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { spooledBytes } from '../support/disk.js';
 import { comparable, FEWER_VARIANTS, FlowClient } from '../support/flow-client.js';
+import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
 import { startRedis } from '../support/redis-server.js';
 import {
   clientDialect,
@@ -160,6 +161,30 @@ describe('ends', () => {
       useFileSystem();
       await redis?.stop();
     }
+  });
+});
+
+describe('two cancellations at the same moment', () => {
+  let harness: ReceivingHarness;
+  beforeEach(async () => void (harness = await ReceivingHarness.open({ reach: new StoreReach() })));
+  afterEach(() => harness.close());
+
+  const endedCount = async (): Promise<number | undefined> =>
+    (await harness.metrics.values()).find(({ name }) => name === 'rufh_uploads_ended_total')?.values[0]?.value;
+
+  test('of an upload that is received: one ends it, and for the other it is unknown', async () => {
+    const id = await harness.empty();
+    const outcomes = await Promise.all([1, 2].map(() => harness.uploads.cancel({ kind: 'cancel', id })));
+    expect(outcomes).toEqual([{ kind: 'cancelled' }, { kind: 'refused', refusal: { reason: 'unknown-upload' } }]);
+    expect(await endedCount()).toBe(1);
+  });
+
+  test('of an upload that is complete: both end it, and it counts once', async () => {
+    const id = await harness.empty();
+    await harness.send(id, 'hello', { complete: true });
+    const outcomes = await Promise.all([1, 2].map(() => harness.uploads.cancel({ kind: 'cancel', id })));
+    expect(outcomes).toEqual([{ kind: 'cancelled' }, { kind: 'cancelled' }]);
+    expect(await endedCount()).toBe(1);
   });
 });
 

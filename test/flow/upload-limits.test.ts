@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
+import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { untilSpooled } from '../support/disk.js';
 import { comparable, FEWER_VARIANTS, FlowClient } from '../support/flow-client.js';
+import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
 import { appendLines, clientDialect, creationLines, type ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
 import { framed, receivedLines, replayedLines, TestProxy } from '../support/test-proxy.js';
@@ -303,5 +305,36 @@ describe('digests', () => {
       expect(answer.header('Repr-Digest')).toBe(digest(BYTES, 'sha-512'));
       expect(answer.status).toBe(201);
     });
+  });
+});
+
+describe('the hashes of an upload', () => {
+  let harness: ReceivingHarness;
+  beforeEach(async () => void (harness = await ReceivingHarness.open({ reach: new StoreReach() })));
+  afterEach(async () => {
+    useFileSystem();
+    await harness.close();
+  });
+
+  const WANTED = { wantedReprDigest: 'sha-256' } as const;
+  /** So many uploads have running hashes at most. */
+  const UPLOADS = 256;
+
+  test('are forgotten when it is complete: what is still received need not be read again', async () => {
+    const id = await harness.empty(WANTED);
+    await harness.send(id, 'hello');
+    for (let count = 0; count < UPLOADS; count++)
+      await harness.send(await harness.empty(WANTED), 'x', { complete: true });
+    let reads = 0;
+    useFileSystem({
+      ...nodeFileSystem,
+      read: (...read) => (reads++, nodeFileSystem.read(...read)),
+      readv: (...read) => (reads++, nodeFileSystem.readv(...read)),
+    });
+    expect(await harness.send(id, ' world', { offset: 5 })).toMatchObject({
+      kind: 'appended',
+      reprDigest: { value: sha256('hello world') },
+    });
+    expect(reads).toBe(0);
   });
 });

@@ -37,6 +37,8 @@ export class DeliveryHarness {
   readonly clock = (): number => Date.now() + this.aheadMs;
   /** Everything the delivery told its log. */
   readonly lines: Record<string, unknown>[] = [];
+  /** The metrics of the newest worker. */
+  metrics = new Metrics();
   private count = 0;
 
   private constructor(
@@ -126,6 +128,7 @@ export class DeliveryHarness {
   private newDelivery(worker = `worker-${this.abandoned.length}`): Delivery {
     const { storeSeenAs = (store: UploadStore) => store, ca, delivery } = this.options;
     const log = this.recordingLog();
+    this.metrics = new Metrics();
     return new Delivery({
       store: storeSeenAs(this.store),
       spool: this.spool,
@@ -135,7 +138,7 @@ export class DeliveryHarness {
       clock: this.clock,
       random: () => 0.5,
       log,
-      metrics: new Metrics(),
+      metrics: this.metrics,
       stopGraceMs: 0,
       pollMs: 20,
       ...delivery,
