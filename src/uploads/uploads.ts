@@ -58,7 +58,6 @@ export class Uploads {
   private readonly eagerAppend: EagerAppend;
   private readonly answers: Answers;
   private readonly repeatedCreations: RepeatedCreations;
-  private readonly cancelling = new Map<string, Promise<boolean>>();
 
   constructor(private readonly deps: UploadsOptions) {
     this.hashes = new RepresentationHashes(deps.store, deps.spool);
@@ -148,7 +147,7 @@ export class Uploads {
     if ('reason' in known) return refused(known);
     const lease = known.phase === 'receiving' ? await this.deps.leases.take(intent.id, 'to-end') : undefined;
     try {
-      if (!(await this.cancelOnce(known))) return refused({ reason: 'unknown-upload' });
+      if (!(await this.cancelNow(known))) return refused({ reason: 'unknown-upload' });
       return { kind: 'cancelled' };
     } finally {
       void lease?.release();
@@ -291,21 +290,14 @@ export class Uploads {
     const { store } = this.deps;
     try {
       const upload = await store.get(id);
-      if (upload?.phase === 'receiving') await this.cancelOnce(upload);
+      if (upload?.phase === 'receiving') await this.cancelNow(upload);
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
       // The cleanup removes it later.
     }
   }
 
-  /** False if the upload is unknown. Concurrent cancellations share one run, so that its end is reported once. */
-  private cancelOnce(upload: Upload): Promise<boolean> {
-    const { id } = upload;
-    const running = this.cancelling.get(id) ?? this.cancelNow(upload).finally(() => this.cancelling.delete(id));
-    this.cancelling.set(id, running);
-    return running;
-  }
-
+  /** False if the upload is unknown. Of several at the same time, the one whose removal the store confirms is reported. */
   private async cancelNow(upload: Upload): Promise<boolean> {
     const cancelled = await this.deps.store.cancel(upload.id);
     if (cancelled === 'gone') return false;
