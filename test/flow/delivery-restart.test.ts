@@ -237,7 +237,10 @@ describe('stops', () => {
     const result = harness.result(upload.id);
     await origin.exchange(0);
     await harness.delivery.stop();
-    expect(await result).toMatchObject({ kind: 'undelivered', failure: { problem: 'the proxy is being stopped' } });
+    expect(await result).toMatchObject({
+      kind: 'undelivered',
+      failure: { reason: 'unreachable', problem: 'the proxy is being stopped' },
+    });
     expect((await harness.upload(upload.id)).phase).toBe('complete');
     release();
     await harness.restart();
@@ -251,7 +254,10 @@ describe('stops', () => {
     const result = harness.result(upload.id);
     await until(async () => (await harness.upload(upload.id)).dueAt !== undefined, 'the delivery to be postponed');
     await within(harness.delivery.stop(), 'the stop');
-    expect(await result).toMatchObject({ kind: 'undelivered', failure: { problem: 'the proxy is being stopped' } });
+    expect(await result).toMatchObject({
+      kind: 'undelivered',
+      failure: { reason: 'unreachable', problem: 'the proxy is being stopped' },
+    });
     const { phase, dueAt } = await harness.upload(upload.id);
     expect(phase).toBe('complete');
     expect(dueAt).toBeGreaterThan(Date.now());

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, test } from '@jest/globals';
 import type { Attempt, Upload } from '../../src/model/upload.js';
-import { DeliveryHarness, newUpload } from '../support/delivery-harness.js';
+import type { UploadStore } from '../../src/store/upload-store.js';
+import { bodyOf, DeliveryHarness, newUpload } from '../support/delivery-harness.js';
 import { untilSpooled } from '../support/disk.js';
 import { CONTENT, EagerProxy, type EagerProxyOptions, length, MIB } from '../support/eager-proxy.js';
 import { type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
@@ -262,6 +263,49 @@ describe('restarts', () => {
     await origin.exchanges[0]!.closed;
     expect([origin.exchanges.length, whole()]).toEqual([2, 1]);
     await other.stop();
+  });
+
+  test('an early answer that comes while the upload becomes complete is the answer to the whole', async () => {
+    origin = await startRawOrigin(async (exchange) => {
+      await exchange.readBytes(5);
+      await asked;
+      await exchange.respond({ status: 200, body: 'enough' });
+    });
+    let ask = (): void => undefined;
+    const asked = new Promise<void>((resolve) => (ask = resolve));
+    let look = (): void => undefined;
+    const looked = new Promise<void>((resolve) => (look = resolve));
+    let answer: ReturnType<DeliveryHarness['answer']> | undefined;
+    harness = await DeliveryHarness.open(origin.url, {
+      rules: { mode: 'eager' },
+      storeSeenAs: (store) => {
+        const seen = Object.create(store) as UploadStore;
+        // The early answer comes too late to be one: a client already asks for that of the whole, and its run begins.
+        seen.recordEarlyAnswer = async (...given) => {
+          const recorded = await store.recordEarlyAnswer(...given);
+          answer = harness.answer(given[0]);
+          await until(async () => (await store.get(given[0]))?.phase === 'delivering', 'the run');
+          seen.get = async (id) => {
+            const upload = await store.get(id);
+            setImmediate(look);
+            return upload;
+          };
+          return recorded;
+        };
+        seen.recordAnswer = async (...given) => {
+          await looked;
+          return store.recordAnswer(...given);
+        };
+        return seen;
+      },
+    });
+    const { id } = await half();
+    await rest(id);
+    ask();
+    await until(() => answer, 'the early answer');
+    expect((await bodyOf(await answer!)).toString()).toBe('enough');
+    expect(await harness.upload(id)).toMatchObject({ phase: 'answered', attempts: [{ reached: 'answered' }] });
+    expect(origin.exchanges).toHaveLength(1);
   });
 
   test('a proxy that stops cuts what it has begun, and says so in the record', async () => {

@@ -126,7 +126,7 @@ const CHECKS: SettingRow[] = [
   ),
   row(
     'authorize.preflight',
-    'authorize: { preflight: true }',
+    ({ service }) => `authorize: { forward_auth: "${service.url}", preflight: true }`,
     async (probe) => {
       await probe.upload();
       expect(probe.origin.requests.map((request) => request.header('Expect'))).toEqual(['100-continue', undefined]);
