@@ -44,8 +44,7 @@ const ANSWERS: SettingRow[] = [
   row('delivery.keep_answer', 'delivery: { keep_answer: 7000s }', async (probe) => {
     const upload = await probe.begin();
     expect((await upload.append('hello', { offset: 0, complete: true })).status).toBe(200);
-    const left = /max-age=(\d+)/.exec((await upload.retrieve()).header('Upload-Limit') ?? '')?.[1];
-    expect([6999, 7000]).toContain(Number(left));
+    expect((await upload.retrieve()).header('Upload-Limit')).toMatch(/max-age=(?:69\d\d|7000)$/);
   }),
   row('delivery.keep_answer_size', 'delivery: { keep_answer_size: 4 }', async (probe) => {
     probe.origin.answerWith({ body: 'hello' });
@@ -90,7 +89,7 @@ const WAITING: SettingRow[] = [
     async (probe) => {
       probe.origin.answerWith({ status: 503 });
       await probe.upload('first');
-      expect(['999', '1000']).toContain((await probe.upload('second')).header('Retry-After'));
+      expect((await probe.upload('second')).header('Retry-After')).toMatch(/^(?:9\d\d|1000)$/);
     },
   ),
   row('delivery.retry.attempts', `delivery: { retry: { attempts: 2, ${QUICK_RETRY} } }`, async (probe) => {
@@ -199,7 +198,7 @@ const REQUESTS: SettingRow[] = [
   ),
   row(
     'delivery.eager.idle',
-    'delivery: { mode: eager, eager: { idle: 50ms } }',
+    'delivery: { mode: eager, eager: { idle: 500ms } }',
     async (probe) => {
       await probe.begin('hell', [], 5);
       await until(() => probe.origin.requests[0]?.ended === 'cut', 'the request to be cut', 5000);
@@ -236,7 +235,7 @@ const GATES: SettingRow[] = [
   ),
   row(
     'delivery.gate.timeout',
-    ({ service }) => `delivery: { gate: { http: "${service.url}", timeout: 50ms }, wait: 2s }`,
+    ({ service }) => `delivery: { gate: { http: "${service.url}", timeout: 50ms }, wait: 20s }`,
     async (probe) => {
       probe.service.answerWith(probe.silence);
       expect((await probe.upload()).status).toBe(503);
