@@ -96,6 +96,27 @@ describe('response buffer', () => {
     );
   });
 
+  test.each([
+    ['in memory, which it just fits', 6, 'record'],
+    ['in memory, until its last piece is too much', 5, 'spool'],
+    ['in the spool from its first piece on', 2, 'spool'],
+  ])('readers that come before, between and after its pieces get all of a body %s', async (_, keep, place) => {
+    const { answer, body } = answerOf();
+    const buffered = new ResponseBuffer(answer, memoryRooms(keep));
+    const taking = buffered.readToEnd(1);
+    const readings = [bodyOf(buffered.relay())];
+    for (const piece of ['abc', 'def']) {
+      body.push(piece);
+      await new Promise((resolve) => setImmediate(resolve));
+      readings.push(bodyOf(buffered.relay()));
+    }
+    body.push(null);
+    expect((await taking).answer.body.in).toBe(place);
+    buffered.release();
+    readings.push(bodyOf(buffered.relay()));
+    expect((await Promise.all(readings)).map(String)).toEqual(Array(4).fill('abcdef'));
+  });
+
   test('the last bytes of a counted body are held back until the answer is recorded', async () => {
     const { answer, body } = answerOf([['Content-Length', '6']]);
     const buffered = new ResponseBuffer(answer, memoryRooms(100));
