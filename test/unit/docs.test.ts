@@ -270,7 +270,7 @@ describe('many nodes', () => {
     const named = [...page.matchAll(/\| `(many-nodes-\w+)` +\|/g)].map(([, name]) => name!);
     expect(new Set(named).size).toBe(3);
     for (const name of named) {
-      expect(readFileSync(new URL(`../e2e/${name}.test.ts`, import.meta.url), 'utf8')).toContain('NodeStage.open');
+      expect(readFileSync(new URL(`../e2e/${name}.test.ts`, import.meta.url), 'utf8')).toContain('openNodes(');
     }
   });
 });
