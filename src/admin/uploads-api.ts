@@ -50,32 +50,32 @@ export async function respondToUploads(
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;
     uploadsApi.log.warn({ err: fault }, 'admin request failed: uploads are unavailable');
-    return problem(503, `Uploads cannot be reached right now: ${fault.message}. Ask again.`, { 'Retry-After': '5' });
+    return problem(503, `The uploads cannot be read now: ${fault.message}. Try again.`, { 'Retry-After': '5' });
   }
 }
 
 async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
-  const [, root, tag, verb, ...more] = request.path.split('/');
-  if (root !== 'uploads' || more.length > 0 || (verb !== undefined && verb !== 'redeliver')) return undefined;
+  const [, root, tag, action, ...more] = request.path.split('/');
+  if (root !== 'uploads' || more.length > 0 || (action !== undefined && action !== 'redeliver')) return undefined;
   if (tag === undefined) return isRead(request) ? list(uploadsApi, request.query) : methodNotAllowed(['GET', 'HEAD']);
-  if (verb !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
-  if (verb === undefined && !isRead(request) && request.method !== 'DELETE')
+  if (action !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
+  if (action === undefined && !isRead(request) && request.method !== 'DELETE')
     return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
-  const options = isRead(request) ? { skipGate: false } : readActionOptions(request.query, verb);
+  const options = isRead(request) ? { skipGate: false } : readActionOptions(request.query, action);
   if (typeof options === 'string') return problem(400, options);
-  const unreadable = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
-  if (unreadable) return isRead(request) ? json(200, setAsideView(unreadable)) : unreadableProblem(unreadable);
+  const setAside = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
+  if (setAside) return isRead(request) ? json(200, setAsideView(setAside)) : setAsideProblem(setAside);
   const tagged = await uploadsTagged(uploadsApi.store, tag);
   const upload = tagged[0];
   if (!upload)
     return problem(
       404,
-      `There is no upload with the tag ${JSON.stringify(tag)}; it may have ended and been removed; then its lines are in the log.`,
+      `No upload has the tag ${JSON.stringify(tag)}. If it has ended and was removed, only the log shows it.`,
     );
   if (tagged.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
-  if (verb === undefined && isRead(request)) return json(200, detailOf(upload));
+  if (action === undefined && isRead(request)) return json(200, detailOf(upload));
   if (upload.node !== uploadsApi.node) return wrongNode(uploadsApi, upload);
-  return verb === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
+  return action === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
 }
 
 interface ActionOptions {
@@ -87,22 +87,27 @@ interface ActionOptions {
 const OPERATOR = /^[^\p{C}]{1,100}$/u;
 
 /** Parses the options of a cancellation or redelivery; a string describes an error in them. */
-function readActionOptions(query: URLSearchParams, verb: string | undefined): ActionOptions | string {
-  const known = verb === undefined ? ['operator'] : ['operator', 'past_gate'];
-  const unknown = [...query.keys()].find((key) => !known.includes(key));
-  if (unknown !== undefined) return `There is no parameter ${JSON.stringify(unknown)}; known: ${known.join(', ')}.`;
+function readActionOptions(query: URLSearchParams, action: string | undefined): ActionOptions | string {
+  const known = action === undefined ? ['operator'] : ['operator', 'past_gate'];
+  const unknownKey = [...query.keys()].find((key) => !known.includes(key));
+  if (unknownKey !== undefined)
+    return `There is no parameter ${JSON.stringify(unknownKey)}; known: ${known.join(', ')}.`;
   const operator = query.get('operator') ?? undefined;
-  if (operator !== undefined && !OPERATOR.test(operator)) return 'operator is a name of up to 100 letters.';
+  if (operator !== undefined && !OPERATOR.test(operator)) return 'operator is a name of up to 100 characters.';
   const skipGate = query.get('past_gate') ?? 'false';
   if (skipGate !== 'true' && skipGate !== 'false') return 'past_gate is true or false.';
   if (skipGate === 'true' && operator === undefined)
-    return 'past_gate=true needs operator=NAME: the log tells who it was.';
+    return 'past_gate=true needs operator=NAME, because the log names who skipped a gate.';
   return { skipGate: skipGate === 'true', ...(operator === undefined ? {} : { operator }) };
 }
 
-function unreadableProblem({ state, reason }: SetAsideRecord): AdminResponse {
-  if (state === 'damaged') return problem(409, `There is nothing to act on: ${reason}.`);
-  return problem(503, `Nothing can be done to this upload now: ${reason}. It is tried again.`, { 'Retry-After': '5' });
+function setAsideProblem({ state, reason }: SetAsideRecord): AdminResponse {
+  if (state === 'damaged') return problem(409, `This upload cannot be cancelled or redelivered: ${reason}.`);
+  return problem(
+    503,
+    `This upload cannot be cancelled or redelivered now: ${reason}. The proxy tries to read it again.`,
+    { 'Retry-After': '5' },
+  );
 }
 
 function isRead({ method }: AdminRequest): boolean {
@@ -114,27 +119,27 @@ async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<Adm
   if (typeof listQuery === 'string') return problem(400, listQuery);
   const { uploads, next } = await newestUploads(uploadsApi.store, listQuery);
   const isOverview = !listQuery.phase && !listQuery.find && !listQuery.after;
-  const unreadable = isOverview ? await uploadsApi.store.setAsideRecords() : [];
-  const unknown = isOverview ? uploadsApi.unknownUploads?.() : undefined;
+  const setAside = isOverview ? await uploadsApi.store.setAsideRecords() : [];
+  const unknownUploads = isOverview ? uploadsApi.unknownUploads?.() : undefined;
   return json(200, {
     uploads: uploads.map(summaryOf),
-    ...(unknown ? { unknownUploads: unknownView(unknown) } : {}),
-    ...(unreadable.length > 0 ? { setAside: unreadable.map(setAsideView) } : {}),
+    ...(unknownUploads ? { unknownUploads: unknownUploadsView(unknownUploads) } : {}),
+    ...(setAside.length > 0 ? { setAside: setAside.map(setAsideView) } : {}),
     ...(next ? { next: `${next.createdAt}.${next.tag}` } : {}),
   });
 }
 
 /** Parses the query of a list; a string describes an error in it. */
 function readListQuery(query: URLSearchParams): ListQuery | string {
-  const unknown = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
-  if (unknown !== undefined)
-    return `There is no parameter ${JSON.stringify(unknown)}; known are phase, find, limit and after.`;
+  const unknownKey = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
+  if (unknownKey !== undefined)
+    return `There is no parameter ${JSON.stringify(unknownKey)}; known are phase, find, limit and after.`;
   const phase = PHASES.find((known) => known === query.get('phase'));
   if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
   const limit = Number(query.get('limit') ?? 100);
   if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
   const after = readPosition(query.get('after'));
-  if (after === 'malformed') return 'after is the "next" of the page before.';
+  if (after === 'malformed') return 'after is the "next" of the previous page.';
   const find = query.get('find') ?? undefined;
   if (find === '') return 'find is a tag, a path, an Idempotency-Key or the address of a client.';
   return { limit, ...(find === undefined ? {} : { find }), ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
@@ -171,7 +176,7 @@ async function cancel(
   const hasEnded = outcome.kind === 'refused' && outcome.refusal.reason === 'gone';
   return hasEnded
     ? problem(410, 'The upload has ended already and is about to be removed.')
-    : problem(404, 'The upload ended in this moment.');
+    : problem(404, 'The upload has just ended.');
 }
 
 const ANSWERED =
@@ -191,7 +196,7 @@ async function redeliver(
     case 'unknown':
       return problem(404, 'The upload has ended and is about to be removed.');
     case 'incomplete':
-      return problem(409, 'The upload is not whole yet: there is nothing to deliver.');
+      return problem(409, 'The upload is not complete yet, so it cannot be delivered.');
     case 'answered':
       return problem(409, ANSWERED);
     case 'stopping':
@@ -293,13 +298,13 @@ function setAsideView({ id, state, reason, since }: SetAsideRecord) {
 }
 
 /** Uploads in the spool that the store does not know. */
-function unknownView(unknown: UnknownUploads) {
+function unknownUploadsView(unknown: UnknownUploads) {
   const { uploads, bytes, since } = unknown;
-  return { uploads, bytes, since: iso(since), problem: unknownProblem(unknown) };
+  return { uploads, bytes, since: iso(since), problem: unknownUploadsProblem(unknown) };
 }
 
 /** The description of unknown uploads for operators, with a way to recover them. */
-export function unknownProblem({ uploads, bytes, since, missing }: UnknownUploads): string {
+export function unknownUploadsProblem({ uploads, bytes, since, missing }: UnknownUploads): string {
   if (missing === 'records')
     return (
       `the spool has ${uploads} uploads (${bytes} bytes) whose records were not in uploads at the start of ${iso(since)}. ` +

@@ -190,7 +190,7 @@ type AppDeps = Storage & {
   readonly via: string;
   readonly clock: () => number;
   readonly timings: Timings;
-  /** Milliseconds on a clock that is never set. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   readonly expiryClock: () => number;
   readonly routes: Routes;

@@ -16,7 +16,7 @@ import type { Leases } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { Closer, OtherNodes } from './storage.js';
 
-/** The dependencies of a membership besides its configuration. */
+/** The parts of this node that its membership uses. */
 export interface MembershipDeps {
   /** The name of this node. */
   readonly node: string;
@@ -27,7 +27,7 @@ export interface MembershipDeps {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
-  /** Milliseconds on a clock that is never set. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   readonly closers: Closer[];
   /** Records that a client was informed about an unknown outcome. */

@@ -1,6 +1,6 @@
 import { constants } from 'node:fs';
 import type { HealthCheck } from '../admin/admin.js';
-import { unknownProblem } from '../admin/uploads-api.js';
+import { unknownUploadsProblem } from '../admin/uploads-api.js';
 import type { Config } from '../config/config.js';
 import { reportLoss } from '../delivery/report.js';
 import { access } from '../fs/files.js';
@@ -221,7 +221,7 @@ export function unknownCheck(known: () => UnknownUploads | undefined): HealthChe
     isInformational: true,
     check: () => {
       const unknown = known();
-      return Promise.resolve(unknown && unknownProblem(unknown));
+      return Promise.resolve(unknown && unknownUploadsProblem(unknown));
     },
   };
 }

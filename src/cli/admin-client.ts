@@ -24,7 +24,7 @@ export class AdminRefused extends Error {
 /** A JSON object with arbitrary members. */
 export type Json = Readonly<Record<string, unknown>>;
 
-/** Statuses with which the admin listener refuses. 502 is missing: it comes from a client listener, given by mistake. */
+/** Statuses with which the admin listener refuses. It never sends 502, which shows that the address is that of a client listener. */
 const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 500, 503]);
 
 const TIMEOUT_MS = 30_000;
@@ -70,9 +70,11 @@ export class AdminClient {
     const { target } = this;
     const authorization = target.token === undefined ? {} : { Authorization: `Bearer ${target.token}` };
     const options = { ...requestOptions, headers: authorization };
-    const send = 'url' in target && target.url.startsWith('https:') ? requestHttps : requestHttp;
+    const requestByScheme = 'url' in target && target.url.startsWith('https:') ? requestHttps : requestHttp;
     const request =
-      'url' in target ? send(target.url, options) : requestHttp({ ...options, socketPath: target.socketPath });
+      'url' in target
+        ? requestByScheme(target.url, options)
+        : requestHttp({ ...options, socketPath: target.socketPath });
     request.end();
     return responseTo(request);
   }
@@ -126,6 +128,7 @@ type AdminEndpoint = { readonly url: string } | { readonly socketPath: string };
 /** Address of the admin listener, and the token if one is required. */
 export type AdminTarget = AdminEndpoint & { readonly token?: string };
 
+/** The places that can name the admin listener. */
 export interface AdminSources {
   /** From the command line: a URL or an address. */
   readonly admin?: string;
@@ -177,7 +180,7 @@ function isUrl(text: string): boolean {
 
 function parseEndpoint(source: string, text: string): AdminEndpoint | { problem: string } {
   const url = isUrl(text) && URL.canParse(text) ? new URL(text) : undefined;
-  // Other programs write a socket as http://unix:/path; it is not a host.
+  // Other programs write a Unix socket as http://unix:/path, so `unix` is not a host name here.
   if (url && url.hostname !== 'unix') return { url: url.origin };
   const address = url ? undefined : readAddress(text);
   if (address) return toEndpoint(address);
@@ -190,7 +193,8 @@ function toEndpoint(address: Address): AdminEndpoint | { problem: string } {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (address.port === 0) {
     return {
-      problem: 'the admin listener picked a free port; the proxy logs it in its "listening" line, pass it with --admin',
+      problem:
+        'the admin listener picked a free port; the proxy logs it in its "listening" line, pass that address with --admin',
     };
   }
   return { url: `http://${formatAddress({ ...address, host: CONNECT_HOST[address.host] ?? address.host })}` };
@@ -206,11 +210,12 @@ export interface AdminFlags {
   readonly config?: string;
 }
 
+/** Adds the flags that select the admin listener. */
 export function addAdminOptions(command: Command): Command {
   return command
     .option('--admin <address>', 'admin listener, as URL, HOST:PORT or unix:/path [RUFH_PROXY_ADMIN]')
     .option('--admin-token-file <file>', 'file with the admin token, if one is required [RUFH_PROXY_ADMIN_TOKEN_FILE]')
-    .option('-c, --config <file>', 'configuration of the proxy, to read both from [RUFH_PROXY_CONFIG]');
+    .option('-c, --config <file>', 'configuration file of the proxy, which contains both [RUFH_PROXY_CONFIG]');
 }
 
 /** Runs a command with a client. Exit code 1 if the proxy refuses the request, 2 if it cannot be reached. */
@@ -229,6 +234,7 @@ export async function withClient(flags: AdminFlags, act: (client: AdminClient) =
   }
 }
 
+/** Prints an error and sets the exit code. */
 export function failWith(message: string, code: number): void {
   process.stderr.write(`rufh-proxy: ${message}\n`);
   process.exitCode = code;

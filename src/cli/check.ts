@@ -22,39 +22,39 @@ import { describeStartupError } from './startup-errors.js';
 export async function check(sources: ConfigSources): Promise<void> {
   const loaded = loadConfig(sources);
   const { warnings = [] } = loaded;
-  const directory = 'configErrors' in loaded ? validDataDirectory(loadValidPart(sources)) : loaded.config;
-  const unusableReason = directory && (await dataDirectoryError(directory));
-  const creationWarning = directory && unusableReason === undefined ? creationProblem(directory) : undefined;
-  const dataError = (problem: string): ConfigError => settingError(sources, ['data'], problem);
+  const dataSettings = 'configErrors' in loaded ? validDataSettings(loadValidPart(sources)) : loaded.config;
+  const dataProblem = dataSettings && (await dataDirectoryProblem(dataSettings));
+  const creationWarning = dataSettings && dataProblem === undefined ? creationProblem(dataSettings) : undefined;
+  const toDataError = (problem: string): ConfigError => settingError(sources, ['data'], problem);
   const loadErrors = 'configErrors' in loaded ? loaded.configErrors : [];
-  const configErrors = unusableReason === undefined ? loadErrors : withError(loadErrors, dataError(unusableReason));
+  const configErrors = dataProblem === undefined ? loadErrors : withError(loadErrors, toDataError(dataProblem));
   if (configErrors.length > 0) {
     printErrors(configErrors);
     process.exitCode = 1;
   }
-  printWarnings([...warnings, ...(creationWarning === undefined ? [] : [dataError(creationWarning)])]);
+  printWarnings([...warnings, ...(creationWarning === undefined ? [] : [toDataError(creationWarning)])]);
   if (configErrors.length === 0 && 'config' in loaded)
     process.stdout.write(`ok\n${configSummary(loaded.config).join('\n')}\n`);
 }
 
-/** The data directory and the settings that decide whether it can be used; without `store` only its permissions are checked. */
-type DataDirectory = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
+/** The settings that decide whether the data directory can be used; without `store` only its permissions are checked. */
+type DataSettings = Pick<Config, 'data' | 'admin'> & Partial<Pick<Config, 'store' | 'spool'>>;
 
-/** The data directory, if its settings are valid. */
-function validDataDirectory(validPart: ValidPart | undefined): DataDirectory | undefined {
+/** The settings of the data directory that are valid; undefined if `data` is not. */
+function validDataSettings(validPart: ValidPart | undefined): DataSettings | undefined {
   if (!validPart || validPart.hasErrors('data')) return undefined;
   const { data, admin, store, spool } = validPart.config;
   return validPart.hasErrors('store') || validPart.hasErrors('spool') ? { data, admin } : { data, admin, store, spool };
 }
 
 /** The reason why startup would refuse the data directory; undefined if there is none. Changes nothing. */
-async function dataDirectoryError(config: DataDirectory): Promise<string | undefined> {
+async function dataDirectoryProblem(config: DataSettings): Promise<string | undefined> {
   const { data: directory, store, spool } = config;
   try {
     if (store && spool) await assertUsable({ directory, store: store.type, isShared: spool.shared });
     if (statSync(directory, { throwIfNoEntry: false })) return permissionProblem(directory);
     const ancestor = existingAncestor(directory);
-    // Newer versions of Node do not distinguish a path below a file from a missing one.
+    // `statSync` in newer versions of Node reports a path below a file as missing.
     if (!statSync(ancestor).isDirectory())
       return `${directory} cannot be created: ${ancestor} is not a directory; choose another --data`;
     return KERNEL_FILE_SYSTEMS.has(statfsSync(ancestor).type)
@@ -69,7 +69,7 @@ async function dataDirectoryError(config: DataDirectory): Promise<string | undef
  * The reason why this user could not create a missing directory. It is only a warning, because another user may start
  * the proxy.
  */
-function creationProblem({ data }: DataDirectory): string | undefined {
+function creationProblem({ data }: DataSettings): string | undefined {
   if (statSync(data, { throwIfNoEntry: false })) return undefined;
   const reason = permissionProblem(existingAncestor(data));
   return reason === undefined ? undefined : `${data} does not exist, and this user cannot create it: ${reason}`;
@@ -121,9 +121,9 @@ function redisSummary(store: RedisConfig): string {
   const { kind, masterName, socketPath, tls, username, password, database, prefix, replicas } = store;
   const servers =
     socketPath ?? store.nodes.map(({ host, port }) => formatAddress({ kind: 'tcp', host, port })).join(', ');
-  const as = { single: '', sentinel: `master ${masterName ?? ''} of Sentinels `, cluster: 'Cluster with ' }[kind];
+  const topology = { single: '', sentinel: `master ${masterName ?? ''} of Sentinels `, cluster: 'Cluster with ' }[kind];
   return [
-    `redis, ${as}${servers}`,
+    `redis, ${topology}${servers}`,
     ...(tls ? ['TLS'] : []),
     ...(username === undefined ? [] : [`user ${username}`]),
     ...(password === undefined ? ['no password'] : []),
@@ -133,7 +133,7 @@ function redisSummary(store: RedisConfig): string {
   ].join(', ');
 }
 
-/** The access of other nodes to the bytes of this one; empty with the embedded store or a shared spool. */
+/** How other nodes reach the bytes of this one; empty with the embedded store or a shared spool. */
 function clusterSummary({ store, spool, cluster }: Config): string[] {
   if (store.type === 'embedded' || spool.shared) return [];
   if (!cluster) return ['cluster   none: this must be the only node, because no other can read its bytes'];
@@ -142,8 +142,8 @@ function clusterSummary({ store, spool, cluster }: Config): string[] {
 }
 
 function routeSummary({ paths, methods, route }: RouteConfig): string {
-  const which = [...(methods ? [methods.join(' ')] : []), paths.join(' ')].join(' ');
-  return `route     ${which} ${routeTarget(route)}`;
+  const requests = [...(methods ? [methods.join(' ')] : []), paths.join(' ')].join(' ');
+  return `route     ${requests} ${routeTarget(route)}`;
 }
 
 function routeTarget(route: Route): string {

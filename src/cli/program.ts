@@ -17,10 +17,10 @@ Examples:
   $ rufh-proxy uploads list --phase undelivered
         lists complete uploads that their origin has not answered; see "rufh-proxy uploads --help"
 
-Every flag of serve can also be given as a variable, RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
-Flags win over variables, variables over the file.`;
+Every flag of serve has an environment variable, such as RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
+A flag overrides its variable, and both override the file.`;
 
-/** The command line. */
+/** Builds the commands and flags of `rufh-proxy`. */
 export function program(): Command {
   const root = new Command('rufh-proxy')
     .description('A reverse proxy that gives an unchanged HTTP API resumable uploads.')
@@ -64,7 +64,7 @@ function addConfigOptions(command: Command): Command {
   return command;
 }
 
-/** The flags that were actually given, without the defaults of the parser. */
+/** The sources of the configuration. Defaults of the parser are not flags that were given. */
 function configSources(command: Command): ConfigSources {
   const options = command.opts<Record<string, unknown>>();
   const isGiven = (key: string) => command.getOptionValueSource(key) === 'cli';

@@ -25,11 +25,11 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   const log = createLog({ ...config.log, ...(identity ? { fields: { worker: identity.number } } : {}) });
   exitOnUnexpectedErrors(log);
   if (identity) return serveAsWorker({ identity, config, log, startApp: (own) => startApp(own, log, version) });
-  const stop = new GracefulShutdown(log, 'stopped');
+  const shutdown = new GracefulShutdown(log, 'stopped');
   try {
     const started: Started =
-      config.workers > 1 ? await serveByWorkers(config, log) : await startApp(config, log, version);
-    stop.attach(started);
+      config.workers > 1 ? await serveWithWorkers(config, log) : await startApp(config, log, version);
+    shutdown.attach(started);
     announce(log, started, version);
   } catch (error) {
     process.stderr.write(`rufh-proxy: ${describeStartupError(error, config)}\n`);
@@ -71,17 +71,17 @@ interface WorkerTask {
 
 /** Runs the proxy as a worker until the primary process stops it or exits. */
 async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
-  const stop = new GracefulShutdown(log, 'worker stopped');
+  const shutdown = new GracefulShutdown(log, 'worker stopped');
   const link = new PrimaryLink({
     onStop: (reason) => {
       if (reason === 'primary-gone') log.error('the primary process is gone; stopping');
-      stop.begin();
+      shutdown.begin();
     },
     onAnnounced: () => log.useStandardOutput(),
   });
   try {
     const app = await startApp(workerConfig(config, identity));
-    stop.attach(app);
+    shutdown.attach(app);
     link.ready(app);
   } catch (error) {
     await link.reportFailure(describeStartupError(error, config));
@@ -96,16 +96,16 @@ type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
 };
 
 /** Runs the proxy in several worker processes that this one supervises. */
-async function serveByWorkers(config: Config, log: ProcessLog): Promise<Started> {
+async function serveWithWorkers(config: Config, log: ProcessLog): Promise<Started> {
   const { workers, spool, data, store } = config;
-  const opened: Closer[] = [];
+  const closers: Closer[] = [];
   const close = async () => {
-    for (const closer of opened.splice(0)) await closer();
+    for (const closer of closers.splice(0)) await closer();
   };
   try {
     await assertUsable({ directory: data, store: store.type, isShared: spool.shared });
     // The workers of a node share its directory; the lock keeps other processes out.
-    if (!spool.shared) await lockDirectory(data, opened);
+    if (!spool.shared) await lockDirectory(data, closers);
     const primary = await startPrimary({ ...config, log });
     return { ...primary, workers, stop: () => primary.stop().finally(close) };
   } catch (error) {
@@ -131,12 +131,12 @@ class GracefulShutdown {
     process.on('SIGHUP', () => this.log.warn({ signal: 'SIGHUP' }, SIGHUP_IGNORED));
   }
 
-  /** Registers the proxy that a stop must stop. */
+  /** Sets the proxy that `begin` stops. */
   attach(running: { stop(): Promise<void> }): void {
     this.running = running;
   }
 
-  /** Starts to stop. Further calls have no effect. */
+  /** Begins to stop the proxy. Further calls have no effect. */
   begin(): void {
     if (this.stopping) return;
     // Before startup is complete there is nothing to finish.

@@ -20,8 +20,8 @@ import {
 } from './format-uploads.js';
 
 const EXAMPLES = `
-The commands talk to the admin listener of a running proxy. They identify an upload by its tag, as in the logs; show
-also accepts its URL, path, Idempotency-Key or client.
+The commands talk to the admin listener of a running proxy. They identify an upload by its tag, which the logs show.
+"show" also finds it by its URL, its Idempotency-Key, the path of its creation or the address of its client.
 
 Examples:
   $ rufh-proxy uploads list --phase undelivered
@@ -47,7 +47,7 @@ export function addUploadsCommand(root: Command): void {
     .action((options: ListOptions & AdminFlags) => withClient(options, (client) => list(client, options)));
   addAdminOptions(uploads.command('show'))
     .description('show one upload in detail, without credentials and content; if several match, list them')
-    .argument('<what>', 'tag, URL or Idempotency-Key of the upload, or the path or client of its creation')
+    .argument('<what>', 'tag, URL or Idempotency-Key of the upload, path of its creation, or address of its client')
     .option('--json', 'print JSON')
     .action((what: string, options: { json?: boolean } & AdminFlags) => {
       return withClient(options, (client) => show(client, what, options));
@@ -106,15 +106,17 @@ interface ListOptions {
   readonly quiet?: boolean;
 }
 
+/** One page of the list, as the admin listener sends it. */
 interface Page {
   readonly uploads: readonly ListedUpload[];
+  /** Uploads whose record or bytes cannot be read. */
   readonly setAside?: readonly SetAsideUpload[];
   /** Uploads in the spool without a record: the store was lost, or records are missing. */
   readonly unknownUploads?: { readonly problem: string };
   readonly next?: string;
 }
 
-/** Most uploads that one request can list. */
+/** The largest number of uploads that one request can list. */
 const LARGEST_PAGE = 1000;
 
 async function list(client: AdminClient, { phase, limit, json = false, quiet = false }: ListOptions): Promise<void> {
@@ -138,18 +140,19 @@ async function list(client: AdminClient, { phase, limit, json = false, quiet = f
   else print(uploads.length === 0 ? 'no uploads\n' : escapeControl(uploadTable(uploads, Date.now())));
   if (!json && !quiet && setAside.length > 0) print(escapeControl(`\n${setAsideTable(setAside)}`));
   if (!json && !quiet && unknownUploads) print(escapeControl(`\nWarning: ${unknownUploads.problem}.\n`));
-  if (next !== undefined) process.stderr.write(`There are more; --limit ${limit * 10} shows up to that many.\n`);
+  if (next !== undefined)
+    process.stderr.write(`There are more uploads; --limit ${limit * 10} lists up to ${limit * 10} of them.\n`);
 }
 
 /** Prints the matching upload, or the list if several match. */
 async function show(client: AdminClient, reference: string, { json = false }: { json?: boolean }): Promise<void> {
   const { tag, find } = parseUploadReference(reference);
-  const notFound = tag === undefined ? undefined : await showTagged(client, tag, json);
-  if (tag !== undefined && notFound === undefined) return;
+  const tagRefusal = tag === undefined ? undefined : await showTagged(client, tag, json);
+  if (tag !== undefined && tagRefusal === undefined) return;
   const query = new URLSearchParams({ find, limit: String(LARGEST_PAGE) }).toString();
   const page = (await client.request('GET', `/uploads?${query}`, isPage)) as Page;
   const [first, ...more] = page.uploads;
-  if (!first) throw notFound ?? new AdminRefused(notFoundMessage(reference), 404);
+  if (!first) throw tagRefusal ?? new AdminRefused(notFoundMessage(reference), 404);
   if (more.length === 0) {
     const refusal = await showTagged(client, first.tag, json);
     if (refusal) throw refusal;
@@ -163,7 +166,7 @@ const notFoundMessage = (reference: string): string =>
   `No upload matches ${JSON.stringify(reference)} by its tag or URL, the path of its creation, its Idempotency-Key or the address ` +
   'of its client. Uploads that ended and were removed are only in the log.';
 
-/** Prints the upload with this tag. Returns the refusal if there is none. */
+/** Prints the upload with this tag. Returns the refusal if no upload has this tag. */
 async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {
   let upload: ShownUpload | SetAsideUpload;
   try {
@@ -177,7 +180,7 @@ async function showTagged(client: AdminClient, tag: string, json: boolean): Prom
   return undefined;
 }
 
-/** Applies an action to every upload; a refusal of one does not stop the others. */
+/** Applies `act` to the path of every upload and prints `done` after each. A refusal of one does not stop the others. */
 async function forEachTag(
   tags: readonly string[],
   done: string,
@@ -211,7 +214,7 @@ function print(text: string): void {
   process.stdout.write(text);
 }
 
-/** Replaces control characters: targets and problems come from outside and must not control the terminal. */
+/** Replaces control characters, because targets and problems contain text of clients, which must not control the terminal. */
 function escapeControl(text: string): string {
   return text.replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '?');
 }

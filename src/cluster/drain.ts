@@ -65,8 +65,8 @@ export interface NoMigratorOptions {
 
 const NOTHING_TO_MOVE: MigrationProgress = { moved: 0, bytes: 0, left: 0, isDone: true };
 const SHARED_SPOOL =
-  'there is nothing to move: the bytes are in the shared directory (spool.shared), where the other nodes go on with them';
-const NO_CLUSTER = 'no other node can take them: cluster is not set';
+  'there is nothing to move: the bytes are in the shared directory (spool.shared), where the other nodes continue them';
+const NO_CLUSTER = 'no other node can take the uploads, because `cluster` is not set';
 
 /** The migrator of a node that cannot move its uploads, or does not need to; it only reports the reason. */
 export class NoMigrator {

@@ -20,7 +20,7 @@ export interface LostNodesOptions {
   readonly ownerTimeoutMs: number;
   /** Wall-clock time in milliseconds. */
   readonly clock: () => number;
-  /** Milliseconds on a clock that is never set; the one of this process by default. */
+  /** Monotonic clock in milliseconds; that of this process by default. */
   readonly monotonic?: () => number;
   readonly metrics: Metrics;
   readonly log: Log;
@@ -39,7 +39,7 @@ const MAX_MISSED_INTERVALS = 3;
  * which the store is unavailable does not count, because every node is silent then.
  */
 export class LostNodes {
-  private readonly everyMs: number;
+  private readonly intervalMs: number;
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
   /** Times of the first and the last check in a series without a gap. */
@@ -51,11 +51,11 @@ export class LostNodes {
   private silentNames: ReadonlySet<string> = new Set();
 
   constructor(private readonly options: LostNodesOptions) {
-    this.everyMs = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, options.ownerTimeoutMs / 4));
+    this.intervalMs = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, options.ownerTimeoutMs / 4));
   }
 
   start(): void {
-    this.timer = setInterval(() => this.begin(), this.everyMs).unref();
+    this.timer = setInterval(() => this.begin(), this.intervalMs).unref();
   }
 
   async stop(): Promise<void> {
@@ -63,7 +63,7 @@ export class LostNodes {
     await this.running;
   }
 
-  /** Checks once which nodes are silent, and forgets the lost ones. Rejects with a `Fault`. */
+  /** Checks once which nodes are silent, and ends the uploads of lost ones. Rejects with a `Fault`. */
   async check(): Promise<void> {
     const { self, ownerTimeoutMs, mayCheckLostNodes } = this.options;
     const silentBefore = this.silentNames;
@@ -73,7 +73,7 @@ export class LostNodes {
     this.silentNames = new Set(silent.map(({ name }) => name));
     const lost = silent.filter(({ name }) => silentBefore.has(name));
     if (lost.length === 0 || this.watchedMs < ownerTimeoutMs || !(await mayCheckLostNodes())) return;
-    for (const node of lost) await this.forgetNode(node);
+    for (const node of lost) await this.forget(node);
   }
 
   private get watchedMs(): number {
@@ -86,7 +86,7 @@ export class LostNodes {
     this.series = undefined;
     const all = await nodes.all();
     const now = monotonic();
-    const continues = series !== undefined && now - series.last <= MAX_MISSED_INTERVALS * this.everyMs;
+    const continues = series !== undefined && now - series.last <= MAX_MISSED_INTERVALS * this.intervalMs;
     this.series = { since: continues ? series.since : now, last: now };
     return all;
   }
@@ -104,7 +104,7 @@ export class LostNodes {
       .finally(() => (this.running = undefined));
   }
 
-  private async forgetNode({ name, silentMs }: NodeState): Promise<void> {
+  private async forget({ name, silentMs }: NodeState): Promise<void> {
     const { self: successor, storeOf, nodes, leases, metrics, log, clock } = this.options;
     const store = storeOf(name);
     const isStillLost = async (): Promise<boolean> => {
@@ -112,7 +112,7 @@ export class LostNodes {
       return node !== undefined && this.isSilentTooLong(node);
     };
     try {
-      const uploads = await forgetNode({ node: name, isStillLost, store, leases, successor, metrics, log, clock });
+      const uploads = await endLostUploads({ node: name, isStillLost, store, leases, successor, metrics, log, clock });
       if (!(await isStillLost())) return;
       await nodes.forget(name);
       log.error(
@@ -125,7 +125,7 @@ export class LostNodes {
   }
 }
 
-export interface ForgetNodeDeps extends EndObserver {
+export interface LostNodeDeps extends EndObserver {
   /** The lost node. */
   readonly node: string;
   /** Called before each upload, because the node may return at any moment with all its bytes. */
@@ -139,15 +139,14 @@ export interface ForgetNodeDeps extends EndObserver {
 
 const NODE_LOST = 'the node that had its bytes is lost';
 
-/** Later than the expiry of every upload. */
+/** Later than the expiry of every upload, so that `expired` lists all of them. */
 const AFTER_ALL_EXPIRY = Number.MAX_SAFE_INTEGER;
 
 /**
- * Ends the uploads of a lost node, or moves them to the successor if their answer is in the record; returns the number
- * of ended ones. Can be repeated. Rejects with a `Fault` if an upload changed meanwhile or, after all others, if one
- * could not be ended.
+ * Ends the uploads of a lost node, and moves those whose answer is in the record to the successor. Returns how many have
+ * ended. Rejects with a `Fault` if an upload changed meanwhile or could not be ended; the caller then tries again.
  */
-export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
+export async function endLostUploads(deps: LostNodeDeps): Promise<number> {
   const seenIds = new Set<string>();
   let ended = 0;
   let failure: Fault | undefined;
@@ -155,7 +154,7 @@ export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
     for (const id of ids) {
       if (!(await deps.isStillLost())) return ended;
       try {
-        if (await forgetUpload(id, deps)) ended += 1;
+        if (await endLostUpload(id, deps)) ended += 1;
       } catch (fault) {
         if (!(fault instanceof Fault) || isStoreUnavailable(fault)) throw fault;
         failure ??= fault;
@@ -165,13 +164,13 @@ export async function forgetNode(deps: ForgetNodeDeps): Promise<number> {
   return ended;
 }
 
-async function nextUploads({ store }: ForgetNodeDeps, seenIds: Set<string>): Promise<string[]> {
+async function nextUploads({ store }: LostNodeDeps, seenIds: Set<string>): Promise<string[]> {
   const ids = (await store.expired(AFTER_ALL_EXPIRY)).filter((id) => !seenIds.has(id));
   for (const id of ids) seenIds.add(id);
   return ids;
 }
 
-async function forgetUpload(id: string, deps: ForgetNodeDeps): Promise<boolean> {
+async function endLostUpload(id: string, deps: LostNodeDeps): Promise<boolean> {
   const { node, store, leases, successor } = deps;
   const lease = await leases.take(id, 'to-end');
   try {

@@ -77,24 +77,24 @@ export class Migrator {
   async stop(): Promise<void> {
     this.stopping.abort(new Error('the process is stopping'));
     await this.running;
-    await Promise.all([...this.migrations].map(([id, move]) => this.undo(id, move, AbortSignal.timeout(1000))));
+    await Promise.all([...this.migrations].map(([id, each]) => this.undo(id, each, AbortSignal.timeout(1000))));
     this.options.files.close();
   }
 
   private async run(): Promise<void> {
     const { signal } = this.stopping;
     // Two empty rounds are needed: an upload may have been about to begin during the first.
-    for (let empty = 0; empty < 2;) {
+    for (let emptyRounds = 0; emptyRounds < 2;) {
       const before = this.moved;
-      empty = (await this.round()) ? empty + 1 : 0;
+      emptyRounds = (await this.runRound()) ? emptyRounds + 1 : 0;
       if (this.moved === before) await sleep(this.options.pauseMs ?? PAUSE_MS, undefined, { signal });
     }
     this.isDone = true;
     this.options.log.info({ moved: this.moved, bytes: this.bytes }, 'this node has no uploads left');
   }
 
-  /** Whether no upload was left and no problem was seen. */
-  private async round(): Promise<boolean> {
+  /** Moves what can be moved now. Returns true if no upload was left and no problem was seen. */
+  private async runRound(): Promise<boolean> {
     this.roundProblem = undefined;
     try {
       const uploads = await ownUploads(this.options.store, this.options.self);
@@ -114,13 +114,13 @@ export class Migrator {
 
   private async moveAll(ids: readonly string[], targets: readonly NodeState[]): Promise<void> {
     const queue = [...ids];
-    const worker = async (): Promise<void> => {
+    const moveFromQueue = async (): Promise<void> => {
       for (let id = queue.shift(); id !== undefined; id = queue.shift()) {
         this.stopping.signal.throwIfAborted();
         await this.moveOne(id, targets);
       }
     };
-    await Promise.all(Array.from({ length: CONCURRENT_MIGRATIONS }, worker));
+    await Promise.all(Array.from({ length: CONCURRENT_MIGRATIONS }, moveFromQueue));
   }
 
   private async moveOne(id: string, targets: readonly NodeState[]): Promise<void> {
@@ -142,7 +142,7 @@ export class Migrator {
     }
   }
 
-  /** Targets take turns, so that no node gets all uploads. */
+  /** Starts the migration of an upload. The targets take turns, so that no node gets all uploads. */
   private begin(id: string, targets: readonly NodeState[]): Migration {
     const target = targets[this.nextTarget++ % targets.length]!;
     const migration = new Migration(id, target, this.options);
@@ -170,7 +170,7 @@ export class Migrator {
     } catch (error) {
       // The next round may choose another node; this one keeps the files until the upload ends.
       this.migrations.delete(id);
-      this.options.log.warn({ upload: uploadTag(id), err: error }, 'files at another node could not be removed');
+      this.options.log.warn({ upload: uploadTag(id), err: error }, 'copies on another node could not be removed');
     }
   }
 
@@ -182,8 +182,8 @@ export class Migrator {
   }
 
   /**
-   * The creation of a new upload takes the first lease without checking whether the upload has moved. A creation time
-   * far in the future comes from a clock that was later set back, so such an upload is not new.
+   * Whether an upload is too new to be moved: its creation takes the first lease without checking whether it has moved.
+   * A creation time far in the future comes from a clock that was later set back, so that upload is not new.
    */
   private isNew({ phase, createdAt }: Upload): boolean {
     const { clock, minAgeMs = MIN_AGE_MS } = this.options;

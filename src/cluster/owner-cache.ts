@@ -1,12 +1,12 @@
 import type { OwnerDirectory } from '../proxy/peer-relay.js';
 import type { Nodes, NodeState } from '../store/nodes.js';
 
-/** Saves a busy upload one lookup per request, and is short enough to notice a move soon. */
+/** Long enough to save the lookup for most requests to a busy upload, and short enough to notice a new address soon. */
 const MAX_AGE_MS = 1_000;
 
-/** Finds the node that owns an upload; remembers each result for one second. */
+/** Finds the state of a node that owns uploads, by its name, and remembers it for one second. */
 export class OwnerCache implements OwnerDirectory {
-  private readonly known = new Map<
+  private readonly cache = new Map<
     string,
     { readonly until: number; readonly owner: Promise<NodeState | undefined> }
   >();
@@ -18,12 +18,12 @@ export class OwnerCache implements OwnerDirectory {
   ) {}
 
   find(node: string): Promise<NodeState | undefined> {
-    const known = this.known.get(node);
-    if (known && known.until > this.monotonic()) return known.owner;
+    const cached = this.cache.get(node);
+    if (cached && cached.until > this.monotonic()) return cached.owner;
     const owner = this.nodes.find(node);
-    this.known.set(node, { until: this.monotonic() + this.maxAgeMs, owner });
+    this.cache.set(node, { until: this.monotonic() + this.maxAgeMs, owner });
     // A failed lookup is not remembered.
-    owner.catch(() => this.known.delete(node));
+    owner.catch(() => this.cache.delete(node));
     return owner;
   }
 }

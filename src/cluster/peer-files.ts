@@ -21,7 +21,7 @@ export interface PeerFilesOptions {
   readonly self: string;
   readonly store: Pick<UploadStore, 'get'>;
   readonly spool: Spool;
-  /** A node that empties its own disk accepts no files. */
+  /** Whether this node is leaving the cluster; it then accepts no files. */
   readonly isLeaving: () => boolean;
   readonly log: Log;
 }
@@ -29,19 +29,19 @@ export interface PeerFilesOptions {
 /** A connection on which nothing arrives for this long is given up. */
 const IDLE_MS = 30_000;
 
-/** Small enough to sync quickly: syncing all of a large file at its end would make the sender give up waiting. */
+/** Bytes between two syncs. A single sync at the end of a large file could take longer than the sender waits. */
 const SYNC_BYTES = 16 * 1024 * 1024;
 
-/** The statuses with which nodes respond to each other. */
+// The statuses with which nodes respond to each other.
 const DONE = 204;
-const UNKNOWN = 404;
-const NO_SUCH_METHOD = 405;
-/** Something is in the way: an existing file, an upload that belongs to this node, or missing files. */
+const NOT_FOUND = 404;
+const METHOD_NOT_ALLOWED = 405;
+/** The file exists, files are missing or incomplete, or the upload belongs to this node. */
 const CONFLICT = 409;
-/** The body differs from what was sent. */
+/** The body does not match its checksum. */
 const DAMAGED = 422;
-const NO_ROOM = 507;
-const NOT_NOW = 503;
+const STORAGE_FULL = 507;
+const UNAVAILABLE = 503;
 
 /**
  * Receives the files of uploads that another node moves here. Refuses files of uploads that already belong to this
@@ -63,11 +63,11 @@ export class PeerFiles {
 
   private async dispatch(exchange: Exchange): Promise<number> {
     const { method = '', url = '' } = exchange.req;
-    const path = readPeerPath(url);
-    if (!path) return UNKNOWN;
+    const path = parsePeerPath(url);
+    if (!path) return NOT_FOUND;
     try {
       const upload = await this.options.store.get(path.id);
-      if (!upload && method !== 'DELETE') return UNKNOWN;
+      if (!upload && method !== 'DELETE') return NOT_FOUND;
       if (upload?.node === this.options.self) return CONFLICT;
       return await this.perform(method, path, exchange);
     } catch (fault) {
@@ -86,12 +86,12 @@ export class PeerFiles {
       await this.options.spool.remove(id);
       return DONE;
     }
-    if (method !== 'PUT') return NO_SUCH_METHOD;
-    if (this.options.isLeaving()) return NOT_NOW;
+    if (method !== 'PUT') return METHOD_NOT_ALLOWED;
+    if (this.options.isLeaving()) return UNAVAILABLE;
     return name === undefined ? this.confirm(id, exchange) : this.receiveFile(id, name, exchange);
   }
 
-  /** Receives one file; it is kept only when it is complete and matches the checksums of its source. */
+  /** Receives one file, and keeps it only if it is complete and matches the checksums of the sender. */
   private async receiveFile(id: string, name: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const size = Number(req.headers['content-length']);
@@ -118,7 +118,7 @@ export class PeerFiles {
     return isComplete ? DONE : CONFLICT;
   }
 
-  /** Confirms that every file of an upload is here and durable, and keeps the offset that its clients were shown. */
+  /** Confirms that this node has every file of an upload, and records the offset that its clients were shown. */
   private async confirm(id: string, { req }: Exchange): Promise<number> {
     const { spool } = this.options;
     const body = await readBuffer(req);
@@ -129,19 +129,16 @@ export class PeerFiles {
     return DONE;
   }
 
-  /** The sender tries again, because the bytes were right when it read them. */
+  /** Refuses a body that was damaged in transit. The sender tries again, because it checked the bytes before it sent them. */
   private refuseDamaged(id: string): number {
-    this.options.log.warn(
-      { upload: uploadTag(id) },
-      'a file from another node was damaged on its way, and is not kept',
-    );
+    this.options.log.warn({ upload: uploadTag(id) }, 'data from another node was damaged in transit and was not kept');
     return DAMAGED;
   }
 }
 
 function faultStatus({ code }: Fault): number {
-  if (code === 'STORAGE_FULL') return NO_ROOM;
-  return code === 'CHUNK_EXISTS' ? CONFLICT : NOT_NOW;
+  if (code === 'STORAGE_FULL') return STORAGE_FULL;
+  return code === 'CHUNK_EXISTS' ? CONFLICT : UNAVAILABLE;
 }
 
 /** A file of an upload, or all of its files when there is no name. */
@@ -153,20 +150,20 @@ export interface PeerPath {
 /** The files that must be present before an upload may change its node. */
 export interface FileList {
   readonly files: readonly { readonly name: string; readonly size: number }[];
-  /** The offset that clients may have been shown, plus one for a complete upload; 0 when none was noted. */
+  /** The acknowledged offset, plus one for a complete upload; 0 if none was recorded. */
   readonly promised: number;
 }
 
 const PATH = /^\/\.peer\/([A-Za-z0-9_-]{20,64})(?:\/([A-Za-z0-9_-][A-Za-z0-9._-]{0,127}))?$/;
 
-/** Undefined if the target is not a path of peer files. */
-function readPeerPath(target: string): PeerPath | undefined {
+/** Parses the request target; undefined if it is not a path of peer files. */
+function parsePeerPath(target: string): PeerPath | undefined {
   const [, id, name] = PATH.exec(target) ?? [];
   return id === undefined ? undefined : { id, ...(name === undefined ? {} : { name }) };
 }
 
 /** The request target of a file, or of all files of an upload. */
-export function writePeerPath({ id, name }: PeerPath): string {
+export function formatPeerPath({ id, name }: PeerPath): string {
   return name === undefined ? `/.peer/${id}` : `/.peer/${id}/${name}`;
 }
 
@@ -183,7 +180,7 @@ export interface PeerFilesClientOptions {
   readonly connectTimeoutMs?: number;
 }
 
-/** The other node did not accept a request; another try, or another node, may. */
+/** The other node did not accept a request. Another attempt, or another node, may succeed. */
 export class FileRefused extends Error {}
 
 interface PeerRequest {
@@ -233,7 +230,7 @@ export class PeerFilesClient {
     { method, path, size, body, digest }: PeerRequest,
     signal: AbortSignal,
   ): Promise<void> {
-    const target = writePeerPath(path);
+    const target = formatPeerPath(path);
     const lines = [
       ['Host', new URL(url).host],
       ['Content-Length', `${size}`],
@@ -264,8 +261,8 @@ export class PeerFilesClient {
 /** Returns the status of the response. Rejects with `FileRefused`, or with the `Fault` of the body. */
 async function sendBody(body: Readable, request: ClientRequest): Promise<number> {
   const pendingStatus = responseStatus(request);
-  // An error of the body takes precedence, since it may come from our own disk. After a refusal the rest of the body is
-  // useless, and Node no longer reports when the connection would take it.
+  // After a refusal the rest of the body is not needed. Node emits no `drain` after a response, so without `destroy` the
+  // pipeline would wait forever.
   pendingStatus.then(
     (status) => status === DONE || request.destroy(),
     () => undefined,
@@ -274,6 +271,7 @@ async function sendBody(body: Readable, request: ClientRequest): Promise<number>
     await pipeline(body, request);
     return await pendingStatus;
   } catch (error) {
+    // A `Fault` comes from reading our own disk; another node could not do better.
     if (error instanceof Fault) throw error;
     // A response may say why the connection has ended.
     const status = await pendingStatus.catch(() => undefined);
@@ -288,7 +286,7 @@ async function responseStatus(request: ClientRequest): Promise<number> {
 }
 
 function statusMessage(status: number): string {
-  return status === DAMAGED ? 'a byte changed on its way there' : `it answered ${status}`;
+  return status === DAMAGED ? 'the data was damaged in transit' : `it answered ${status}`;
 }
 
 function errorMessage(error: unknown): string {

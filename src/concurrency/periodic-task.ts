@@ -1,4 +1,4 @@
-/** Runs a task at an interval, never twice at the same time. A task that rejects ends the process: it handles its failures. */
+/** Runs a task at an interval, never twice at the same time. The task must not reject: a rejection ends the process. */
 export class PeriodicTask {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;

@@ -20,7 +20,7 @@ export class Semaphore {
   }
 }
 
-/** Runs the steps of one key one after the other, those of different keys concurrently. Idle keys use no memory. */
+/** Runs steps with the same key one after the other, and steps with different keys concurrently. Idle keys use no memory. */
 export class KeyedQueue {
   private readonly lastSteps = new Map<string, Promise<void>>();
 

@@ -11,15 +11,15 @@ export class Notifier {
   next(signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const wake = (): void => {
-        signal?.removeEventListener('abort', aborted);
+        signal?.removeEventListener('abort', onAbort);
         resolve();
       };
-      const aborted = (): void => {
+      const onAbort = (): void => {
         this.waiters.delete(wake);
         reject(signal?.reason as Error);
       };
-      if (signal?.aborted) return aborted();
-      signal?.addEventListener('abort', aborted, { once: true });
+      if (signal?.aborted) return onAbort();
+      signal?.addEventListener('abort', onAbort, { once: true });
       this.waiters.add(wake);
     });
   }
@@ -28,11 +28,11 @@ export class Notifier {
 /** Rejects if the promise has not settled after `timeoutMs`; its later result is ignored. */
 export async function withTimeout<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
+  const timeout = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error('not answered in time')), timeoutMs);
   });
   try {
-    return await Promise.race([promise, late]);
+    return await Promise.race([promise, timeout]);
   } finally {
     clearTimeout(timer);
   }

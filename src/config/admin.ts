@@ -10,6 +10,7 @@ const DEFAULT_ADMIN = '127.0.0.1:9090';
 /** The groups of paths that `admin.open` can exempt from the token. `health`: `/healthz` and `/readyz`. */
 const OPEN_PAGES = ['health', 'metrics'] as const;
 
+/** The configuration of the admin listener. */
 export interface AdminConfig {
   readonly address: Address;
   /** Required for every request that is not `open`; undefined: no token is required. */
@@ -25,7 +26,7 @@ export interface AdminConfig {
   readonly mode?: number;
 }
 
-const group = z.strictObject({
+const adminGroup = z.strictObject({
   address: addressOrOff().prefault(DEFAULT_ADMIN).describe('Address of the admin listener; `false` for none.'),
   token_file: pathOrNull()
     .prefault(null)
@@ -57,8 +58,9 @@ const group = z.strictObject({
     .describe('Permissions of a Unix socket, as for `chmod`. Default `0600`: only its user may connect.'),
 });
 
+/** `admin`: an address, a group, or `false`. */
 export const admin = z
-  .union([addressOrOff(), group])
+  .union([addressOrOff(), adminGroup])
   .prefault(DEFAULT_ADMIN)
   .describe(
     'Health checks, metrics and upload administration, on a separate listener. An address, a group as ' +
@@ -90,16 +92,16 @@ export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
   const exposed = `${formatAddress(address)} can be reached from other machines, where anyone could cancel uploads; ${HOW_TO_PROTECT}`;
   const token = resolveSecret(null, file) ?? '';
   const unsendable = `${file} contains characters that a header field cannot carry; use visible ASCII characters only`;
-  const found = [
+  const issues = [
     ...secretFileErrors('token', null, file, { min: MIN_SECRET_LENGTH }),
     ...(/[^!-~]/.test(token) ? [{ path: ['token_file'], problem: unsendable }] : []),
     ...(file === null && !insecure && !isPrivate(address) ? [{ path: ['address'], problem: exposed }] : []),
     ...(mode !== undefined && address.kind === 'tcp' ? [{ path: ['mode'], problem: MODE_NEEDS_UNIX_SOCKET }] : []),
   ];
-  return found.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
+  return issues.map(({ path, problem }) => ({ path: ['admin', ...path], problem }));
 }
 
-/** Finds settings that are valid but probably not intended. */
+/** Finds settings in `admin` that are valid but probably not intended. */
 export function adminWarnings(settings: AdminSettings): SettingIssue[] {
   const { address, token_file: file, insecure } = toGroup(settings);
   if (address === false) return [];
@@ -116,10 +118,11 @@ const INSECURE_IS_NEEDLESS =
 const HOW_TO_PROTECT =
   'set `token_file`, use a loopback address or a Unix socket, or set `insecure: true` if its network is private';
 
+/** The problem of `mode` on a TCP listener. */
 export const MODE_NEEDS_UNIX_SOCKET =
-  'applies to Unix sockets only; anyone who can reach the address can connect to a port';
+  'applies to Unix sockets only: a TCP port has no permissions, so anyone who can reach it can connect';
 
-/** Whether no other machine can reach the address. A name may resolve to anything. */
+/** Whether no other machine can reach the address. A name may resolve to any address, so it counts as reachable. */
 function isPrivate(address: Address): boolean {
   if (address.kind === 'unix' || address.host.toLowerCase() === 'localhost') return true;
   return isLoopbackAddress(address.host);
@@ -130,7 +133,7 @@ export function isLoopbackAddress(host: string): boolean {
   return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback';
 }
 
-function toGroup(settings: AdminSettings): z.output<typeof group> {
+function toGroup(settings: AdminSettings): z.output<typeof adminGroup> {
   const isGroup = settings !== false && 'address' in settings;
-  return isGroup ? settings : { ...group.parse({}), address: settings };
+  return isGroup ? settings : { ...adminGroup.parse({}), address: settings };
 }

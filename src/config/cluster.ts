@@ -10,7 +10,7 @@ export interface ClusterConfig {
   /** URL at which the other nodes reach this one: `http://HOST:PORT`, without a trailing slash. */
   readonly advertise: string;
   readonly secret: string;
-  /** Absolute paths of PEM files; both sides show a certificate of `ca`. */
+  /** Absolute paths of PEM files; both sides present a certificate that `ca` has signed. */
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca: string };
   /** A node that is silent for this long counts as lost, with its uploads. */
   readonly ownerTimeoutMs: number;
@@ -64,10 +64,10 @@ function embeddedStoreErrors({
 }: Pick<Settings, 'spool' | 'cluster' | 'workers'>): SettingIssue[] {
   const type: SettingPath = ['store', 'type'];
   const instead = 'set "store: { type: redis, url: … }", or remove it';
-  const because = 'cannot be used with the embedded store, which supports';
+  const oneNodeOnly = `cannot be used with the embedded store, which supports one node only; ${instead}`;
   const rules: [SettingPath, boolean, string][] = [
-    [['spool', 'shared'], spool.shared, `${because} one node only; ${instead}`],
-    [['cluster'], cluster !== null, `${because} one node only; ${instead}`],
+    [['spool', 'shared'], spool.shared, oneNodeOnly],
+    [['cluster'], cluster !== null, oneNodeOnly],
     [
       ['workers'],
       workers !== 1,

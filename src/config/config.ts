@@ -6,7 +6,7 @@ import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './
 import type { SettingIssue, SettingPath } from './errors.js';
 import {
   DEFAULT_ROUTE,
-  defaultRoute,
+  toDefaultRoute,
   withoutNulls,
   type RouteConfig,
   routeCrossChecks,
@@ -18,7 +18,7 @@ import { tlsFileErrors } from './secrets.js';
 import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
 import { type Address, formatAddress, listOf } from './values.js';
 
-/** The complete, validated configuration. Numbers carry their unit in their name. */
+/** The complete, validated configuration. */
 export interface Config {
   readonly listeners: readonly ListenerConfig[];
   /** Undefined: no admin listener. */
@@ -69,7 +69,7 @@ interface SpoolConfig {
   readonly sync: 'always' | 'group' | 'none';
 }
 
-/** Bytes per second; undefined: no limit. */
+/** `request` and `response` are in bytes per second; undefined: no limit. */
 interface MinRateConfig {
   readonly request?: number;
   readonly response?: number;
@@ -122,8 +122,8 @@ export function toConfig(settings: Settings): Config {
   const admin = toAdmin(settings.admin);
   const cluster = toCluster(settings.cluster);
   const routes = (settings.routes ?? []).map((route) => toRoute(route, settings));
-  const fallback = defaultRoute(settings);
-  const reservedNames = namesReservedBy([fallback, ...routes.map(({ route }) => route)]);
+  const defaultRoute = toDefaultRoute(settings);
+  const reservedNames = namesReservedBy([defaultRoute, ...routes.map(({ route }) => route)]);
   const withReserved = (route: Route): Route => (reservedNames ? { ...route, reservedNames } : route);
   return {
     listeners: listOf(settings.listen).map(toListener),
@@ -161,7 +161,7 @@ export function toConfig(settings: Settings): Config {
     },
     stop: { graceMs: settings.stop.grace },
     log: settings.log,
-    defaultRoute: withReserved(fallback),
+    defaultRoute: withReserved(defaultRoute),
     routes: routes.map((route) => ({ ...route, route: withReserved(route.route) })),
   };
 }
@@ -182,7 +182,7 @@ function toConnections({ total, per_address }: Settings['limits']['connections']
   return withoutNulls({ total, perAddress: per_address });
 }
 
-/** Finds errors that the schema cannot see. Reads the files that the settings name, and changes nothing. */
+/** Finds errors that involve several settings or this machine. Reads the files that the settings name, and changes nothing. */
 export function crossChecks(config: Config, settings: Settings): SettingIssue[] {
   return [
     ...duplicateAddresses(config),
@@ -201,7 +201,7 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
 }
 
 /** Every address that this configuration listens on, with the path of its setting. */
-function ownListeners({
+function allListeners({
   listeners,
   admin,
   cluster,
@@ -214,7 +214,7 @@ function ownListeners({
 }
 
 function duplicateAddresses(config: Config): SettingIssue[] {
-  const listeners = ownListeners(config);
+  const listeners = allListeners(config);
   return listeners.flatMap(({ address, path }, index) => {
     const other = listeners.slice(0, index).find((earlier) => collide(earlier.address, address));
     if (!other) return [];
@@ -238,7 +238,7 @@ const SEPARATE_LISTENER: Readonly<Record<string, string>> = {
 const MAX_SOCKET_PATH_BYTES = 107;
 
 function socketErrors(config: Config): SettingIssue[] {
-  const tooLong = ownListeners(config).filter(
+  const tooLong = allListeners(config).filter(
     ({ address }) => address.kind === 'unix' && Buffer.byteLength(address.path) > MAX_SOCKET_PATH_BYTES,
   );
   const modeWithoutSocket = config.listeners.flatMap(({ address, mode }, index) =>
@@ -269,13 +269,16 @@ function collide(a: Address, b: Address): boolean {
  */
 function loopingUrls(config: Config): SettingIssue[] {
   const { defaultRoute, routes } = config;
-  const listeners = ownListeners(config);
-  const common = outgoingUrls(defaultRoute);
+  const listeners = allListeners(config);
+  const defaultUrls = outgoingUrls(defaultRoute);
   const routeUrls = routes.flatMap(({ route }, index) =>
     outgoingUrls(route).map(({ path, url }) => ({ path: ['routes', index, ...path], url })),
   );
   // An inherited URL is reported once, at its own setting.
-  const urls = [...common, ...routeUrls.filter(({ url }) => !common.some((inherited) => inherited.url === url))];
+  const urls = [
+    ...defaultUrls,
+    ...routeUrls.filter(({ url }) => !defaultUrls.some((inherited) => inherited.url === url)),
+  ];
   return urls.flatMap(({ path, url }) => {
     const listener = listeners.find(({ address }) => reachesListener(new URL(url), address));
     if (!listener) return [];
@@ -302,16 +305,14 @@ function reachesListener({ hostname, port, protocol }: URL, address: Address): b
   const listenHost = normalizedHost(address.host);
   if (address.port !== Number(port || (protocol === 'https:' ? 443 : 80))) return false;
   const isWildcard = listenHost === '0.0.0.0' || listenHost === '::';
-  return isWildcard
-    ? isThisMachine(host)
-    : addressesOf(host).some((address) => addressesOf(listenHost).includes(address));
+  return isWildcard ? isThisMachine(host) : addressesOf(host).some((known) => addressesOf(listenHost).includes(known));
 }
 
 /** A host without brackets and trailing dot, spelled as the URL parser does; an IPv4-mapped IPv6 address becomes IPv4. */
 function normalizedHost(host: string): string {
-  const written = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
-  const spelled = URL.canParse(`http://${written}`) ? new URL(`http://${written}`).hostname : written;
-  const bare = spelled
+  const bracketed = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
+  const parsedHost = URL.canParse(`http://${bracketed}`) ? new URL(`http://${bracketed}`).hostname : bracketed;
+  const bare = parsedHost
     .replace(/^\[|\]$/g, '')
     .replace(/\.$/, '')
     .toLowerCase();
@@ -332,9 +333,11 @@ function isLoopback(host: string): boolean {
   return host === 'localhost' || host.endsWith('.localhost') || isLoopbackAddress(host);
 }
 
-/** Whether a host is this machine; as targets, 0.0.0.0 and :: count too. */
+/** Whether a host is this machine. A connection to 0.0.0.0 or :: reaches it too. */
 function isThisMachine(host: string): boolean {
-  const addresses = Object.values(networkInterfaces()).flatMap((some) => some?.map(({ address }) => address) ?? []);
+  const addresses = Object.values(networkInterfaces()).flatMap(
+    (interfaceAddresses) => interfaceAddresses?.map(({ address }) => address) ?? [],
+  );
   const isOwnName = host === systemHostname().toLowerCase();
   return isLoopback(host) || host === '0.0.0.0' || host === '::' || isOwnName || addresses.includes(host);
 }

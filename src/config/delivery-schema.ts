@@ -17,7 +17,7 @@ import {
   withDefaults,
 } from './values.js';
 
-/** Placeholders in `delivery.target`, for parts of the creation. */
+/** Placeholders in `delivery.target`, which stand for parts of the request that creates the upload. */
 const PLACEHOLDERS: readonly string[] = ['target', 'path', 'query', 'filename'];
 /** Visible ASCII of a path and query; braces only around a placeholder. */
 const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[a-z]+\})*$/;
@@ -45,7 +45,7 @@ const FIELD_NAME = {
 };
 
 const multipart = z.strictObject({
-  type: oneOf(['multipart'], 'multipart; for the bytes as they are write "framing: raw"')
+  type: oneOf(['multipart'], 'multipart; to send the bytes as they are, write "framing: raw"')
     .prefault('multipart')
     .describe('The framing that the other settings here belong to.'),
   field: text(FIELD_NAME)
@@ -144,10 +144,10 @@ const retrySettings = {
 };
 
 /** The settings of `delivery` that are not groups, without defaults. */
-const plainSettings = {
+const ungroupedSettings = {
   mode: oneOf(['spool', 'eager']).describe(
     '`spool`: the origin gets the request once the upload is complete. `eager`: the request starts with the upload and ' +
-      'is fed as it grows, so that early refusals stop the client; if it is interrupted, the complete upload is delivered from the spool.',
+      'sends its bytes as they arrive, so that early refusals stop the client; if it is interrupted, the complete upload is delivered from the spool.',
   ),
   guarantee: oneOf(['by_method', 'at_most_once', 'at_least_once']).describe(
     'What happens when it is unknown whether the origin received a request. `at_most_once`: it is not sent again; the upload is ' +
@@ -214,8 +214,8 @@ const plainSettings = {
     .nullable()
     .describe(
       'Header fields with which clients authenticate: the origin gets those of the request that completes an upload instead of the ' +
-        'creation’s, and a parked upload (`park_on`) is delivered when a request brings one of them. A form token (`X-CSRF-Token`) ' +
-        'or an `X-Api-Key` may be one. `null`: `[Authorization, Cookie]`.',
+        'creation’s, and a parked upload (`park_on`) is delivered when a request contains one of them. A form token ' +
+        '(`X-CSRF-Token`) or an `X-Api-Key` can be listed too. `null`: `[Authorization, Cookie]`.',
     ),
   concurrency: integer({ min: 1, max: 100_000 }).describe(
     'Maximum number of concurrent requests to one origin; further ones wait.',
@@ -225,22 +225,28 @@ const plainSettings = {
 /** `delivery` of a route, which replaces single settings. */
 export const routeDelivery = z
   .strictObject({
-    ...plainSettings,
-    eager: z.strictObject(eagerSettings).partial().describe('Replaces single settings of the top `delivery.eager`.'),
+    ...ungroupedSettings,
+    eager: z
+      .strictObject(eagerSettings)
+      .partial()
+      .describe('Replaces single settings of the top-level `delivery.eager`.'),
     breaker: z
       .strictObject(breakerSettings)
       .partial()
-      .describe('Replaces single settings of the top `delivery.breaker`.'),
-    retry: z.strictObject(retrySettings).partial().describe('Replaces single settings of the top `delivery.retry`.'),
+      .describe('Replaces single settings of the top-level `delivery.breaker`.'),
+    retry: z
+      .strictObject(retrySettings)
+      .partial()
+      .describe('Replaces single settings of the top-level `delivery.retry`.'),
   })
   .partial()
   .optional()
-  .describe('Replaces single settings of the top `delivery`.');
+  .describe('Replaces single settings of the top-level `delivery`.');
 
-/** `delivery` at the top. */
+/** `delivery` at the top level. */
 export const delivery = z
   .strictObject({
-    ...withDefaults(plainSettings, {
+    ...withDefaults(ungroupedSettings, {
       mode: 'spool',
       guarantee: 'by_method',
       timeout: '5m',
@@ -350,7 +356,7 @@ const bindTo = z
       '`authorize.forward_auth` names. Others get 404, even with the URL of the upload. Empty: anyone who knows the URL may write.',
   );
 
-/** `authorize` and `bind_to` at the top. */
+/** `authorize` and `bind_to` at the top level. */
 export const access = {
   authorize: z
     .strictObject(
@@ -367,6 +373,6 @@ export const routeAccess = {
     .strictObject(authorizeSettings)
     .partial()
     .optional()
-    .describe('Replaces single settings of the top `authorize`.'),
+    .describe('Replaces single settings of the top-level `authorize`.'),
   bind_to: bindTo.optional(),
 };

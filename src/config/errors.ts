@@ -2,7 +2,7 @@ import type * as z from 'zod';
 
 type Issue = z.core.$ZodIssue;
 
-/** A config error whose place in the file is not known yet. */
+/** A config error whose position in the file is not known yet. */
 export interface UnlocatedError {
   readonly path: SettingPath;
   /** The key itself is wrong, not its value. */
@@ -75,7 +75,7 @@ function allowedValues(issue: Issue): string {
 /** Settings of older versions, by section and name. */
 const REPLACED_SETTINGS: Readonly<Record<string, string>> = {
   'delivery.idempotent':
-    'was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
+    'was replaced by `guarantee`: write `guarantee: at_least_once` for `idempotent: true`, and remove `idempotent: false`',
 };
 
 function describeUnknownKey(key: string, known: readonly string[]): string {
@@ -87,7 +87,7 @@ function describeUnknownKey(key: string, known: readonly string[]): string {
   return `unknown setting; ${hint}`;
 }
 
-/** Levenshtein distance; case, and `-` for `_`, cost nothing. */
+/** Levenshtein distance. Case is ignored, and `-` counts as `_`. */
 export function editDistance(first: string, second: string): number {
   const [a, b] = [first, second].map((word) => word.toLowerCase().replaceAll('-', '_')) as [string, string];
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
@@ -121,7 +121,7 @@ export function settingName(path: SettingPath): string {
   return path.map((step, index) => (typeof step === 'number' ? `[${step}]` : index === 0 ? step : `.${step}`)).join('');
 }
 
-/** The error as one line: place, setting, problem. */
+/** The error as one line: position, setting, problem. */
 export function describeError({ setting, source, line, column, problem }: ConfigError): string {
   const position = [source, line, column].filter((part) => part !== undefined).join(':');
   return [position, setting, problem].filter((part) => part !== undefined && part !== '').join(': ');
@@ -148,6 +148,7 @@ function withoutCredentials(text: string): string {
   return text.replace(/(:\/\/).*@/s, '$1***@').replace(/(:\/\/[^/@[]*:)(?!\d+(?:[/?#]|$)).*/s, '$1***');
 }
 
+/** The value of a setting; undefined if it is not set. */
 export function valueAt(settings: unknown, path: SettingPath): unknown {
   return path.reduce<unknown>(
     (value, step) =>

@@ -1,7 +1,7 @@
 import { DEFAULT_LISTEN } from './schema.js';
 import { isObject, listOf } from './values.js';
 
-/** A setting that can also be given by a flag and a variable. Flags win over variables, variables over the file. */
+/** A setting that has a flag and an environment variable. The flag overrides the variable, and both override the file. */
 export interface Override {
   /** Key of `flags`, as the command line's parser names it. */
   readonly key: string;
@@ -22,6 +22,7 @@ export interface Override {
   readonly implies?: { readonly setting: readonly string[]; readonly value: unknown };
 }
 
+/** All settings with a flag and a variable, in the order of `--help`. */
 export const OVERRIDES: readonly Override[] = [
   defineOverride('origin', '--origin <url>', 'origin', 'the API behind the proxy'),
   {
@@ -103,32 +104,32 @@ export function collectOverrides(
 /** Applies one override. Settings of an unexpected shape stay unchanged; the schema reports them. */
 export function applyOverride(settings: Record<string, unknown>, { setting, value, implies }: GivenSetting): void {
   if (implies) setAt(settings, implies.setting, implies.value);
-  const [first, star, ...rest] = setting;
-  if (first === 'listen' && star === '*') {
+  const [section, step, ...rest] = setting;
+  if (section === 'listen' && step === '*') {
     const listen = settings['listen'] ?? DEFAULT_LISTEN;
     const listeners: unknown = Array.isArray(listen) ? listen.map(asObject) : asObject(listen);
     settings['listen'] = listeners;
     for (const listener of listOf(listeners)) if (isObject(listener)) setAt(listener, rest, value);
   } else {
-    const given = settings['admin'];
-    if (first === 'admin') settings['admin'] = given === false ? { address: false } : asObject(given);
+    const admin = settings['admin'];
+    if (section === 'admin') settings['admin'] = admin === false ? { address: false } : asObject(admin);
     setAt(settings, setting, value);
   }
 }
 
-/** Converts a listener that is only an address to an object. */
-function asObject(listener: unknown): unknown {
-  return typeof listener === 'string' ? { address: listener } : listener;
+/** Converts a group that is written as an address only to an object. */
+function asObject(group: unknown): unknown {
+  return typeof group === 'string' ? { address: group } : group;
 }
 
-function setAt(into: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
+function setAt(target: Record<string, unknown>, [step, ...rest]: readonly string[], value: unknown): void {
   if (step === undefined) return;
   if (rest.length === 0) {
-    into[step] = value;
+    target[step] = value;
     return;
   }
-  const inner = into[step] ?? {};
-  into[step] = inner;
+  const inner = target[step] ?? {};
+  target[step] = inner;
   if (isObject(inner)) setAt(inner, rest, value);
 }
 

@@ -27,22 +27,22 @@ export interface ConfigSources {
 }
 
 /**
- * Loads the configuration with its warnings, or returns all errors together. Flags win over variables, variables over
- * the file.
+ * Loads the configuration with its warnings, or returns all errors together. A flag overrides its variable, and both
+ * override the file.
  */
 export function loadConfig(
   sources: ConfigSources,
 ): { config: Config; warnings?: ConfigError[] } | { configErrors: ConfigError[]; warnings?: ConfigError[] } {
-  const { source, overrides } = readSettings(sources);
-  const unknownVariables = findUnknownVariables(sources.env, source.text);
-  if (source.settings === undefined) return { configErrors: source.configErrors };
-  const { config, errors, warnings } = checkSettings(source.settings);
-  const configErrors = [...source.configErrors];
+  const { loaded, overrides } = readSettings(sources);
+  const unknownVariables = findUnknownVariables(sources.env, loaded.text);
+  if (loaded.settings === undefined) return { configErrors: loaded.configErrors };
+  const { config, errors, warnings } = checkSettings(loaded.settings);
+  const configErrors = [...loaded.configErrors];
   for (const error of errors) {
-    const located = locate(error, overrides, source);
-    // An unset variable stays in the text and usually makes the value invalid too; only the first of both errors is
-    // reported.
-    if (!source.configErrors.some((known) => known.line === located.line && known.column === located.column))
+    const located = locate(error, overrides, loaded);
+    // `${NAME}` of an unset variable stays in the value and usually makes that invalid too. Only the first error at a
+    // position is reported.
+    if (!loaded.configErrors.some((known) => known.line === located.line && known.column === located.column))
       configErrors.push(located);
   }
   if (!config || configErrors.length > 0)
@@ -50,8 +50,11 @@ export function loadConfig(
       configErrors: sortByPosition(configErrors),
       ...(unknownVariables.length > 0 ? { warnings: unknownVariables } : {}),
     };
-  const all = [...unknownVariables, ...sortByPosition(warnings.map((warning) => locate(warning, overrides, source)))];
-  return { config, ...(all.length > 0 ? { warnings: all } : {}) };
+  const allWarnings = [
+    ...unknownVariables,
+    ...sortByPosition(warnings.map((warning) => locate(warning, overrides, loaded))),
+  ];
+  return { config, ...(allWarnings.length > 0 ? { warnings: allWarnings } : {}) };
 }
 
 /** The valid part of a configuration with errors; invalid settings have their defaults. */
@@ -63,23 +66,23 @@ export interface ValidPart {
 
 /** The configuration that results from the valid settings; undefined if it cannot be determined. */
 export function loadValidPart(sources: ConfigSources): ValidPart | undefined {
-  const { source } = readSettings(sources);
-  if (source.settings === undefined) return undefined;
-  const { config, errors, validPart = config } = checkSettings(source.settings);
+  const { loaded } = readSettings(sources);
+  if (loaded.settings === undefined) return undefined;
+  const { config, errors, validPart = config } = checkSettings(loaded.settings);
   return validPart && { config: validPart, hasErrors: (section) => errors.some(({ path }) => path[0] === section) };
 }
 
-/** Adds an error in order, unless another one is already reported at the same place. */
+/** Adds an error in the order of positions, unless another one has the same position. */
 export function withError(configErrors: readonly ConfigError[], added: ConfigError): ConfigError[] {
   const isAtSamePosition = ({ source, line, column }: ConfigError): boolean =>
     line !== undefined && source === added.source && line === added.line && column === added.column;
   return configErrors.some(isAtSamePosition) ? [...configErrors] : sortByPosition([...configErrors, added]);
 }
 
-/** An error of a setting that only its use revealed, with the place of the setting. */
+/** An error that appeared only when a setting was used, with the position of the setting. */
 export function settingError(sources: ConfigSources, path: SettingPath, problem: string): ConfigError {
-  const { source, overrides } = readSettings(sources);
-  return locate({ path, isKeyError: false, configError: { setting: settingName(path), problem } }, overrides, source);
+  const { loaded, overrides } = readSettings(sources);
+  return locate({ path, isKeyError: false, configError: { setting: settingName(path), problem } }, overrides, loaded);
 }
 
 /**
@@ -87,25 +90,26 @@ export function settingError(sources: ConfigSources, path: SettingPath, problem:
  * nor do files that the current user cannot read.
  */
 export function loadAdmin(sources: ConfigSources): { admin?: AdminConfig } | { configErrors: ConfigError[] } {
-  const { source, overrides } = readSettings(sources);
-  if (source.settings === undefined) return { configErrors: source.configErrors };
-  const parsed = adminSchema.safeParse(source.settings);
+  const { loaded, overrides } = readSettings(sources);
+  if (loaded.settings === undefined) return { configErrors: loaded.configErrors };
+  const parsed = adminSchema.safeParse(loaded.settings);
   if (parsed.success) return { admin: toAdmin(parsed.data.admin) };
   return {
-    configErrors: formatIssues(parsed.error.issues, source.settings, knownKeys).map((error) =>
-      locate(error, overrides, source),
+    configErrors: formatIssues(parsed.error.issues, loaded.settings, knownKeys).map((error) =>
+      locate(error, overrides, loaded),
     ),
   };
 }
 
-function readSettings({ file, env, flags }: ConfigSources): { source: SettingsSource; overrides: GivenSetting[] } {
-  const read = file === undefined ? { settings: {}, configErrors: [] } : readFile(file, env);
+function readSettings({ file, env, flags }: ConfigSources): { loaded: LoadedSettings; overrides: GivenSetting[] } {
+  const loaded = file === undefined ? { settings: {}, configErrors: [] } : readFile(file, env);
   const overrides = collectOverrides(env, flags);
-  if (isObject(read.settings)) for (const override of overrides) applyOverride(read.settings, override);
-  return { source: read, overrides };
+  if (isObject(loaded.settings)) for (const override of overrides) applyOverride(loaded.settings, override);
+  return { loaded, overrides };
 }
 
-interface SettingsSource {
+/** The settings of the file with the overrides applied, not checked yet. */
+interface LoadedSettings {
   readonly file?: string;
   readonly yaml?: YamlFile;
   /** Content of the file. */
@@ -115,7 +119,7 @@ interface SettingsSource {
   readonly configErrors: ConfigError[];
 }
 
-function readFile(file: string, env: ConfigSources['env']): SettingsSource {
+function readFile(file: string, env: ConfigSources['env']): LoadedSettings {
   let content: string;
   try {
     content = readFileSync(file, 'utf8');
@@ -134,11 +138,11 @@ function readFile(file: string, env: ConfigSources['env']): SettingsSource {
   };
 }
 
-/** Adds the place of a setting to its error: the flag or variable that set it, otherwise the position in the file. */
+/** Adds the source of a setting to its error: the flag or variable that set it, otherwise the position in the file. */
 function locate(
   { path, isKeyError, configError }: UnlocatedError,
   overrides: readonly GivenSetting[],
-  { file, yaml }: SettingsSource,
+  { file, yaml }: LoadedSettings,
 ): ConfigError {
   const names = path.map((step) => (typeof step === 'number' ? '*' : step));
   const override = overrides.find(({ setting }) => setting.every((step, index) => step === names[index]));
@@ -158,7 +162,7 @@ function sortByPosition(configErrors: ConfigError[]): ConfigError[] {
   return configErrors.sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0));
 }
 
-/** Checks settings: their configuration, all errors and all warnings. */
+/** Checks settings. Returns their configuration, all errors and all warnings. */
 export function checkSettings(settings: unknown): CheckResult {
   const parsed = schema.safeParse(settings);
   if (parsed.success) {
@@ -170,11 +174,14 @@ export function checkSettings(settings: unknown): CheckResult {
       warnings: findWarnings(config, parsed.data).map((issue) => toUnlocated(issue, settings)),
     };
   }
-  const invalid = formatIssues(parsed.error.issues, settings, knownKeys);
+  const schemaErrors = formatIssues(parsed.error.issues, settings, knownKeys);
   const validSettings = isObject(settings) ? removeInvalid(settings) : undefined;
-  if (!validSettings) return { errors: invalid, warnings: [] };
+  if (!validSettings) return { errors: schemaErrors, warnings: [] };
   const validPart = toConfig(validSettings);
-  const errors = [...invalid, ...crossCheckValidPart({ errors: invalid, settings, validSettings, validPart })];
+  const errors = [
+    ...schemaErrors,
+    ...crossCheckValidPart({ errors: schemaErrors, settings, validSettings, validPart }),
+  ];
   return { errors, warnings: [], validPart };
 }
 

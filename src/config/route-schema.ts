@@ -29,9 +29,9 @@ export function plainBodies() {
     unit: 'pass \\| refuse \\| spool',
   }).describe(
     'How a request body that is not an upload is handled. `pass`: it is streamed to the origin unchanged, without `delivery.gate`, ' +
-      '`framing`, `target` and `method`; `limits.max_size` applies. `spool`: it is stored in the spool first, then gated, ' +
-      'framed and delivered like an upload, and its client gets the response of the origin. `refuse`: 428, with a hint how ' +
-      'to upload. `null`: `spool` if a gate, framing, target or method is set, otherwise `pass`.',
+      '`framing`, `target` and `method`; `limits.max_size` applies. `spool`: it is stored in the spool first, then checked by the gate, ' +
+      'framed and delivered like an upload, and its client gets the response of the origin. `refuse`: 428, with an explanation ' +
+      'of how to upload. `null`: `spool` if a gate, framing, target or method is set, otherwise `pass`.',
   );
 }
 
@@ -42,8 +42,8 @@ export const headerSettings = {
       'only a proxy may set. `drop`: removed. `pass`: forwarded, for applications that need such a field.',
   ),
   original_url: oneOf(['drop', 'trust']).describe(
-    '`X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `-Method` and their like, by which a proxy says what a request ' +
-      'was for before it was rewritten. An application that trusts them serves that target instead, which was never authorized. ' +
+    '`X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `X-Forwarded-Method` and similar fields, in which a proxy reports the ' +
+      'target of a request before it rewrote it. An application that trusts them serves that target, which nobody has authorized. ' +
       '`drop`: always removed. `trust`: forwarded if they come from `trusted_proxies`, which then must never forward ' +
       'such fields from clients.',
   ),
@@ -54,7 +54,9 @@ const PATTERN = /^\/\S*$/;
 const match = z.strictObject({
   path: z
     .union([pathPattern(), z.array(pathPattern()).min(1, 'at least one path')])
-    .describe('Path patterns: `*` within one segment, `**` across segments, `{a,b}` either. One or a list.'),
+    .describe(
+      'Path patterns: `*` within one segment, `**` across segments, `{a,b}` for `a` or `b`. One pattern or a list.',
+    ),
   methods: z
     .union([method(), z.array(method()).min(1, 'at least one method, or leave `methods` out')])
     .optional()
@@ -88,7 +90,7 @@ export const routeSettings = z.strictObject({
     .partial()
     .optional()
     .describe(
-      'Replaces single settings of the top `limits`, of which `idle_timeout`, `head_timeout`, `min_rate` and `connections` are the same for all.',
+      'Replaces single settings of the top-level `limits`, except `idle_timeout`, `head_timeout`, `min_rate` and `connections`, which are the same for all routes.',
     ),
   plain_bodies: plainBodies().optional(),
   delivery: routeDelivery,
@@ -96,7 +98,7 @@ export const routeSettings = z.strictObject({
     .strictObject(headerSettings)
     .partial()
     .optional()
-    .describe('Replaces single settings of the top `headers`.'),
+    .describe('Replaces single settings of the top-level `headers`.'),
   ...routeAccess,
 });
 
@@ -105,12 +107,12 @@ function pathPattern() {
   return z
     .unknown()
     .transform((found, context): string => {
-      const form = typeof found === 'string' && PATTERN.test(found) ? normalizePattern(found) : undefined;
-      if (form && 'pattern' in form) return form.pattern;
+      const normalized = typeof found === 'string' && PATTERN.test(found) ? normalizePattern(found) : undefined;
+      if (normalized && 'pattern' in normalized) return normalized.pattern;
       const message = 'a path pattern that begins with /, such as /api/files/**';
       context.issues.push({
         code: 'custom',
-        message: form ? `a path pattern, ${form.problem}` : message,
+        message: normalized ? `a path pattern, ${normalized.problem}` : message,
         input: found,
       });
       return z.NEVER;

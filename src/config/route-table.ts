@@ -4,6 +4,7 @@ import { isProtected, type Route, type Routes } from '../model/route.js';
 import type { Config } from './config.js';
 import type { RouteConfig } from './route.js';
 
+/** A route with its patterns compiled, in two variants: for methods with a body and for those without. */
 interface CompiledRoute {
   readonly matchesPath: (path: string) => boolean;
   /** Ignores case, unless the route says that case matters. */
@@ -16,13 +17,13 @@ interface CompiledRoute {
 /** Compiles the routes of a config. The first match wins; without a match the default route applies. */
 export function buildRoutes(config: Pick<Config, 'routes' | 'defaultRoute'>): Routes {
   const compiled = config.routes.map(compile);
-  const fallback = compile({ paths: ['/**'], route: config.defaultRoute });
-  const all = [...compiled, { ...fallback, matchesPath: () => true, matchesIgnoringCase: () => true }];
+  const defaultRoute = compile({ paths: ['/**'], route: config.defaultRoute });
+  const all = [...compiled, { ...defaultRoute, matchesPath: () => true, matchesIgnoringCase: () => true }];
   const byName = new Map(all.map(({ resumable }) => [resumable.name, resumable]));
   return {
     find: (method, requestPath) => {
       const path = asteriskToRoot(requestPath);
-      const route = all.find((route) => (route.methods?.has(method) ?? true) && route.matchesPath(path))!;
+      const route = all.find(({ methods, matchesPath }) => (methods?.has(method) ?? true) && matchesPath(path))!;
       return METHODS_WITHOUT_CONTENT.has(method) ? route.passThrough : route.resumable;
     },
     findIgnoringCase: (method, path) =>

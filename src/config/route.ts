@@ -30,7 +30,7 @@ export interface RouteConfig {
 export const DEFAULT_ROUTE = 'default';
 
 /** The route that applies when no other matches. It is resumable if there are no routes. */
-export function defaultRoute(settings: Settings): Route {
+export function toDefaultRoute(settings: Settings): Route {
   const delivery = toDelivery(settings.delivery, settings.origin);
   const resumable = settings.routes === undefined;
   return {
@@ -68,10 +68,10 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
   };
 }
 
-function headerRules({ underscores, original_url: otherTargets }: Settings['headers']) {
+function headerRules({ underscores, original_url: targetOverrides }: Settings['headers']) {
   return {
     ...(underscores === 'pass' && { passesUnderscores: true }),
-    ...(otherTargets === 'trust' && { trustsTargetOverrides: true }),
+    ...(targetOverrides === 'trust' && { trustsTargetOverrides: true }),
   };
 }
 
@@ -198,10 +198,10 @@ export function routeCrossChecks(path: SettingPath, route: Route): SettingIssue[
     ...unusableFormFields(route),
     ...refuseWithoutUploads(route),
   ];
-  return all.map((found) => ({
-    ...found,
-    path: [...path, ...found.path],
-    ...(found.relatedPath ? { relatedPath: [...path, ...found.relatedPath] } : {}),
+  return all.map((issue) => ({
+    ...issue,
+    path: [...path, ...issue.path],
+    ...(issue.relatedPath ? { relatedPath: [...path, ...issue.relatedPath] } : {}),
   }));
 }
 
@@ -226,9 +226,9 @@ function timeErrors({ delivery: { retry, waitMs } }: Route): SettingIssue[] {
   ];
 }
 
-function tooLarge(path: SettingPath, found: number, name: string, max: number | undefined, unit = ''): SettingIssue[] {
-  if (max === undefined || found <= max) return [];
-  return [{ path, problem: `is ${found}${unit}, which is more than ${name} (${max}${unit})` }];
+function tooLarge(path: SettingPath, value: number, name: string, max: number | undefined, unit = ''): SettingIssue[] {
+  if (max === undefined || value <= max) return [];
+  return [{ path, problem: `is ${value}${unit}, which is more than ${name} (${max}${unit})` }];
 }
 
 /** Eager delivery sends bytes before the upload is complete, so it excludes checks of the complete upload. */
@@ -251,7 +251,7 @@ function eagerErrors({ delivery: { mode, gate }, authorize }: Route): SettingIss
 const PER_REQUEST_FIELD =
   /^(?:connection|content-.*|date|expect|idempotency-key|keep-alive|proxy-connection|range|te|trailer|transfer-encoding|upgrade|upload-.*|tus-.*|via)$/i;
 
-/** Finds headers in `bind_to` that clients cannot send: with those, all uploads would have the same owner. */
+/** Finds headers in `bind_to` that cannot identify a client, because it cannot send them or they differ between requests. */
 function unusableBindings(route: Route): SettingIssue[] {
   const { bindTo } = route;
   if (bindTo === 'principal') return [];

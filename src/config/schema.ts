@@ -42,7 +42,9 @@ function advertisedUrl() {
 const peerTls = z.strictObject({
   cert: path().describe('File with this node’s certificate and its chain (PEM).'),
   key: path().describe('File with its private key (PEM).'),
-  ca: path().describe('File with the CA that signed the certificate of every node (PEM); both sides must present one.'),
+  ca: path().describe(
+    'File with the CA that signed the certificate of every node (PEM); both sides must present a certificate.',
+  ),
 });
 
 /** `cluster`: how nodes with separate disks reach each other. */
@@ -315,8 +317,8 @@ export const schema = z.strictObject({
         )
         .prefault([])
         .describe(
-          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. The pages ' +
-            'listed here may also reach this proxy in a private network.',
+          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. Their pages ' +
+            'may also reach a proxy in a private network.',
         ),
       allow_credentials: boolean().prefault(false).describe('Pages may send cookies and other credentials.'),
       max_age: duration({ maxMs: Infinity })
@@ -366,7 +368,7 @@ export const schema = z.strictObject({
     .optional()
     .describe(
       'Where uploads are resumable. Without routes every path is; with routes only matching requests are, and the rest ' +
-        'passes through to the top `origin`.',
+        'passes through to the top-level `origin`.',
     ),
 });
 

@@ -31,7 +31,7 @@ function redisUrlOrNull() {
   });
 }
 
-/** Undefined if it is not a valid URL of Redis. */
+/** Parses the URL of a Redis server; undefined if it is not valid. */
 function readRedisUrl(found: unknown): RedisUrl | undefined {
   if (typeof found !== 'string' || !URL.canParse(found)) return undefined;
   const url = new URL(found);
@@ -143,7 +143,7 @@ export const store = z
     })
       .prefault('rufh')
       .describe(
-        'Proxies with the same prefix form one cluster. Every key and channel begins with `{` and the prefix, so an ACL allows ' +
+        'Proxies with the same prefix share all uploads. Every key and channel begins with `{` and the prefix, so an ACL allows ' +
           '`~{rufh*` and `&{rufh*`.',
       ),
     replicas: integer({ min: 0, max: 100 })

@@ -12,7 +12,7 @@ export type StoreConfig = { readonly type: 'embedded' } | RedisConfig;
 /** The configuration of a store in Redis. */
 export interface RedisConfig {
   readonly type: 'redis';
-  /** Type of `nodes`: the server, Sentinels, or some nodes of a Cluster. */
+  /** What `nodes` are: the server, Sentinels, or some nodes of a Cluster. */
   readonly kind: 'single' | 'sentinel' | 'cluster';
   /** Empty with a `socketPath`. */
   readonly nodes: readonly { readonly host: string; readonly port: number }[];
@@ -43,14 +43,15 @@ interface RedisTls {
 const REDIS_PORT = 6379;
 const SENTINEL_PORT = 26379;
 
+/** The configuration of the store. */
 export function toStore(store: StoreSettings): StoreConfig {
   if (store.type === 'embedded') return { type: 'embedded' };
   const urls = urlsOf(store);
-  const first = urls[0]?.address;
+  const firstAddress = urls[0]?.address;
   return {
     type: 'redis',
     ...serverConfig(store, urls),
-    ...(first?.kind === 'unix' ? { socketPath: first.path } : {}),
+    ...(firstAddress?.kind === 'unix' ? { socketPath: firstAddress.path } : {}),
     ...credentials(store, urls),
     database: urls.find(({ database }) => database !== undefined)?.database ?? 0,
     ...toTls(store, urls),
@@ -78,10 +79,10 @@ function serverConfig({ cluster, sentinel }: StoreSettings, urls: readonly Redis
 
 /** Separate settings override the URL. Credentials in a URL belong to Redis, not to its Sentinels. */
 function credentials({ username, password, password_file: file, sentinel }: StoreSettings, urls: readonly RedisUrl[]) {
-  const inUrl = urls.find((url) => url.password !== undefined);
+  const urlWithPassword = urls.find((url) => url.password !== undefined);
   return withoutUndefined({
-    username: username ?? inUrl?.username,
-    password: resolveSecret(password, file) ?? inUrl?.password,
+    username: username ?? urlWithPassword?.username,
+    password: resolveSecret(password, file) ?? urlWithPassword?.password,
     sentinelUsername: sentinel?.username ?? undefined,
     sentinelPassword: sentinel ? resolveSecret(sentinel.password, sentinel.password_file) : undefined,
   });
@@ -98,9 +99,10 @@ function withoutUndefined<T extends Record<string, string | undefined>>(entries:
   };
 }
 
+/** Finds the settings in `store` that contradict each other. Reads the files that they name. */
 export function storeCrossChecks({ store }: Settings): SettingIssue[] {
-  const found = store.type === 'embedded' ? redisSettingsWithEmbedded(store) : redisErrors(store);
-  return found.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
+  const issues = store.type === 'embedded' ? redisSettingsWithEmbedded(store) : redisErrors(store);
+  return issues.map(({ path, problem }) => ({ path: ['store', ...path], problem }));
 }
 
 /** Finds settings that the embedded store would ignore. Defaults are accepted, as in the example file. */
@@ -157,17 +159,17 @@ function urlErrors(store: StoreSettings): SettingIssue[] {
   const all = urlsOf(store);
   return all.flatMap((url, index) => {
     const path = Array.isArray(store.url) ? ['url', index] : ['url'];
-    const conflicting = (['username', 'password', 'database'] as const).filter((what) =>
-      contradictsEarlier(all, url, what),
+    const conflicting = (['username', 'password', 'database'] as const).filter((part) =>
+      contradictsEarlier(all, url, part),
     );
-    const inCluster = store.cluster && (url.database ?? 0) > 0;
+    const isInvalidDatabase = store.cluster && (url.database ?? 0) > 0;
     return [
-      ...conflicting.map((what) => ({
+      ...conflicting.map((part) => ({
         path,
-        problem: `has a different ${what} from an earlier URL; specify it only once`,
+        problem: `has a different ${part} from an earlier URL; specify it only once`,
       })),
       ...(url.isTls === all[0]!.isTls ? [] : [{ path, problem: MIXED_SCHEMES }]),
-      ...(inCluster
+      ...(isInvalidDatabase
         ? [{ path, problem: `selects database ${url.database!}, but a Redis Cluster has only database 0` }]
         : []),
     ];
@@ -179,17 +181,17 @@ const MIXED_SCHEMES = 'has a different scheme from url[0]; use TLS (rediss://) f
 function contradictsEarlier(
   all: readonly RedisUrl[],
   url: RedisUrl,
-  what: 'username' | 'password' | 'database',
+  part: 'username' | 'password' | 'database',
 ): boolean {
-  const first = all.find((each) => each[what] !== undefined)?.[what];
-  return url[what] !== undefined && url[what] !== first;
+  const first = all.find((each) => each[part] !== undefined)?.[part];
+  return url[part] !== undefined && url[part] !== first;
 }
 
 function sentinelErrors({ username, password, password_file: file }: NonNullable<StoreSettings['sentinel']>) {
   const lacksPassword = username !== null && password === null && file === null;
-  const found = [
+  const issues = [
     ...(lacksPassword ? [{ path: ['username'], problem: NO_PASSWORD }] : []),
     ...secretFileErrors('password', password, file),
   ];
-  return found.map(({ path, problem }) => ({ path: ['sentinel', ...path], problem }));
+  return issues.map(({ path, problem }) => ({ path: ['sentinel', ...path], problem }));
 }

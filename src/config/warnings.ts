@@ -118,20 +118,20 @@ function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }:
   });
 }
 
-/** Idempotent methods (RFC 9110 §9.2.2). */
+/** The idempotent methods (RFC 9110 §9.2.2) with which a body is sent. */
 const IDEMPOTENT = new Set(['PUT', 'DELETE']);
 
 /** Warns if `retry_on` repeats requests that the guarantee would not repeat. */
 function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: readonly string[]): SettingIssue[] {
   const { guarantee, method, retry } = delivery;
-  const sent = method === undefined ? methods : [method];
-  const isAlwaysIdempotent = sent?.every((each) => IDEMPOTENT.has(each)) ?? false;
+  const sentMethods = method === undefined ? methods : [method];
+  const isAlwaysIdempotent = sentMethods?.every((each) => IDEMPOTENT.has(each)) ?? false;
   if (guarantee === 'at_least_once' || (guarantee === undefined && isAlwaysIdempotent)) return [];
   const gatewayStatuses = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
   if (gatewayStatuses.length === 0) return [];
-  const whose = guarantee === undefined ? 'a POST or PATCH' : 'an upload with at_most_once';
+  const repeated = guarantee === undefined ? 'a POST or PATCH' : 'an upload with at_most_once';
   const problem =
-    `has ${gatewayStatuses.join(' and ')}, which gateways send while the origin may still be working: ${whose} may be delivered ` +
+    `has ${gatewayStatuses.join(' and ')}, which gateways send while the origin may still be working: ${repeated} may be delivered ` +
     'twice. Remove it, or set `guarantee: at_least_once` if the origin recognizes a repeated request';
   return [{ path: [...path, 'delivery', 'retry', 'retry_on'], problem }];
 }
@@ -180,9 +180,9 @@ function unreachableRoutes({ routes, defaultRoute }: Config): SettingIssue[] {
     const earlier = routes.slice(0, index);
     const samples = samplePaths(route);
     if (earlier.length === 0 || samples.length === 0 || earlier.some(({ paths }) => paths.some(isNegated))) return [];
-    const before = buildRoutes({ routes: earlier, defaultRoute });
+    const earlierRoutes = buildRoutes({ routes: earlier, defaultRoute });
     const matchedRoutes = (route.methods ?? [ANY_METHOD]).flatMap((method) =>
-      samples.map((path) => before.find(method, path).name),
+      samples.map((path) => earlierRoutes.find(method, path).name),
     );
     if (matchedRoutes.includes(defaultRoute.name)) return [];
     const names = [...new Set(matchedRoutes)].map((name) => `"${name}"`).join(' and ');
@@ -203,17 +203,18 @@ function samplePaths({ paths, ignoreCase }: RouteConfig): string[] {
   return ignoreCase ? [...samples, ...samples.map((path) => path.toUpperCase())] : samples;
 }
 
-/** `/{a,b}/x` as `/a/x` and `/b/x`. */
+/** Returns `/a/x` and `/b/x` for `/{a,b}/x`. */
 function expandBraces(pattern: string): string[] {
   const [braces, inner] = /\{([^{}]*)\}/.exec(pattern) ?? [];
   if (braces === undefined || inner === undefined) return [pattern];
   return inner.split(',').flatMap((word) => expandBraces(pattern.replace(braces, word)));
 }
 
+/** Fills the wildcards with names that no real pattern is likely to contain. */
 function fillWildcards(pattern: string): string[] {
-  const deep = ['q7z', 'q7z/z7q/q7z.q7z'].map((names) => pattern.replaceAll('**', names).replaceAll('*', 'q7z'));
+  const filled = ['q7z', 'q7z/z7q/q7z.q7z'].map((names) => pattern.replaceAll('**', names).replaceAll('*', 'q7z'));
   // `/a/**` also matches `/a`.
-  return pattern.endsWith('/**') && pattern.length > 3 ? [...deep, deep[0]!.slice(0, -'/q7z'.length)] : deep;
+  return pattern.endsWith('/**') && pattern.length > 3 ? [...filled, filled[0]!.slice(0, -'/q7z'.length)] : filled;
 }
 
 function partlyUnprotected(

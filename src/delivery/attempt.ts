@@ -31,9 +31,9 @@ export interface AttemptCall {
   readonly attempt: Attempt;
   /** Aborts the attempt. */
   readonly signal: AbortSignal;
-  /** The place of a challenge's body; by default the spool, with the parked upload. */
+  /** Where the body of a challenge is kept; by default in the spool, with the parked upload. */
   readonly keepChallengeIn?: () => 'memory' | 'spool';
-  /** Called when an answer begins that ends the delivery if it is complete, and with undefined if it breaks off. */
+  /** Called with the answer when it begins to arrive, and with undefined if it breaks off or cannot be kept. Not for a challenge. */
   readonly onAnswer: (buffered: ResponseBuffer | undefined) => void;
   /** Receives the origin's interim responses. */
   readonly onInterim?: (interim: OriginInterim) => void;
@@ -133,10 +133,10 @@ function bufferDeps(call: AttemptCall, { spool }: AttemptDeps, isChallenge: bool
 }
 
 function gatewayProblem(status: number): string {
-  return `a gateway before the origin answered ${status}: the origin may have received the upload`;
+  return `a gateway in front of the origin answered ${status}: the origin may have received the upload`;
 }
 
-/** The wall clock of the attempt's start plus the monotonic time since, so that setting the clock does not change durations. */
+/** The wall-clock start of the attempt plus the monotonic time since, so that setting the clock does not change durations. */
 function attemptClock({ startedAt }: Attempt, { monotonic }: AttemptDeps): () => number {
   const beganAt = monotonic();
   return () => startedAt + Math.round(monotonic() - beganAt);
@@ -154,6 +154,6 @@ function failedAttempt(attempt: Attempt, error: Error, status: number | undefine
 /** If reading the request body failed here, the origin cannot have received all of it. */
 function reachOf(error: Error, cause: unknown, status: number | undefined): Attempt['reached'] {
   const reached = error instanceof Unanswered ? error.reached : status === undefined ? 'never-sent' : 'sent';
-  const isCut = cause instanceof Fault && (status === undefined || cause.code === 'BYTES_LOST');
-  return isCut && reached === 'sent' ? 'sent-in-part' : reached;
+  const isBodyCut = cause instanceof Fault && (status === undefined || cause.code === 'BYTES_LOST');
+  return isBodyCut && reached === 'sent' ? 'sent-in-part' : reached;
 }

@@ -19,7 +19,7 @@ export interface DeliveryContext {
   readonly via?: string;
   /** The node whose bytes this process can read; missing if every node can read all. */
   readonly node?: string;
-  /** Wall clock in milliseconds, which may be set: for recorded times, which are read after a restart or by other nodes. */
+  /** Wall clock in milliseconds, which an operator may set: for recorded times, because other processes read them later. */
   readonly clock: () => number;
   /** Monotonic clock in milliseconds: for every duration within this process. */
   readonly monotonic: () => number;

@@ -19,7 +19,7 @@ type WithAnswer = AttemptResult & { readonly attempt: Attempt; readonly answered
 
 const STOPPING: Undelivered = { reason: 'unreachable', problem: 'the proxy is being stopped' };
 
-/** Ends the steps of a run: records the outcome first, then shows it to the waiting clients. */
+/** Ends an attempt or a run: records the outcome first, then shows it to the waiting clients. */
 export class RunFinish {
   private readonly startedAt: number;
   private claim: Pick<DeliveryClaim, 'release'> | undefined;
@@ -28,7 +28,7 @@ export class RunFinish {
     private readonly id: string,
     private readonly deps: DeliveryContext,
     private readonly waiters: Waiters,
-    /** Called once, when later requests need a new run. */
+    /** Called once, at the end of the run: later requests need a new one. */
     private readonly onOver: () => void,
   ) {
     this.startedAt = deps.monotonic();
@@ -40,14 +40,14 @@ export class RunFinish {
   }
 
   /** Records the result of an attempt and decides the next step. `chunks` lists the bytes to remove after an answer. */
-  afterAttempt(
+  recordResult(
     upload: Upload,
     result: AttemptResult,
     route: Route,
     chunks: () => Promise<readonly Chunk[]>,
   ): Promise<NextStep> {
-    if (!hasAnswer(result)) return this.unanswered(upload, result, route);
-    return result.answered.isChallenge ? this.park(result) : this.record(upload, result, route, chunks);
+    if (!hasAnswer(result)) return this.finishUnanswered(upload, result, route);
+    return result.answered.isChallenge ? this.park(result) : this.finishAnswered(upload, result, route, chunks);
   }
 
   /** Records when the next attempt is due, so that any worker can make it. */
@@ -59,7 +59,7 @@ export class RunFinish {
     return postponed === 'stale' ? this.finishElsewhere() : pause;
   }
 
-  /** Records that trying has ended without an answer. */
+  /** Records that the delivery was given up without an answer. */
   async giveUp(failure: Undelivered): Promise<NextStep> {
     const { store, worker } = this.deps;
     await this.claim?.release();
@@ -87,7 +87,7 @@ export class RunFinish {
     return 'over';
   }
 
-  private async record(
+  private async finishAnswered(
     upload: Upload,
     result: WithAnswer,
     route: Route,
@@ -110,7 +110,7 @@ export class RunFinish {
     return 'over';
   }
 
-  /** If the disk took the status of the answer but not its body, the upload's own bytes may be what fills it. */
+  /** Removes the upload's bytes if the body of its answer found no space on the disk: those bytes may be what fills it. */
   private async freeSpace(chunks: () => Promise<readonly Chunk[]>): Promise<void> {
     const current = await this.deps.store.direct.get(this.id).catch(() => undefined);
     if (current?.phase !== 'answered') return;
@@ -143,22 +143,26 @@ export class RunFinish {
     return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
   }
 
-  private async unanswered(begun: Upload, { attempt, bytesLost }: AttemptResult, route: Route): Promise<NextStep> {
+  private async finishUnanswered(
+    upload: Upload,
+    { attempt, bytesLost }: AttemptResult,
+    route: Route,
+  ): Promise<NextStep> {
     const { monotonic, random } = this.deps;
     const endedAt = monotonic();
     const ended = await this.endAttempt(attempt);
     if (ended === 'stale') return this.finishElsewhere();
     if (bytesLost) return this.endLost(ended, attempt.problem);
     this.waiters.attemptFailed();
-    const verdict = afterAttempt(attempt, policyOf(begun, route), random);
-    if (verdict.kind === 'give-up') return this.giveUp(verdict.failure);
-    // Times of the attempt are by the wall clock; the pause is measured from its end by the monotonic one.
+    const decision = afterAttempt(attempt, policyOf(upload, route), random);
+    if (decision.kind === 'give-up') return this.giveUp(decision.failure);
+    // Times of the attempt are on the wall clock. The pause is measured from its end, on the monotonic clock.
     const toMonotonic = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
     const notBefore = attempt.notBefore === undefined ? undefined : toMonotonic(attempt.notBefore);
-    return this.postpone({ until: toMonotonic(verdict.dueAt), notBefore, failure: verdict.failure });
+    return this.postpone({ until: toMonotonic(decision.dueAt), notBefore, failure: decision.failure });
   }
 
-  /** Records the end of this worker's attempt. If another worker has taken the claim meanwhile, it is taken back first. */
+  /** Records the end of this worker's attempt. If another worker has taken the claim meanwhile, takes it back first. */
   private async endAttempt(attempt: Attempt): Promise<Upload | 'stale'> {
     const { store, worker, clock, claimMs } = this.deps;
     return this.recordStep(async () => {
@@ -178,7 +182,7 @@ export class RunFinish {
     const outcome = await retryUntilRecorded(this.id, () => catchPermanentFault(step), this.deps, onFailure);
     this.waiters.clearFailure();
     if ('error' in outcome) throw outcome.error;
-    return outcome.done;
+    return outcome.result;
   }
 
   /** Ends an upload whose bytes or steps are lost: its client has to start again. */
@@ -189,12 +193,12 @@ export class RunFinish {
   }
 }
 
-/** Returns an error that a retry cannot mend, and throws a retryable fault. */
+/** Returns the result of the step, or an error that a retry cannot mend. Rejects with a retryable fault. */
 async function catchPermanentFault<T>(
   step: () => Promise<T>,
-): Promise<{ readonly done: T } | { readonly error: unknown }> {
+): Promise<{ readonly result: T } | { readonly error: unknown }> {
   try {
-    return { done: await step() };
+    return { result: await step() };
   } catch (error) {
     if (error instanceof Fault && error.retryable) throw error;
     return { error };
@@ -208,7 +212,7 @@ function hasAnswer(result: AttemptResult): result is WithAnswer {
 /** Short, because a disk that was full or failed once often accepts the next write. */
 const FIRST_RETRY_MS = 100;
 const LONGEST_RETRY_MS = 3000;
-/** Retries while the proxy is being stopped. */
+/** How often a step is repeated while the proxy is being stopped. */
 const TRIES_WHILE_STOPPING = 4;
 
 interface RecordAnswerTask {
@@ -254,7 +258,7 @@ export async function retryUntilRecorded<T>(
   { log, random, draining }: Pick<DeliveryContext, 'log' | 'random' | 'draining'>,
   onFailure: (error: unknown) => void = () => undefined,
 ): Promise<T> {
-  let lastTries = 0;
+  let triesWhileStopping = 0;
   for (let failures = 0; ; failures++) {
     try {
       const done = await step();
@@ -264,24 +268,24 @@ export async function retryUntilRecorded<T>(
     } catch (error) {
       if (failures === 0)
         log.error({ upload: uploadTag(id), err: error }, 'the outcome of a delivery could not be recorded, retrying');
-      // The first retry comes before `onFailure`: a single error must not show clients what a restart would not know.
+      // `onFailure` is not called for a single error: it may show clients an answer that a restart would lose.
       if (failures === 0 && !isStoreUnavailable(error)) continue;
       if (!isStoreUnavailable(error)) onFailure(error);
-      if (draining.aborted && ++lastTries > TRIES_WHILE_STOPPING) throw error;
-      await pauseBeforeRetry(lastTries > 0 ? lastTries : Math.max(failures, 1), random, draining);
+      if (draining.aborted && ++triesWhileStopping > TRIES_WHILE_STOPPING) throw error;
+      await pauseBeforeRetry(triesWhileStopping > 0 ? triesWhileStopping : Math.max(failures, 1), random, draining);
     }
   }
 }
 
-/** A stop of the proxy ends the pause, so that the next try comes immediately. */
-async function pauseBeforeRetry(attempt: number, random: () => number, draining: AbortSignal): Promise<void> {
-  const longestMs = Math.min(FIRST_RETRY_MS * 2 ** (attempt - 1), LONGEST_RETRY_MS);
+/** Pauses for longer after each try. A stop of the proxy ends the pause, so that the next try comes immediately. */
+async function pauseBeforeRetry(tries: number, random: () => number, draining: AbortSignal): Promise<void> {
+  const longestMs = Math.min(FIRST_RETRY_MS * 2 ** (tries - 1), LONGEST_RETRY_MS);
   const signal = draining.aborted ? undefined : draining;
   // An aborted pause is not a failure.
   await sleep(longestMs / 2 + (longestMs / 2) * random(), undefined, { signal }).catch(() => undefined);
 }
 
-/** The store has lost the record that this attempt began; the answer is then recorded without the attempt. */
+/** Whether the store does not know that this attempt began; the answer is then recorded without the attempt. */
 function isAttemptUnknown(error: unknown): boolean {
   return error instanceof Fault && error.code === 'CONTRACT_BROKEN';
 }

@@ -10,7 +10,7 @@ import type { Spool } from '../spool/spool.js';
 export interface OriginBody {
   /** In bytes; missing if it is not known yet, and the body is chunked. */
   readonly size?: number;
-  /** Trailers that are known only at the end of the body; missing if they are those of the upload. */
+  /** The trailers, which may be known only at the end of the body. If missing, those of the upload are sent. */
   readonly trailers?: () => Headers;
   /** Missing if there is nothing to send. Ends with exactly `size` bytes, or fails. */
   readonly body?: Readable;
@@ -34,8 +34,7 @@ export function frameBody(upload: Upload, routeFraming: Framing, chunks: readonl
 
 /**
  * Passes a stream on and fails if it is not exactly `size` bytes long, so that a short body never looks complete. It ends
- * right after the last byte, without waiting for the source to close, because an origin that answers before our end loses its
- * connection.
+ * with the last byte and does not wait for the source to close: an answer that arrives before this end costs the connection.
  */
 function sizeChecked(size: number, source: Readable, envelope?: Envelope): Readable {
   let passedBytes = 0;
@@ -59,6 +58,7 @@ function bytesLost(found: number, expected: number): Fault {
   return new Fault('BYTES_LOST', `the spool has ${found} of ${expected} bytes`, false);
 }
 
+/** A framing as a form. */
 export type Multipart = Extract<Framing, { kind: 'multipart' }>;
 
 /**
@@ -83,7 +83,7 @@ export function multipartType(upload: Pick<Upload, 'deliveryKey'>): string {
   return `multipart/form-data; boundary=${boundaryOf(upload)}`;
 }
 
-/** Static fields first, then those from headers, then the file, so that streaming readers have all fields before the file. */
+/** The envelope of an upload: fixed fields, then those from headers, then the file, so that streaming readers get all fields first. */
 export function envelopeOf(
   upload: Pick<Upload, 'deliveryKey' | 'request' | 'addedHeaders'>,
   framing: Multipart,
@@ -110,7 +110,7 @@ function headerValue(request: StoredRequest, header: string): string | undefined
   return fieldValue(isHopField(header) ? withForwarding(request.headers, request) : request.headers, header);
 }
 
-/** The same in every attempt. Clients never see the delivery key, so that they cannot put the boundary into a file. */
+/** The boundary, which is the same in every attempt. Clients never see the delivery key, so they cannot put it into a file. */
 function boundaryOf({ deliveryKey }: Pick<Upload, 'deliveryKey'>): string {
   return `rufh-${deliveryKey.replace(/[^A-Za-z0-9-]/g, '-')}`.slice(0, 70);
 }
@@ -139,7 +139,7 @@ function printable(value: string): string {
   return value.replace(/\t/g, ' ').replace(/[\x00-\x1f\x7f]/g, '');
 }
 
-/** Escaped as by browsers (HTML, multipart/form-data encoding algorithm). */
+/** Escapes a name as browsers do (HTML, multipart/form-data encoding algorithm). */
 function quoted(text: string): string {
   return text.replace(/\r/g, '%0D').replace(/\n/g, '%0A').replace(/"/g, '%22');
 }
@@ -167,14 +167,14 @@ function baseName(name: string | undefined): string | undefined {
 }
 
 /**
- * RFC 9110 §5.6.6: name=token or name="quoted string". The first of repeated names counts; some clients omit the disposition
- * type.
+ * Parses `name=token` and `name="quoted string"` (RFC 9110 §5.6.6). The first of repeated names counts; some clients omit
+ * the disposition type before them.
  */
 function dispositionParameters(value: string): Map<string, string> {
   const parameters = new Map<string, string>();
   const pattern = /;\s*([\w!#$%&'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))/g;
-  const withType = /^\s*[\w*-]+\s*=/.test(value) ? `;${value}` : value;
-  for (const [, name, quoted, token] of withType.matchAll(pattern)) {
+  const withDisposition = /^\s*[\w*-]+\s*=/.test(value) ? `;${value}` : value;
+  for (const [, name, quoted, token] of withDisposition.matchAll(pattern)) {
     const key = name!.toLowerCase();
     if (!parameters.has(key)) parameters.set(key, quoted === undefined ? (token ?? '') : unquoted(quoted));
   }
@@ -186,7 +186,7 @@ function unquoted(text: string): string {
   return /^[A-Za-z]:\\(?!\\)/.test(text) ? text : text.replace(/\\(.)/g, '$1');
 }
 
-/** RFC 8187 §3.2: charset'language'percent-encoded. Undefined if the value has another form. */
+/** Decodes charset'language'percent-encoded (RFC 8187 §3.2); undefined if the value has another form. */
 function decodeExtended(value: string | undefined): string | undefined {
   const [, charset, encoded] =
     /^([\w-]+)'[\w-]*'((?:[^%\x00-\x1f\x7f-\xff]|%[0-9A-Fa-f]{2})*)$/.exec(value ?? '') ?? [];
@@ -200,7 +200,7 @@ function decodeExtended(value: string | undefined): string | undefined {
   return lower === 'iso-8859-1' ? bytes.toString('latin1') : undefined;
 }
 
-/** Many clients send raw UTF-8, which Node decodes as Latin-1. */
+/** Decodes raw UTF-8, which many clients send and Node decodes as Latin-1. */
 function decodeRaw(value: string | undefined): string | undefined {
   return value === undefined ? undefined : (decodeUtf8(Buffer.from(value, 'latin1')) ?? value);
 }
@@ -226,7 +226,7 @@ export function declaredType({ headers }: Pick<StoredRequest, 'headers'>): strin
   return (isUninformativeType(type) ? undefined : type) ?? uploadMetadata(headers).mediaType;
 }
 
-/** The `Content-Type` does not describe the representation. */
+/** Whether the `Content-Type` does not describe the representation. */
 export function isUninformativeType(contentType: string | undefined): boolean {
   return UNINFORMATIVE_TYPES.has(mediaType(contentType));
 }
@@ -255,8 +255,8 @@ const MEDIA_TYPE =
   /^[!#$%&'*+.^_`|~\w-]+\/[!#$%&'*+.^_`|~\w-]+(?:\s*;\s*[!#$%&'*+.^_`|~\w-]+=(?:[!#$%&'*+.^_`|~\w-]+|"[ !#-[\]-~]*"))*$/;
 
 /**
- * tus 1.0.0, Creation: pairs of a key and a Base64 value, separated by commas. tus-js-client and Uppy send it with the draft's
- * versions too. Invalid pairs are ignored, and the first of repeated keys counts.
+ * Parses `Upload-Metadata` (tus 1.0.0, Creation), which tus-js-client and Uppy send with the draft's versions too: pairs of
+ * a key and a Base64 value. Invalid pairs are ignored, and the first of repeated keys counts.
  */
 function uploadMetadata(headers: Headers): UploadMetadata {
   const pairs = new Map<string, string>();

@@ -10,9 +10,9 @@ export interface OriginLimits {
 /** A request for permission to send to an origin. */
 export interface SlotRequest {
   readonly limits: OriginLimits;
-  /** A client waits for this delivery, so it goes before those without a waiting client. */
+  /** Whether a client waits for this delivery, which then goes before deliveries without a waiting client. */
   readonly isUrgent: () => boolean;
-  /** The slot is held while a client uploads. */
+  /** An eager delivery, which holds its slot while its client uploads. */
   readonly isEager?: true;
   readonly signal: AbortSignal;
 }
@@ -38,23 +38,23 @@ const OLDEST_FIRST_EVERY = 4;
 /** Grants the slots of one origin: a limited number at a time, in order, and none while its breaker is open. */
 export class OriginQueue {
   private readonly breaker = new Breaker();
-  private readonly waiting = new Set<QueuedRequest>();
+  private readonly queue = new Set<QueuedRequest>();
   private active = 0;
   private activeEager = 0;
   private grantedCount = 0;
 
   constructor(
     private readonly monotonic: () => number,
-    private readonly onOpened: () => void,
+    private readonly onBreakerOpened: () => void,
   ) {}
 
   get queued(): number {
-    return this.waiting.size;
+    return this.queue.size;
   }
 
   /** Whether a slot requested now would be granted immediately. */
   hasFreeSlot({ concurrency }: OriginLimits): boolean {
-    return this.active + this.waiting.size < concurrency && this.breaker.admission(this.monotonic()) === 'go';
+    return this.active + this.queue.size < concurrency && this.breaker.admission(this.monotonic()) === 'go';
   }
 
   /**
@@ -62,7 +62,7 @@ export class OriginQueue {
    * upload waits, because slow clients would hold up all others.
    */
   hasFreeEagerSlot(limits: OriginLimits): boolean {
-    return this.waiting.size === 0 && this.activeEager < maxEagerDeliveries(limits) && this.hasFreeSlot(limits);
+    return this.queue.size === 0 && this.activeEager < maxEagerDeliveries(limits) && this.hasFreeSlot(limits);
   }
 
   /** Waits for a slot. Resolves as `stopped` when the request's signal aborts; never rejects. */
@@ -71,13 +71,13 @@ export class OriginQueue {
       const stop = (): void => settle({ kind: 'stopped' });
       const settle = (slot: Slot): void => {
         request.signal.removeEventListener('abort', stop);
-        this.waiting.delete(queued);
+        this.queue.delete(queued);
         resolve(slot);
       };
       const queued: QueuedRequest = { ...request, settle };
       if (request.signal.aborted) return stop();
       request.signal.addEventListener('abort', stop, { once: true });
-      this.waiting.add(queued);
+      this.queue.add(queued);
       this.grantSlots();
     });
   }
@@ -94,9 +94,9 @@ export class OriginQueue {
   }
 
   private next(): QueuedRequest | undefined {
-    const [oldest] = this.waiting;
+    const [oldest] = this.queue;
     if (this.grantedCount % OLDEST_FIRST_EVERY === OLDEST_FIRST_EVERY - 1) return oldest;
-    for (const request of this.waiting) if (request.isUrgent()) return request;
+    for (const request of this.queue) if (request.isUrgent()) return request;
     return oldest;
   }
 
@@ -111,7 +111,7 @@ export class OriginQueue {
       hasEnded = true;
       this.active--;
       if (isEager) this.activeEager--;
-      if (this.breaker.onAttemptEnd(isHealthy, isProbe, this.monotonic(), limits.breaker)) this.onOpened();
+      if (this.breaker.onAttemptEnd(isHealthy, isProbe, this.monotonic(), limits.breaker)) this.onBreakerOpened();
       this.grantSlots();
     };
     return { kind: 'granted', end };
@@ -120,24 +120,24 @@ export class OriginQueue {
 
 /** The queues of all origins that this process has delivered to. */
 export class OriginQueues {
-  private readonly origins = new Map<string, OriginQueue>();
+  private readonly queues = new Map<string, OriginQueue>();
 
   constructor(
     private readonly monotonic: () => number,
-    private readonly onOpened: (origin: string) => void,
+    private readonly onBreakerOpened: (origin: string) => void,
   ) {}
 
   /** The queue of a route's origin URL. Routes to the same server share a queue, whatever the path of the URL. */
   of(url: string): OriginQueue {
     const { origin } = new URL(url);
-    const queue = this.origins.get(origin) ?? new OriginQueue(this.monotonic, () => this.onOpened(origin));
-    this.origins.set(origin, queue);
+    const queue = this.queues.get(origin) ?? new OriginQueue(this.monotonic, () => this.onBreakerOpened(origin));
+    this.queues.set(origin, queue);
     return queue;
   }
 
   /** Requests that wait for a slot at any origin. */
   get queued(): number {
-    return [...this.origins.values()].reduce((sum, { queued }) => sum + queued, 0);
+    return [...this.queues.values()].reduce((sum, { queued }) => sum + queued, 0);
   }
 }
 
@@ -147,11 +147,11 @@ interface BreakerRules {
   readonly pauseMs: number;
 }
 
-/** `wait`: a probe is under way that shows whether the origin has recovered. */
+/** Whether the breaker admits a request. `wait`: until the result of the probe is known. `until` is monotonic. */
 type Admission = 'go' | 'wait' | { readonly until: number };
 
 /**
- * Circuit breaker: pauses an origin after a number of failures in a row, so that a dead one is not sent every waiting upload.
+ * Circuit breaker: pauses an origin after a number of failures in a row, so that not every waiting upload is sent to a dead one.
  * After the pause a single attempt probes the origin, and its result closes the breaker or opens it again.
  */
 class Breaker {

@@ -22,7 +22,7 @@ export interface OriginRequestHead {
   readonly headers: Headers;
 }
 
-/** Fields about a part of an upload or about one message: wrong on a request that carries the complete upload. */
+/** Fields about a part of an upload or about one message, which would be wrong on a request with the complete upload. */
 const UPLOAD_FIELDS = new Set([
   'upload-complete',
   'upload-incomplete',
@@ -87,9 +87,9 @@ export function originRequestHead(upload: Upload, route: Route, via?: string): O
 }
 
 /**
- * The upload with the credentials of its completing request, each of which replaces a stored one that may have expired. If the
- * authorization service was asked about that request, its headers replace the older ones and credentials it has not seen are
- * dropped, so that two identities are never mixed.
+ * The upload with the credentials of its completing request, which replace the stored ones, because those may have expired.
+ * If the authorization service has checked that request, its headers replace the older ones, and stored credentials that it
+ * has not seen are dropped: two identities are never mixed.
  */
 export function withCompletingRequest(
   upload: Upload,
@@ -98,14 +98,20 @@ export function withCompletingRequest(
 ): Upload {
   // The stored request itself changes, because a form takes its fields from it too. Hop-by-hop fields of the creation are
   // removed first, so that its `Connection` cannot name fields of the completing request.
-  const newer = withCredentials(endToEnd(upload.request.headers), credentials, route);
-  if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers: newer } };
+  const headers = withCredentials(endToEnd(upload.request.headers), credentials, route);
+  if (addedHeaders === undefined) return { ...upload, request: { ...upload.request, headers } };
   const replaced = new Set(credentials.map(([name]) => name.toLowerCase()));
-  const older = new Set((route.delivery.credentials ?? DEFAULT_CREDENTIALS).filter((name) => !replaced.has(name)));
-  return { ...upload, addedHeaders, request: { ...upload.request, headers: withoutFields(newer, older) } };
+  const uncheckedCredentials = new Set(
+    (route.delivery.credentials ?? DEFAULT_CREDENTIALS).filter((name) => !replaced.has(name)),
+  );
+  return {
+    ...upload,
+    addedHeaders,
+    request: { ...upload.request, headers: withoutFields(headers, uncheckedCredentials) },
+  };
 }
 
-/** The head of a future origin request as far as it is known before the upload's bytes, for a preflight request. */
+/** The head of the later request to the origin, as far as a creation determines it; the preflight request uses it. */
 export interface ExpectedRequest {
   readonly method: string;
   readonly target: string;
@@ -114,7 +120,7 @@ export interface ExpectedRequest {
   readonly isForm: boolean;
 }
 
-/** The origin's request that a creation will lead to on its route. */
+/** The request to the origin that will follow from a creation on this route. */
 export function expectedRequest(
   request: Pick<StoredRequest, 'method' | 'target' | 'headers'>,
   route: Route,
@@ -140,7 +146,7 @@ export function trailersForOrigin(trailers: Headers, upload: Upload, route: Rout
   return originTrailers(withoutFields(trailers, new Set(names)), route);
 }
 
-/** Replaces the media type of a part by that of the representation; adds one to an untyped creation only if it is known. */
+/** Replaces the media type of a part by that of the representation. Without any `Content-Type`, adds a declared type only. */
 function withRepresentationType(
   headers: Headers,
   { dialect, request }: { readonly dialect: string; readonly request: Pick<StoredRequest, 'headers'> },
@@ -164,11 +170,11 @@ function asForm(headers: Headers, upload: Upload): HeaderLine[] {
 function withCredentials(headers: Headers, credentials: Headers, { delivery }: Route): HeaderLine[] {
   return (delivery.credentials ?? DEFAULT_CREDENTIALS).reduce<HeaderLine[]>(
     (lines, name) => {
-      const fresh = credentials.filter(([line]) => line.toLowerCase() === name);
-      if (fresh.length === 0) return lines;
+      const newLines = credentials.filter(([line]) => line.toLowerCase() === name);
+      if (newLines.length === 0) return lines;
       const at = lines.findIndex(([line]) => line.toLowerCase() === name);
       const others = withoutFields(lines, new Set([name]));
-      others.splice(at === -1 ? others.length : at, 0, ...fresh);
+      others.splice(at === -1 ? others.length : at, 0, ...newLines);
       return others;
     },
     [...headers],

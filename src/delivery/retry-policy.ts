@@ -19,18 +19,19 @@ export interface RetryPolicy {
  */
 export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
-/** The consequence of a failed attempt. `dueAt` is by the clock of the attempt's own times. */
-export type Verdict =
+/** The decision after a failed attempt. `dueAt` is in wall-clock milliseconds, like the times of the attempt. */
+export type RetryDecision =
   | { readonly kind: 'again'; readonly dueAt: number; readonly failure: Undelivered }
   | { readonly kind: 'give-up'; readonly failure: Undelivered };
 
-/** The decision before an attempt: send it with its number and budget, or give up. */
-export type Start =
+/** The decision before an attempt: make it, or give up. A retry budget limits the number and the time of attempts. */
+export type StartDecision =
   | {
       readonly kind: 'send';
       readonly number: number;
+      /** The number of the first attempt of the budget. */
       readonly budgetFrom: number;
-      /** Missing if this attempt begins the budget. */
+      /** When the budget began, in wall-clock milliseconds; missing if this attempt begins it. */
       readonly budgetSince?: number;
     }
   | { readonly kind: 'give-up'; readonly failure: Undelivered };
@@ -47,21 +48,21 @@ export function isRepeatable(
 }
 
 /**
- * The consequence of an attempt without a recorded answer. Only the attempt's own times count, not the clock, so that the
- * verdict is the same however long the proxy was stopped in between.
+ * The decision after an attempt without a recorded answer. Only the attempt's own times count, not the current time, so
+ * that the decision is the same however long the proxy was stopped in between.
  * Reasons: docs/decisions/0009.
  */
-export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): Verdict {
+export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () => number): RetryDecision {
   const { rules, repeatable } = policy;
   const failure = toUndelivered(attempt, policy);
-  // An invalid answer would come again.
+  // The origin would send an invalid answer again.
   const mayBeRepeated =
     failure.reason !== 'unauthorized' &&
     (failure.reason !== 'outcome-unknown' || (repeatable && !failure.invalidAnswer));
   if (!mayBeRepeated) return { kind: 'give-up', failure };
   const { startedAt, endedAt = startedAt, notBefore = 0 } = attempt;
   // A failed eager attempt causes no delay: the complete upload is sent immediately.
-  const delay = isEarly(attempt) ? 0 : jittered(delayMs(failureCount(attempt), rules), random);
+  const delay = isEagerAttempt(attempt) ? 0 : jittered(delayMs(failureCount(attempt), rules), random);
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
   if (dueAt > lastAt) return { kind: 'give-up', failure };
@@ -72,18 +73,22 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
  * Whether an upload may be sent now. A permitted retry request (`isRetryRequested`) begins a new budget and allows even a
  * request with an unknown outcome to be repeated; otherwise the newest attempt decides.
  */
-export function beforeAttempt(newest: Attempt | undefined, isRetryRequested: boolean, policy: RetryPolicy): Start {
+export function beforeAttempt(
+  newest: Attempt | undefined,
+  isRetryRequested: boolean,
+  policy: RetryPolicy,
+): StartDecision {
   const number = (newest?.number ?? 0) + 1;
-  if (!newest || isRetryRequested || isEarly(newest)) return { kind: 'send', number, budgetFrom: number };
-  const verdict = afterAttempt(newest, policy, () => 0);
-  if (verdict.kind === 'give-up') return verdict;
+  if (!newest || isRetryRequested || isEagerAttempt(newest)) return { kind: 'send', number, budgetFrom: number };
+  const decision = afterAttempt(newest, policy, () => 0);
+  if (decision.kind === 'give-up') return decision;
   const { budgetFrom = newest.number, budgetSince = newest.startedAt } = newest;
   return { kind: 'send', number, budgetFrom, budgetSince };
 }
 
 /**
- * Whether a request may restart a delivery that was given up. A client that was never informed of an unknown outcome may not, since
- * it would unknowingly send its request twice; neither may one without other credentials. The operator always may.
+ * Whether a request may restart a delivery that was given up. The operator always may. A client may not repeat a request
+ * whose outcome is unknown before it has learned so, nor one that the origin refused for its credentials without new ones.
  */
 export function mayRetry(failure: Undelivered, requester: RetryRequester, policy: RetryPolicy): boolean {
   if (requester.by === 'operator') return true;
@@ -94,13 +99,14 @@ export function mayRetry(failure: Undelivered, requester: RetryRequester, policy
     case 'outcome-unknown':
       return policy.repeatable || failure.clientKnows === true;
     case 'unauthorized':
+      // Without a kept challenge the client cannot learn that other credentials are needed, so the origin has to send it again.
       return requester.hasCredentials || failure.answer === undefined;
     case 'quarantined':
       return false;
   }
 }
 
-/** Seconds for `Retry-After` after trying has ended. */
+/** Seconds for the `Retry-After` of an upload whose delivery was given up. */
 export function retryAfterSeconds(newest: Attempt | undefined, rules: RetryRules, now: number): number {
   const delay = delayMs(newest ? failureCount(newest) : 1, rules);
   // The origin asked for a length of time; a clock that was set back must not lengthen it.
@@ -115,9 +121,9 @@ export function secondsUntil(at: number, now: number): number {
 }
 
 /**
- * The meaning of a final status. By 503 (RFC 9110 §15.6.4), and by 429 with a `Retry-After` (RFC 6585 §4), the origin itself
- * refuses, and with a challenge (§15.5.2) nothing was done. 502 and 504 (§15.6.3, §15.6.5) come from a gateway, behind which the
- * origin may still process the request.
+ * The meaning of a final status. After 503 (RFC 9110 §15.6.4), 429 with `Retry-After` (RFC 6585 §4) and a challenge
+ * (§15.5.2) the origin has done nothing. 502 and 504 (§15.6.3, §15.6.5) come from a gateway, behind which the origin may
+ * still process the request.
  */
 export function meaningOf(
   status: number,
@@ -131,22 +137,22 @@ export function meaningOf(
   return rules.retryOn === undefined && isFromGateway ? 'unknown' : 'answer';
 }
 
-/** The origin certainly did not get the complete upload with this attempt. */
+/** Whether the origin certainly did not get the complete upload with this attempt. */
 export function isPartiallySent({ reached, inPart }: Attempt): boolean {
   return reached === 'sent-in-part' || inPart === true;
 }
 
 /**
- * An eager attempt, which is always the first. A later partial attempt failed to read the spool and is retried with a delay.
+ * Whether a failed attempt was eager. An eager attempt is always the first; a later partial attempt could not read the spool.
  */
-function isEarly(attempt: Attempt): boolean {
+function isEagerAttempt(attempt: Attempt): boolean {
   return isPartiallySent(attempt) && attempt.number === 1;
 }
 
 /** The problem of an attempt whose process died. */
-export const LOST_WITH_PROCESS = 'the proxy stopped before it had recorded an answer';
+export const PROCESS_STOPPED = 'the proxy stopped before it had recorded an answer';
 
-/** An attempt that never ended, or whose answer was not recorded, has an unknown outcome: its process died. */
+/** The failure that an attempt leaves. Without a recorded end or answer its outcome is unknown: its process died. */
 function toUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   const { reached, status, problem, notBefore } = attempt;
   if (reached === 'never-sent' || isPartiallySent(attempt))
@@ -156,7 +162,7 @@ function toUndelivered(attempt: Attempt, policy: RetryPolicy): Undelivered {
   if (meaning === 'refusal') return { reason: 'refused', status, problem: description };
   if (meaning === 'challenge') return { reason: 'unauthorized', status, problem: description };
   const { invalidAnswer } = attempt;
-  return { reason: 'outcome-unknown', problem: problem ?? LOST_WITH_PROCESS, ...(invalidAnswer && { invalidAnswer }) };
+  return { reason: 'outcome-unknown', problem: problem ?? PROCESS_STOPPED, ...(invalidAnswer && { invalidAnswer }) };
 }
 
 /** Attempts for a waiting client are limited in number and time, background attempts only in time. */
@@ -288,7 +294,7 @@ export function routeOf({ route: name, request, dialect, clientKey }: Upload, ro
   return dialect === PLAIN_DIALECT ? forPlainRequests(route, clientKey !== undefined) : route;
 }
 
-/** Longer than a waiting client needs to read its answer. */
+/** How long the answer to a request without a key is kept: longer than a waiting client needs to read it. */
 const PLAIN_KEEP_ANSWER_MS = 60_000;
 
 /**

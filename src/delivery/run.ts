@@ -19,12 +19,12 @@ import {
   beforeAttempt,
   RetryDelay,
   isPartiallySent,
-  LOST_WITH_PROCESS,
+  PROCESS_STOPPED,
   mayRetry,
   policyOf,
   RetryBudget,
   routeOf,
-  type Start,
+  type StartDecision,
 } from './retry-policy.js';
 import { Waiters } from './waiters.js';
 
@@ -181,7 +181,7 @@ export class Run {
         onAnswer: this.answerListener(upload),
         onInterim,
       });
-      return await this.runFinish.afterAttempt(upload, result, routeOf(upload, routes), this.chunks);
+      return await this.runFinish.recordResult(upload, result, routeOf(upload, routes), this.chunks);
     } catch (error) {
       await claim.giveBack();
       throw error;
@@ -216,7 +216,7 @@ export class Run {
     return isAllowed;
   }
 
-  private decideStart(upload: Upload): Start {
+  private decideStart(upload: Upload): StartDecision {
     const policy = policyOf(upload, routeOf(upload, this.deps.routes));
     return beforeAttempt(upload.attempts.at(-1), this.isRetryRequested(upload), policy);
   }
@@ -284,10 +284,10 @@ export class Run {
     if (begun === 'stale') return this.runFinish.finishElsewhere();
     claim.coverAttempt(number);
     if (claim.mayHaveExpired)
-      return this.runFinish.afterAttempt(begun, { attempt: notSent(attempt) }, route, this.chunks);
+      return this.runFinish.recordResult(begun, { attempt: notSent(attempt) }, route, this.chunks);
     const result = await this.sendAttempt({ claimed: begun, chunks, route, attempt, signal });
     slot.end(originIsHealthy(result, signal));
-    return this.runFinish.afterAttempt(begun, result, route, this.chunks);
+    return this.runFinish.recordResult(begun, result, route, this.chunks);
   }
 
   /** Read once: the chunks of a complete upload do not change. */
@@ -357,7 +357,7 @@ export class Run {
     if (!newest || newest.reached !== undefined) return;
     const { store, worker, clock } = this.deps;
     const reached = isPartiallySent(newest) ? 'sent-in-part' : 'sent';
-    const closed = { ...newest, endedAt: clock(), reached, problem: LOST_WITH_PROCESS } as const;
+    const closed = { ...newest, endedAt: clock(), reached, problem: PROCESS_STOPPED } as const;
     await store.endAttempt(this.id, worker, closed);
   }
 

@@ -49,7 +49,7 @@ export interface HandlerOptions {
   readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
   readonly log: Log;
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   /** The name of this proxy in `Via`, by which it recognizes its own requests. */
   readonly via?: string;

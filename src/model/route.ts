@@ -121,8 +121,8 @@ export interface Authorize {
 }
 
 /**
- * The treatment of request bodies that are not uploads. `spool`: they are received into the spool, then gated, framed
- * and delivered like uploads that cannot be resumed. `refuse`: the client is told to use an upload.
+ * How request bodies that are not uploads are handled. `spool`: they are stored in the spool, then checked by the gate,
+ * framed and delivered like uploads that cannot be resumed. `refuse`: the client gets 428.
  */
 export type PlainBodies = 'pass' | 'refuse' | 'spool';
 

@@ -263,7 +263,7 @@ export interface MissingRelayOptions {
   /** The name of this node; missing if all nodes are configured to share one spool. */
   readonly node?: string;
   readonly log: Log;
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
 }
 

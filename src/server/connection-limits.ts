@@ -25,7 +25,7 @@ export interface ConnectionLimitsOptions {
   /** Called at most once a second while few connections are left, so that unused ones can be ended. */
   readonly onNearlyFull: () => void;
   readonly log: Log;
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
 }
 

@@ -68,7 +68,7 @@ export function awaitsContinue(exchange: Exchange): boolean {
 export interface InterimOptions {
   /** `auto`: only where interim responses are known to reach the client. */
   readonly mode: 'auto' | 'always' | 'never';
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
 }
 

@@ -20,7 +20,7 @@ export interface CleanupOptions {
   readonly clock: () => number;
   /** The time that decides whether an upload has expired; by default `clock` without its jumps forward. */
   readonly expiryClock?: () => number;
-  /** Milliseconds on a clock that is never set; the one of this process by default. */
+  /** Monotonic clock in milliseconds; that of this process by default. */
   readonly monotonic?: () => number;
   readonly everyMs: number;
   /** Files that no record counts are removed when they are this old and were seen unchanged for as long. */
@@ -271,7 +271,7 @@ const STEP_MS = 10_000;
 export interface SteadyClockOptions {
   /** The wall-clock time in milliseconds, which may be set at any moment. */
   readonly wall: () => number;
-  /** Milliseconds on a clock that is never set. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   /** A step forward is accepted after this time: by then everything older has had its full time. */
   readonly settleMs: number;

@@ -4,7 +4,7 @@ import { type ClientGate, describeExit, WorkerProcess } from './worker-process.j
 export interface WorkerPoolOptions {
   readonly workers: number;
   readonly log: Log;
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   readonly gate?: ClientGate;
   /** Called when a process starts to listen, and when it has ended. */
@@ -76,7 +76,7 @@ export class WorkerPool {
 export interface WorkerSlotOptions {
   readonly number: number;
   readonly log: Log;
-  /** Milliseconds of a monotonic clock. */
+  /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   /** Limits the client connections of the worker. */
   readonly gate?: ClientGate;

@@ -27,7 +27,7 @@ export class WorkerProcess {
   constructor(identity: WorkerIdentity, gate?: ClientGate) {
     this.forked = cluster.fork(identityVariables(identity));
     this.connections = new AssignedConnections(this.forked, gate);
-    // A message to a process that has just ended; `ended` handles its end.
+    // Emitted for a message to a process that has just ended; `ended` reports the end.
     this.forked.on('error', () => undefined);
     this.ended = this.waitForExit();
     void this.ended.then(() => this.settleAll(new Error('the worker has ended')));
@@ -86,7 +86,7 @@ export class WorkerProcess {
         this.failureReason = message.reason;
         return;
       case 'connections-ended':
-        return this.connections.ended(message.numbers);
+        return this.connections.onEnded(message.numbers);
       case 'reply':
         return this.settle(message.number, message.reply);
       case 'no-reply':
@@ -140,8 +140,8 @@ export interface ClientGate extends ConnectionGate {
 
 /**
  * The connections passed to one worker, counted against the limits of clients. Connections that a worker had not
- * confirmed when it ended are closed: Node's primary process would keep its copy open forever (until node:cluster closes
- * them itself), and another worker would take the rest of a request for the beginning of one.
+ * confirmed when it ended are closed: the primary process would keep its copies open forever, and another worker would
+ * take the rest of a request for the beginning of one. Needed until node:cluster closes them itself.
  */
 export class AssignedConnections {
   /** Release functions of connections that the worker has not confirmed, by message number. */
@@ -169,7 +169,7 @@ export class AssignedConnections {
   }
 
   /** Called with the numbers of accepted connections that have closed. */
-  ended(numbers: readonly number[]): void {
+  onEnded(numbers: readonly number[]): void {
     for (const number of numbers) {
       this.open.get(number)?.();
       this.open.delete(number);
@@ -203,13 +203,13 @@ export class AssignedConnections {
   }
 
   private endAll(): void {
-    const unheard = [...this.unconfirmed.keys()];
+    const unconfirmedNumbers = [...this.unconfirmed.keys()];
     for (const release of [...this.unconfirmed.values(), ...this.open.values()]) release();
     this.unconfirmed.clear();
     this.open.clear();
     // Node omits `disconnect` while a connection is being passed; without it, more connections would go to the ended worker.
     if (!this.isDisconnected) this.worker.process.emit('disconnect');
-    for (const seq of unheard) this.confirm(seq);
+    for (const seq of unconfirmedNumbers) this.confirm(seq);
   }
 
   /** Makes Node treat the connection as accepted by the worker, so that it closes its own copy. */

@@ -166,7 +166,7 @@ describe('listing', () => {
       ['?limit=0', 'limit is a whole number from 1 to 1000.'],
       ['?limit=many', 'limit is a whole number from 1 to 1000.'],
       ['?find=', 'find is a tag, a path, an Idempotency-Key or the address of a client.'],
-      ['?after=yesterday', 'after is the "next" of the page before.'],
+      ['?after=yesterday', 'after is the "next" of the previous page.'],
       ['?order=size', 'There is no parameter "order"; known are phase, find, limit and after.'],
     ])('%s is told to be wrong', async (query, detail) => {
       const response = await fetch(`${uploadsApi.admin.url}/uploads${query}`);
@@ -235,7 +235,7 @@ describe('actions', () => {
     });
 
     test.each([
-      [{ reason: 'unknown-upload' } as const, 404, 'The upload ended in this moment.'],
+      [{ reason: 'unknown-upload' } as const, 404, 'The upload has just ended.'],
       [{ reason: 'gone', detail: '' } as const, 410, 'The upload has ended already and is about to be removed.'],
     ])('that cannot be cancelled, %j, is %i', async (refusal, status, detail) => {
       uploadsApi.outcome = { kind: 'refused', refusal };
@@ -281,12 +281,17 @@ describe('actions', () => {
 
     test.each([
       ['DELETE', '', '?past_gate=true', 'There is no parameter "past_gate"; known: operator.'],
-      ['DELETE', '', '?operator=', 'operator is a name of up to 100 letters.'],
-      ['DELETE', '', '?operator=a%0Ab', 'operator is a name of up to 100 letters.'],
-      ['POST', '/redeliver', `?operator=${'a'.repeat(101)}`, 'operator is a name of up to 100 letters.'],
+      ['DELETE', '', '?operator=', 'operator is a name of up to 100 characters.'],
+      ['DELETE', '', '?operator=a%0Ab', 'operator is a name of up to 100 characters.'],
+      ['POST', '/redeliver', `?operator=${'a'.repeat(101)}`, 'operator is a name of up to 100 characters.'],
       ['POST', '/redeliver', '?past-gate=true', 'There is no parameter "past-gate"; known: operator, past_gate.'],
       ['POST', '/redeliver', '?past_gate=yes&operator=a', 'past_gate is true or false.'],
-      ['POST', '/redeliver', '?past_gate=true', 'past_gate=true needs operator=NAME: the log tells who it was.'],
+      [
+        'POST',
+        '/redeliver',
+        '?past_gate=true',
+        'past_gate=true needs operator=NAME, because the log names who skipped a gate.',
+      ],
     ])('is not touched by what is not understood: %s %s%s', async (method, verb, query, detail) => {
       const { id } = uploadsApi.upload({ phase: 'undelivered' });
       const response = await fetch(at(uploadTag(id), `${verb}${query}`), { method });
@@ -296,7 +301,7 @@ describe('actions', () => {
 
     test.each([
       ['unknown', 404, /has ended/],
-      ['incomplete', 409, /not whole yet/],
+      ['incomplete', 409, /not complete yet/],
       ['answered', 409, /answered already, by its origin or by its gate/],
       ['stopping', 503, /being stopped/],
     ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {

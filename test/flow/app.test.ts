@@ -157,7 +157,7 @@ describe('operator', () => {
 
   test('an upload that is not whole cannot be delivered', async () => {
     await post('?0');
-    await expect(uploads('redeliver', (await uploads('list', '-q')).trim())).rejects.toThrow('not whole yet');
+    await expect(uploads('redeliver', (await uploads('list', '-q')).trim())).rejects.toThrow('not complete yet');
   });
 });
 

@@ -108,7 +108,7 @@ describe('uploads list', () => {
     for (let count = 0; count < 3; count++) uploadsApi.upload();
     const { output, errors } = await uploads(['list', '--limit', '2', '--json']);
     expect((JSON.parse(output) as { uploads: unknown[] }).uploads).toHaveLength(2);
-    expect(errors).toBe('There are more; --limit 20 shows up to that many.\n');
+    expect(errors).toBe('There are more uploads; --limit 20 lists up to 20 of them.\n');
   });
 
   test('goes on from page to page for as many as are wanted', async () => {
@@ -209,7 +209,7 @@ describe('uploads show', () => {
   test('of a tag that nobody has ends with 1', async () => {
     const { code, output, errors } = await uploads(['show', '0123456789']);
     expect([code, output]).toEqual([1, '']);
-    expect(errors).toMatch(/^rufh-proxy: There is no upload with the tag "0123456789"/);
+    expect(errors).toMatch(/^rufh-proxy: No upload has the tag "0123456789"/);
   });
 });
 
@@ -223,7 +223,7 @@ describe.each([
     const { code, output, errors } = await uploads([command, ...tags]);
     expect(code).toBe(1);
     expect(output).toBe(`${tags[0]!}  ${done}\n${tags[2]!}  ${done}\n`);
-    expect(errors).toMatch(/^rufh-proxy: nobody: There is no upload with the tag "nobody".*\n$/);
+    expect(errors).toMatch(/^rufh-proxy: nobody: No upload has the tag "nobody".*\n$/);
     expect(uploadsApi.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
   });
 });

@@ -193,10 +193,10 @@ describe('a network that changes one bit of what a node gives away', () => {
     };
     const migrator = nodes.old.startMoving();
     expect(await until(() => migrator.progress.problem, 'a problem')).toBe(
-      'node other: a byte changed on its way there',
+      'node other: the data was damaged in transit',
     );
     expect(nodes.other.log).toContainEqual(
-      expect.objectContaining({ msg: 'a file from another node was damaged on its way, and is not kept' }),
+      expect.objectContaining({ msg: 'data from another node was damaged in transit and was not kept' }),
     );
     expect(await nodes.other.files()).toEqual([]);
     network.onBytesThere = () => undefined;

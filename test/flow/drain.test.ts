@@ -103,7 +103,7 @@ describe('drain', () => {
     test('says what stays where there is nobody to take it', async () => {
       await admin.close();
       await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: false }));
-      const problem = 'no other node can take them: cluster is not set';
+      const problem = 'no other node can take the uploads, because `cluster` is not set';
       const move = { moved: 0, bytes: 0, left: 3, isDone: false, isImpossible: true, problem };
       expect((await ask('POST', '/drain?move=true')).body).toEqual({ draining: true, move });
     });
@@ -184,7 +184,9 @@ describe('drain', () => {
       await open(new NoMigrator({ store: storeOf(3), node: undefined, shared: false }));
       const { code, output, errors } = await drain('--move');
       expect([code, errors]).toEqual([1, 'rufh-proxy: nothing was moved; do not remove the disk of this node\n']);
-      expect(output).toContain('\n0 moved with 0 B, 3 left (no other node can take them: cluster is not set)\n');
+      expect(output).toContain(
+        '\n0 moved with 0 B, 3 left (no other node can take the uploads, because `cluster` is not set)\n',
+      );
     });
 
     test('--move fails where what stays cannot be counted', async () => {

@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { PeerFiles, PeerFilesClient, writePeerPath } from '../../src/cluster/peer-files.js';
+import { PeerFiles, PeerFilesClient, formatPeerPath } from '../../src/cluster/peer-files.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog, uploadTag } from '../../src/observe/log.js';
 import { PEER_FIELD, PeerSignature } from '../../src/proxy/peer-auth.js';
@@ -436,7 +436,7 @@ describe('files that come late', () => {
       ['Host', new URL(nodes.other.peerUrl).host],
       ['Content-Length', `${size}`],
     ] as const;
-    const line = { method: 'PUT', target: writePeerPath({ id, name }), headers };
+    const line = { method: 'PUT', target: formatPeerPath({ id, name }), headers };
     const signed = nodes.old.signature.sign({ kind: 'files', to: 'other' }, line);
     const client = await connect(nodes.other.peerUrl);
     await client.sendHead(line.method, line.target, [...headers, [PEER_FIELD, signed]]);

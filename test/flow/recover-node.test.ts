@@ -1,7 +1,7 @@
 import { mkdir, readdir, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { forgetNode } from '../../src/cluster/lost-nodes.js';
+import { endLostUploads } from '../../src/cluster/lost-nodes.js';
 import { type Phase, PLAIN_DIALECT } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
@@ -367,7 +367,7 @@ test('uploads of a node that is gone are unknown afterwards, but for answers tha
   const kept = { ...answer, body: { in: 'record' } } as const;
   await harness.store.recordAnswer(answered, 'worker', { answer: kept, body, expiresAt: Date.now() + 60_000 });
   const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
-  expect(await forgetNode({ ...deps(), ...gone, store: harness.store })).toBe(2);
+  expect(await endLostUploads({ ...deps(), ...gone, store: harness.store })).toBe(2);
   expect(await harness.store.get(receiving)).toBeUndefined();
   expect(await harness.store.get(whole)).toBeUndefined();
   expect(await harness.store.get(answered)).toMatchObject({ phase: 'answered', node: 'here' });
@@ -384,7 +384,7 @@ test('whoever forgets a node and stands still meanwhile ends nothing that others
     return upload;
   };
   const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
-  const forgetting = forgetNode({ ...deps(), ...gone, store: slow });
+  const forgetting = endLostUploads({ ...deps(), ...gone, store: slow });
   await expect(forgetting).rejects.toMatchObject({ code: 'STORE_UNAVAILABLE' });
   expect(await harness.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
 });

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, rename, unlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
-import { forgetNode } from '../../src/cluster/lost-nodes.js';
+import { endLostUploads } from '../../src/cluster/lost-nodes.js';
 import { type FileSystem, nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import { Fault } from '../../src/model/fault.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
@@ -252,11 +252,11 @@ describe('unreadable', () => {
           : harness.store.remove(id);
       const gone = { node: 'gone', isStillLost: () => Promise.resolve(true), successor: 'here' };
       const { metrics, ...others } = deps();
-      await expect(forgetNode({ ...others, ...gone, metrics, store: stubborn })).rejects.toMatchObject({
+      await expect(endLostUploads({ ...others, ...gone, metrics, store: stubborn })).rejects.toMatchObject({
         name: 'Fault',
       });
       expect(await Promise.all(ids.map((id) => harness.offset(id)))).toEqual([undefined, 5, undefined]);
-      await forgetNode({ ...others, ...gone, metrics, store: harness.store });
+      await endLostUploads({ ...others, ...gone, metrics, store: harness.store });
       expect(await harness.offset(ids[1]!)).toBeUndefined();
       const figures = await metrics.values();
       const figure = (name: string) => figures.find((one) => one.name === name)?.values[0]?.value;

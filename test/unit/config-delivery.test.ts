@@ -370,11 +370,11 @@ describe('mistakes in delivery settings', () => {
       ['bind_to: ["a b"]', '2:11: bind_to[0]: found "a b", expected the name of a header such as X-Request-Id'],
       [
         'delivery: { idempotent: true }',
-        '2:13: delivery.idempotent: was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
+        '2:13: delivery.idempotent: was replaced by `guarantee`: write `guarantee: at_least_once` for `idempotent: true`, and remove `idempotent: false`',
       ],
       [
         'routes: [{ match: { path: /a }, delivery: { idempotent: true } }]',
-        '2:45: routes[0].delivery.idempotent: was replaced by `guarantee`: use at_least_once instead of `idempotent: true`, and nothing instead of `idempotent: false`',
+        '2:45: routes[0].delivery.idempotent: was replaced by `guarantee`: write `guarantee: at_least_once` for `idempotent: true`, and remove `idempotent: false`',
       ],
       [
         'delivery: { retry: { while_waitin: 5s } }',

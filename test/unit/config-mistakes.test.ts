@@ -66,7 +66,7 @@ test('what only some listeners can have is told where it stands', () => {
   ]);
   expect(mistakesIn(`origin: http://a\nlisten:\n  - { address: "127.0.0.1:80", mode: '0600' }\n  - ${long}\n`)).toEqual(
     [
-      'FILE:3:38: listen[0].mode: applies to Unix sockets only; anyone who can reach the address can connect to a port',
+      'FILE:3:38: listen[0].mode: applies to Unix sockets only: a TCP port has no permissions, so anyone who can reach it can connect',
       'FILE:4:5: listen[1]: the path of a Unix socket can be at most 107 bytes long; choose a shorter one',
     ],
   );

@@ -1,7 +1,7 @@
 import { readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import { beforeAttempt, type Start } from '../../src/delivery/retry-policy.js';
+import { beforeAttempt, type StartDecision } from '../../src/delivery/retry-policy.js';
 import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
@@ -144,7 +144,7 @@ describe('after a crash in the middle of a write', () => {
 
 describe('a last line that is damaged may have said that an attempt begins', () => {
   const rules = { firstDelayMs: 1, longestDelayMs: 1, maxAttempts: 9, whileWaitingMs: 1e6, inBackgroundMs: 1e6 };
-  const startOf = (upload: Upload | undefined, repeatable: boolean): Start =>
+  const startOf = (upload: Upload | undefined, repeatable: boolean): StartDecision =>
     beforeAttempt(upload?.attempts.at(-1), false, { repeatable, rules, parkOn: [] });
 
   async function whole(): Promise<string> {

@@ -63,7 +63,7 @@ import {
 /** The limit of files open at the same time; the system runs fewer disk calls than this in parallel. */
 const MAX_OPEN_FILES = 16;
 
-/** A body of up to this size fits, next to its head, into the room that an attempt reserved in the record. */
+/** A body of up to this size fits, with its head, into the room that an attempt has reserved in the record. */
 const SHORT_BODY_BYTES = 2048;
 
 const DEFAULT_RETRY_MS = 5000;
@@ -77,13 +77,12 @@ export interface EmbeddedStoreOptions extends LossObserver {
   readonly directory: string;
   readonly sync: SyncMode;
   readonly clock?: () => number;
-  /** The time by which uploads expire; `clock` by default. */
+  /** The clock by which uploads expire; `clock` by default. */
   readonly expiryClock?: () => number;
-  /** The clock that measures claims, in milliseconds; nobody can set it. */
+  /** Monotonic clock in milliseconds, which measures claims. */
   readonly monotonic?: () => number;
   /**
-   * Interval at which records that could not be read, and the record of the start, are tried again; 5 seconds by
-   * default.
+   * How often the store tries again to read unreadable records, and to record its start; every 5 seconds by default.
    */
   readonly retryMs?: number;
 }
@@ -151,7 +150,7 @@ export class EmbeddedStore implements UploadStore {
     return Promise.resolve(this.records.idByClientKey(clientKey));
   }
 
-  /** An expired upload is shown without making its record certain first, since clients only learn that it expired. */
+  /** Returns an expired upload even if its record may not survive a power cut, since clients only learn that it expired. */
   async get(id: string): Promise<Upload | undefined> {
     const known = this.records.get(id)?.record.upload;
     if (known && known.phase !== 'cancelled' && known.expiresAt <= this.clocks.expiryClock()) return known;
@@ -170,7 +169,7 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, reason));
   }
 
-  /** An upload that was given up at a start stays on the disk unchanged. */
+  /** The files of an upload that `giveUpLost` has ended stay unchanged. */
   markLost(id: string): Promise<Upload | 'gone'> {
     return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideMarkLost(record)));
   }
@@ -184,9 +183,9 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * The token of the next lease. Commits under way end before it is given, and none with an older token follows.
-   * While the start is not recorded nothing is written under any lease, so a lease to read or end an upload reuses
-   * the current token.
+   * The token of the next lease. Commits under way end before it is given, and later ones with an older token are stale.
+   * While a full disk keeps the start from being recorded, no bytes are written, so a lease to read or end an upload
+   * reuses the current token.
    */
   nextToken(id: string, purpose: LeasePurpose = 'to-write'): Promise<number> {
     return this.records.step(id, async (entry) => {
@@ -382,9 +381,8 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Records an answer. Where no file can be made for the body, a short body goes into the record, which has room
-   * reserved for it. With a longer body the step fails, but the answer is recorded without it: an answer that a
-   * client may have seen must survive a restart.
+   * Records an answer. If no file can be made for its body, a short body goes into the room that the record reserves.
+   * A longer one makes the step fail, after the answer was recorded without it: a client may have seen its status.
    */
   private async saveAnswer(entry: RecordEntry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
@@ -435,8 +433,8 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * A change by the worker that holds the claim. `isAlreadyDone`: the worker has made this change already, as its
-   * last step.
+   * Makes a change for the worker that holds the claim; `stale` for any other. `isAlreadyDone` tells that the worker has
+   * made this change before and repeats it.
    */
   private changeAsClaimHolder(
     id: string,
@@ -455,17 +453,17 @@ function lacksBody({ upload }: UploadRecord): boolean {
   return upload.answer?.body.in === 'nowhere';
 }
 
-/** The source of lease tokens. It refuses every older token from then on. */
+/** Gives lease tokens. Each makes every older token of the upload stale. */
 export interface TokenSource {
   nextToken(id: string, purpose?: LeasePurpose): Promise<number>;
 }
 
 export interface EmbeddedLeasesOptions {
-  /** Time that a holder may take to release before it is passed over; 2 seconds by default. */
+  /** Time that a holder has to release the lease before the next request takes it; 2 seconds by default. */
   readonly graceMs?: number;
 }
 
-/** The leases of the only process that uses a data directory; the request whose turn has come holds the lease. */
+/** The leases of the only process that uses a data directory. The first request in the queue of an upload holds its lease. */
 export class EmbeddedLeases implements Leases {
   private readonly queues: LeaseQueues;
 
