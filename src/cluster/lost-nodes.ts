@@ -39,7 +39,7 @@ const MAX_MISSED_INTERVALS = 3;
  * which the store is unavailable does not count, because every node is silent then.
  */
 export class LostNodes {
-  private readonly intervalMs: number;
+  private readonly everyMs: number;
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | undefined;
   /** Times of the first and the last check in a series without a gap. */
@@ -51,11 +51,11 @@ export class LostNodes {
   private silentNames: ReadonlySet<string> = new Set();
 
   constructor(private readonly options: LostNodesOptions) {
-    this.intervalMs = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, options.ownerTimeoutMs / 4));
+    this.everyMs = Math.min(MAX_INTERVAL_MS, Math.max(MIN_INTERVAL_MS, options.ownerTimeoutMs / 4));
   }
 
   start(): void {
-    this.timer = setInterval(() => this.begin(), this.intervalMs).unref();
+    this.timer = setInterval(() => this.begin(), this.everyMs).unref();
   }
 
   async stop(): Promise<void> {
@@ -86,7 +86,7 @@ export class LostNodes {
     this.series = undefined;
     const all = await nodes.all();
     const now = monotonic();
-    const continues = series !== undefined && now - series.last <= MAX_MISSED_INTERVALS * this.intervalMs;
+    const continues = series !== undefined && now - series.last <= MAX_MISSED_INTERVALS * this.everyMs;
     this.series = { since: continues ? series.since : now, last: now };
     return all;
   }

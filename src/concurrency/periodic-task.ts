@@ -5,12 +5,12 @@ export class PeriodicTask {
 
   constructor(
     private readonly task: () => Promise<void>,
-    private readonly intervalMs: number,
+    private readonly everyMs: number,
   ) {}
 
   /** Runs the task for the first time when the interval is over. The timer does not keep the process alive. */
   start(): void {
-    this.timer = setInterval(() => this.run(), this.intervalMs).unref();
+    this.timer = setInterval(() => this.run(), this.everyMs).unref();
   }
 
   /** Runs the task now, unless it is running. */

@@ -41,7 +41,7 @@ export class DeliveryClaim {
     return this.controller.signal;
   }
 
-  /** The claim may have expired, so another worker may hold it. */
+  /** Whether the claim may have expired, so that another worker may hold it. */
   get mayHaveExpired(): boolean {
     return this.ageMs >= this.deps.claimMs;
   }
@@ -54,7 +54,7 @@ export class DeliveryClaim {
     return this.ageMs < this.deps.claimMs / 3 || this.renew();
   }
 
-  /** Until an attempt newer than this one begins, a renewal also takes the claim back from another worker. */
+  /** Lets a renewal take the claim back from another worker, unless that one has begun a newer attempt than this. */
   coverAttempt(attempt: number): void {
     this.coveredAttempt = attempt;
   }

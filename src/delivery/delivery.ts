@@ -30,7 +30,7 @@ export interface DeliveryOptions extends Omit<
   readonly stopGraceMs?: number;
 }
 
-/** The state of a delivery that its client is answered with. */
+/** The result of a delivery, or its state when the client's wait ends. */
 export type DeliveryResult =
   | { readonly kind: 'answered'; readonly upload: Upload; readonly answer: RelayedAnswer }
   | Extract<Outcome, { readonly kind: 'undelivered' | 'pending' | 'parked' | 'answer-lost' }>
@@ -64,7 +64,7 @@ export interface ResultRequest {
 /** Time for workers to notice that the store is available again and to renew their claims. */
 const CLAIM_RECOVERY_MS = 3000;
 
-/** The first two of these polls also list deliveries that are due much later, because the clock may have been set back. */
+/** Of this many polls, the first two also list deliveries that are due much later, because the clock may have been set back. */
 const POLLS_PER_FULL_SCAN = 60;
 /** A delivery that is due later than this is listed by a full scan. */
 const FULL_SCAN_BEYOND_MS = 1000;
@@ -242,7 +242,7 @@ export class Delivery {
     signal?.throwIfAborted();
   }
 
-  /** Another node may be about to record that this client was informed: the client's next request may arrive before that. */
+  /** Whether another node may still be recording that this client was informed: the client's next request may overtake that. */
   private mayBecomeInformed(upload: Upload | undefined): boolean {
     const { undelivered } = upload ?? {};
     return this.deps.returnGraceMs > 0 && undelivered?.reason === 'outcome-unknown' && !undelivered.clientKnows;
@@ -253,7 +253,7 @@ export class Delivery {
     return this.read(id, request);
   }
 
-  /** A client that waits for the origin also waits for an unavailable store. */
+  /** Reads the upload. A client that waits for the origin also waits for an unavailable store. */
   private read(id: string, { signal, waitMs = Infinity }: ResultRequest): Promise<Upload | undefined> {
     const { store } = this.deps;
     return waitMs > 0 ? store.withRetry(() => store.direct.get(id), { signal }) : store.direct.get(id);
@@ -289,7 +289,7 @@ export class Delivery {
     for (const id of due) {
       if (this.draining.signal.aborted) break;
       if (this.runs.has(id) || (previouslyDue && !previouslyDue.has(id))) continue;
-      if (await this.mayStartRun(id)) this.startRun(id, { by: 'nobody', credentials: [] });
+      if (await this.mayStartRun(id)) this.startRun(id, { by: 'poll', credentials: [] });
     }
     this.previouslyDue = new Set(due);
   }
@@ -366,13 +366,13 @@ export class Delivery {
   }
 }
 
-/** An attempt that ended in the future was made before the clock was set back, an unknown time ago; its retry is due. */
+/** Whether an attempt is due. If the last one ended in the future, the clock was set back since, so the next one is due. */
 function isDue(now: number, { phase, dueAt = 0, attempts }: Upload): boolean {
   const { endedAt = 0 } = attempts.at(-1) ?? {};
   return phase !== 'complete' || dueAt <= now || endedAt > now;
 }
 
-/** A slightly stale snapshot is safe: stored answers never change, and the claim re-checks uploads without attempts. */
+/** Whether an older snapshot is as good as a new one: answers never change, and the claim re-checks uploads without attempts. */
 function isStableSnapshot({ phase, attemptCount }: Upload): boolean {
   return phase === 'answered' || (phase === 'complete' && attemptCount === 0);
 }

@@ -33,11 +33,11 @@ export interface EagerFeed {
   onCommitted(upload: Upload): void;
   /** Sets the receiver of the origin's interim responses, replacing that of an earlier request. */
   setInterimListener(listener: InterimListener | undefined): void;
-  /** Returns each answer once; undefined after that, and the upload continues. */
+  /** Returns an early answer, each only once. Undefined: there is none, and the upload continues. */
   takeEarlyAnswer(): EarlyAnswer | undefined;
 }
 
-const EAGER = { isUrgent: () => true, isEager: true } as const;
+const EAGER_SLOT = { isUrgent: () => true, isEager: true } as const;
 
 /** Whether the route delivers uploads of this length, which may be unknown, eagerly. */
 export function isEagerRoute({ delivery, authorize }: Route, length: number | undefined): boolean {
@@ -124,7 +124,10 @@ export class EagerAttempt implements EagerFeed {
     this.stopListening();
   }
 
-  /** Completes the attempt: `upload` is complete and claimed with the attempt `claimed` until `signal` aborts. */
+  /**
+   * Completes the attempt with the complete `upload`. `claimed` is the attempt as recorded with the claim, and `signal`
+   * aborts when the claim is lost.
+   */
   async finish(
     upload: Upload,
     claimed: Attempt,
@@ -154,7 +157,7 @@ export class EagerAttempt implements EagerFeed {
     const { origin, delivery } = this.route;
     const slot = await originQueues
       .of(origin)
-      .acquire({ ...EAGER, limits: delivery, signal: this.abortController.signal });
+      .acquire({ ...EAGER_SLOT, limits: delivery, signal: this.abortController.signal });
     if (slot.kind !== 'granted') return this.markNotBegun();
     metrics.activeDeliveries.inc();
     let isHealthy: boolean | undefined;
@@ -227,8 +230,8 @@ export class EagerAttempt implements EagerFeed {
   }
 
   /**
-   * Marks the attempt as `sent-in-part` if the end of its body was not handed out: the origin cannot have the complete
-   * upload.
+   * Marks the attempt as `sent-in-part` if the end of its body was not passed to the request: the origin cannot have the
+   * complete upload.
    */
   private markSentInPart(result: AttemptResult): AttemptResult {
     const { attempt, answered } = result;
@@ -264,7 +267,7 @@ export interface EagerBodyDeps {
   readonly spool: Pick<Spool, 'read'>;
 }
 
-/** Bytes read ahead of a slow origin: one read of the spool. */
+/** Bytes read from the spool ahead of a slow origin: as many as one read gives. */
 const READ_AHEAD_BYTES = 1024 * 1024;
 
 /**
@@ -274,7 +277,7 @@ const READ_AHEAD_BYTES = 1024 * 1024;
  */
 export class EagerBody {
   readonly framed: OriginBody;
-  /** The end was handed out: the origin may have the complete body. */
+  /** Whether the end was passed to the request, so that the origin may have the complete body. */
   endWasSent = false;
   private readonly changed = new Notifier();
   private readonly envelope;

@@ -140,7 +140,7 @@ export class ResponseBuffer {
     }
   }
 
-  /** Bytes that readers may have: the last piece of a body with a declared size is held back until the end may be seen. */
+  /** The number of bytes that readers may see. The last piece of a body with a declared size is held back until `release`. */
   private visibleSize(): number {
     const isComplete = this.size >= this.declaredSize;
     return isComplete && this.state !== 'ended' ? this.size - this.lastPieceBytes : this.size;

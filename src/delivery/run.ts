@@ -41,7 +41,7 @@ const NO_SLOT: GrantedSlot = { kind: 'granted', end: () => undefined };
 /** The reason for a run, and the client data it starts with. */
 export interface RunRequest {
   /** The requester of the run: a client or the operator may reopen a delivery that ended without an answer. */
-  readonly by: 'nobody' | 'client' | 'operator';
+  readonly by: 'poll' | 'client' | 'operator';
   /** The operator lets the upload pass without the gate. */
   readonly skipGate?: boolean;
   /** The newest credentials that a client sent. */
@@ -197,7 +197,7 @@ export class Run {
     const mayTry =
       upload?.phase === 'complete' ||
       upload?.phase === 'delivering' ||
-      (upload?.phase === 'undelivered' && by !== 'nobody' && this.requestRetry(upload));
+      (upload?.phase === 'undelivered' && by !== 'poll' && this.requestRetry(upload));
     if (!mayTry || upload.node !== this.deps.node) this.runFinish.finishElsewhere();
     else if (this.deps.draining.aborted) this.runFinish.finishStopped(upload);
     else return upload;
@@ -208,7 +208,7 @@ export class Run {
   private requestRetry(upload: Upload): boolean {
     const { by } = this.request;
     const failure = upload.undelivered;
-    if (!failure || by === 'nobody') return true;
+    if (!failure || by === 'poll') return true;
     const requester =
       by === 'operator' ? { by } : { by, hasCredentials: this.completingRequest.credentials.length > 0 };
     const isAllowed = mayRetry(failure, requester, policyOf(upload, routeOf(upload, this.deps.routes)));

@@ -127,15 +127,15 @@ export class LogOutput {
 }
 
 /**
- * A descriptor for the same output that never blocks: a file, a pipe opened again as non-blocking, or a socket that
- * Node has made non-blocking. Undefined for others, such as terminals. A blocked write could not be given up, so the
- * process could not end; a background write that finds the output full after exit would be lost.
+ * A descriptor for the same output whose writes never block: that of a file, of a pipe opened again as non-blocking, or
+ * of a socket that Node has made non-blocking. Undefined for others, such as terminals, which are written in the background.
  */
 function nonBlockingFd(fd: number): number | undefined {
   try {
-    const kind = fstatSync(fd);
-    if (kind.isFIFO()) return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK);
-    return kind.isFile() || hasNonBlockingFlag(fd) ? fd : undefined;
+    const stats = fstatSync(fd);
+    // A write that blocks could not be given up at exit, so the process could not end.
+    if (stats.isFIFO()) return openSync(`/proc/self/fd/${fd}`, constants.O_WRONLY | constants.O_NONBLOCK);
+    return stats.isFile() || hasNonBlockingFlag(fd) ? fd : undefined;
   } catch {
     // Without /proc (not Linux) nothing is known about the descriptor.
     return undefined;

@@ -55,7 +55,7 @@ export function parseUploadRequest(dialect: Dialect, head: RequestHead, id: stri
   }
 }
 
-/** Reads the completeness field in the dialect's name and polarity. */
+/** Reads the field that says whether the upload is complete; dialects differ in its name and in which value means so. */
 export function readCompleteness({ completeness }: Dialect, head: RequestHead): Read<boolean> {
   const read = readBoolean(head.headers, completeness.field);
   return isValue(read) ? read === completeness.whenComplete : read;
@@ -71,7 +71,7 @@ export function mediaType(head: RequestHead): string | undefined {
   return fieldValue(head.headers, 'Content-Type')?.split(';', 1)[0]!.trim().toLowerCase();
 }
 
-/** RUFH §4.3.1 up to draft-05: a request for the offset must not state one. Conformance tests still check that. */
+/** Parses a request for the offset, which must not contain one (RUFH §4.3.1 up to draft-05). Conformance tests still check that. */
 function parseRetrieval(dialect: Dialect, head: RequestHead, id: string): Intent | Refusal {
   const forbidden = statedFields(dialect, head, ['Upload-Offset', 'Upload-Length']);
   if (forbidden.length === 0) return { kind: 'retrieve', id };
@@ -125,7 +125,7 @@ function statedFields(dialect: Dialect, head: RequestHead, integers: readonly st
   return isValue(readCompleteness(dialect, head)) ? [...stated, dialect.completeness.field] : stated;
 }
 
-/** tus-js-client (`overridePatchMethod`) overrides POST, for firewalls that block other methods. */
+/** The method, or the one that overrides POST. tus-js-client (`overridePatchMethod`) does so where firewalls block other methods. */
 function effectiveMethod({ methodOverride }: Dialect, { method, headers }: RequestHead): string {
   const override = methodOverride && method === 'POST' ? fieldValue(headers, 'X-HTTP-Method-Override') : undefined;
   return override === 'PATCH' || override === 'DELETE' || override === 'HEAD' ? override : method;

@@ -20,7 +20,7 @@ export const plain: Protocol = {
   render,
 };
 
-/** A complete creation from an ordinary request. Its digests are not checked, they are for the origin. */
+/** A complete creation from an ordinary request. Its digests are not checked, because they are for the origin. */
 export function plainCreation(head: RequestHead): CreateIntent {
   return {
     kind: 'create',
@@ -61,7 +61,7 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
   }
 }
 
-/** Refuses in terms of a request, not of an upload; the limits are added only if the client is asked to upload. */
+/** Words a refusal for a client that knows of no upload. The limits are added only if the client is asked to upload. */
 function refused(refusal: Refusal, context: ReplyContext): Reply {
   const { reason } = refusal;
   if (reason === 'too-large')

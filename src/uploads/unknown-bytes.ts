@@ -22,7 +22,7 @@ export interface UnknownBytesOptions {
 export interface UnknownUploads {
   readonly uploads: number;
   readonly bytes: number;
-  /** The time when the spool was taken over, or when the start found the uploads. */
+  /** When the spool was taken over, or when the proxy started and found the uploads; in wall-clock milliseconds. */
   readonly since: number;
   /** `store`: they belong to another store. `records`: their records are missing. */
   readonly missing: 'store' | 'records';
@@ -95,7 +95,7 @@ export class UnknownBytes {
 
 /**
  * The number of bytes in these files of an upload; undefined if no file has a name that this program gives. The file of
- * the acknowledged offset is one, and has no bytes.
+ * the acknowledged offset has such a name, but holds no bytes of the upload.
  */
 function bytesIn(files: readonly SpooledChunk[]): number | undefined {
   const given = files.filter(({ name }) => isGivenName(name));
@@ -104,8 +104,8 @@ function bytesIn(files: readonly SpooledChunk[]): number | undefined {
 }
 
 /**
- * Uploads that a start found in the spool without a record, where no other process uses the spool. A record exists
- * before the first byte of its upload and until after the last, so they come from a partial copy or from lost records.
+ * Uploads that the proxy found in its own spool without a record when it started. A record exists before the first byte
+ * of its upload and until after the last, so they come from a partial copy or from lost records.
  * They are reported while they exist, and kept as long as an upload may live.
  * Reasons: docs/decisions/0028.
  */
@@ -123,7 +123,7 @@ export class UnrecordedBytes {
     if (bytes !== undefined) this.bytesById.set(id, bytes);
   }
 
-  /** Logs them, once all are known. */
+  /** Logs how many there are. Called once, after all of them were noted. */
   logAll(): void {
     const { known } = this;
     if (known) this.options.log.error({ uploads: known.uploads, bytes: known.bytes }, UNRECORDED);
@@ -147,7 +147,7 @@ export class UnrecordedBytes {
 }
 
 const UNRECORDED =
-  'the spool has bytes of uploads that have no record in uploads: if the data directory is a copy, stop, copy the complete ' +
+  'the spool has bytes of uploads that have no record in uploads/: if the data directory is a copy, stop, copy the complete ' +
   'directory and start again. The bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
 
 export interface UnreadableBytesOptions {
@@ -165,8 +165,8 @@ export type RecoverUpload = (id: string, files: readonly SpooledChunk[]) => Prom
 const RETRY_MS = 5000;
 
 /**
- * Uploads whose files the disk cannot list, or that could not be recovered because of another fault of it. Nothing of
- * them is removed; each is logged once when the fault begins and once when it ends, and retried in between.
+ * Uploads whose files cannot be listed, or that could not be recovered because of another fault of the disk. None of
+ * their files is removed. Each upload is logged when the fault begins and when it ends, and retried in between.
  */
 export class UnreadableBytes {
   private readonly known = new Map<string, SetAsideRecord>();
