@@ -291,7 +291,7 @@ describe('mistakes in delivery settings', () => {
       ],
       [
         'delivery: { framing: { type: raw } }',
-        '2:30: delivery.framing.type: found "raw", expected multipart; for the bytes as they are write "framing: raw"',
+        '2:30: delivery.framing.type: found "raw", expected multipart; to send the bytes as they are, write "framing: raw"',
       ],
       [
         `delivery: { framing: { field: 'a"b' } }`,
