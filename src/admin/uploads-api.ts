@@ -307,9 +307,9 @@ function unknownUploadsView(unknown: UnknownUploads) {
 export function unknownUploadsProblem({ uploads, bytes, since, missing }: UnknownUploads): string {
   if (missing === 'records')
     return (
-      `the spool has ${uploads} uploads (${bytes} bytes) whose records were not in uploads at the start of ${iso(since)}. ` +
-      'They are removed when the longest limits.max_age is over. If the data directory is a copy, stop, copy the whole ' +
-      'directory and start again'
+      `the spool has ${uploads} uploads (${bytes} bytes) whose records were missing from uploads/ when the proxy started at ${iso(since)}. ` +
+      'They are removed when the longest limits.max_age is over. If the data directory is a copy, stop the proxy, copy the ' +
+      'complete directory and start again'
     );
   return (
     `the spool has ${uploads} uploads (${bytes} bytes) of another Redis, from before ${iso(since)}; this one does not know ` +

@@ -100,7 +100,7 @@ function gate() {
 /** `eager`, without defaults. */
 const eagerSettings = {
   idle: duration({ minMs: 1 }).describe(
-    'If the client pauses longer than this, the request to the origin is aborted; the complete upload is delivered from the spool later.',
+    'If the client pauses for longer than this, the request to the origin is aborted; the complete upload is delivered from the spool later.',
   ),
   unknown_length: oneOf(['chunked', 'wait']).describe(
     'For an upload whose length is unknown at its start: `chunked` starts immediately, without `Content-Length`; `wait` ' +
@@ -113,7 +113,7 @@ const breakerSettings = {
   failures: integer({ min: 1, max: 1_000_000 }).describe(
     'Consecutive failures before requests to the origin are paused.',
   ),
-  pause: duration({ minMs: 1 }).describe('How long no request goes to that origin; then a single request tests it.'),
+  pause: duration({ minMs: 1 }).describe('How long no request is sent to that origin; then a single request tests it.'),
 };
 
 /** `retry`, without defaults. */
@@ -183,7 +183,7 @@ const ungroupedSettings = {
   ),
   rewrite_location: booleanOrNull().describe(
     'Rewrites the host of the origin in `Location` and `Content-Location` to the one that clients use, and removes the ' +
-      'path of `origin`. `null`: if `preserve_host` is false, or `origin` has a path.',
+      'path of `origin`. `null`: `true` if `preserve_host` is false or `origin` has a path.',
   ),
   method: methodOrNull().describe('Method of the request to the origin. `null`: that of the creation.'),
   target: targetTemplate().describe(

@@ -117,8 +117,8 @@ const clientLimits = {
       window: duration({ minMs: 100 })
         .prefault('60s')
         .describe(
-          'Period over which the rate is measured: for request bodies at least `idle_timeout`, for responses five times as long, because ' +
-            'buffers on the way hide how much a slow client has read.',
+          'Period over which the rate is measured. For request bodies it is at least `idle_timeout`; for responses it is five times as ' +
+            'long, because buffers on the way hide how much a slow client has read.',
         ),
     })
     .prefault({})
@@ -181,7 +181,7 @@ const trustedProxy = z.strictObject({
   cidr: cidr().describe('The proxy’s address or range; `unix` for a proxy that connects to a Unix socket.'),
   relays_interim: boolean()
     .prefault(false)
-    .describe('This proxy passes 1xx responses on while the request body is still coming, see `interim_responses`.'),
+    .describe('This proxy passes 1xx responses on while the request body is still arriving; see `interim_responses`.'),
   connection_per_client: boolean()
     .prefault(false)
     .describe(
@@ -297,8 +297,8 @@ export const schema = z.strictObject({
   alt_svc: altSvc()
     .prefault(null)
     .describe(
-      'Sent as `Alt-Svc` with responses of the origin, if a proxy in front offers HTTP/3. `null`: none. The origin’s own is always dropped: it would ' +
-        'lead clients around the proxy.',
+      '`Alt-Svc` of responses from the origin, for a proxy in front that offers HTTP/3. `null`: none. The origin’s own value is always ' +
+        'removed, because it would lead clients around the proxy.',
     ),
   delivery,
   ...access,

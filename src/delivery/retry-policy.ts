@@ -21,7 +21,7 @@ export type ResponseMeaning = 'answer' | 'refusal' | 'unknown' | 'challenge';
 
 /** The decision after a failed attempt. `dueAt` is in wall-clock milliseconds, like the times of the attempt. */
 export type RetryDecision =
-  | { readonly kind: 'again'; readonly dueAt: number; readonly failure: Undelivered }
+  | { readonly kind: 'retry'; readonly dueAt: number; readonly failure: Undelivered }
   | { readonly kind: 'give-up'; readonly failure: Undelivered };
 
 /** The decision before an attempt: make it, or give up. A retry budget limits the number and the time of attempts. */
@@ -66,7 +66,7 @@ export function afterAttempt(attempt: Attempt, policy: RetryPolicy, random: () =
   const dueAt = Math.max(startedAt, endedAt) + delay;
   const lastAt = budgetEnd(attempt, rules);
   if (dueAt > lastAt) return { kind: 'give-up', failure };
-  return { kind: 'again', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), failure };
+  return { kind: 'retry', dueAt: Math.max(dueAt, Math.min(notBefore, lastAt)), failure };
 }
 
 /**

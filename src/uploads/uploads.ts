@@ -222,11 +222,11 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const unusableOutcome = await this.unusableOutcome(upload, lease);
     if (unusableOutcome) return unusableOutcome;
-    const verdict = refuseAppend(intent, upload);
-    if (verdict)
-      return verdict.invalidates
-        ? this.appendBody.invalidate(upload, lease, verdict.refusal)
-        : refused(verdict.refusal);
+    const decision = refuseAppend(intent, upload);
+    if (decision)
+      return decision.invalidates
+        ? this.appendBody.invalidate(upload, lease, decision.refusal)
+        : refused(decision.refusal);
     const announced = await this.recordAnnouncements(intent, upload, lease);
     if (!announced) return { kind: 'interrupted', reason: 'taken-over' };
     return this.receiveAndDeliver(intent, announced, lease, call);

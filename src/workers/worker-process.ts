@@ -22,7 +22,7 @@ export class WorkerProcess {
   private readonly connections: AssignedConnections;
   private readonly pending = new Map<number, (outcome: WorkerReply | Error) => void>();
   private lastRequestNumber = 0;
-  private failureReason: string | undefined;
+  private reportedProblem: string | undefined;
 
   constructor(identity: WorkerIdentity, gate?: ClientGate) {
     this.forked = cluster.fork(identityVariables(identity));
@@ -44,7 +44,7 @@ export class WorkerProcess {
 
   /** The reason why it could not start, as reported by the worker. */
   get problem(): string | undefined {
-    return this.failureReason;
+    return this.reportedProblem;
   }
 
   send(message: ToWorker): void {
@@ -83,7 +83,7 @@ export class WorkerProcess {
       case 'listening':
         return listens(message.urls);
       case 'failed':
-        this.failureReason = message.reason;
+        this.reportedProblem = message.reason;
         return;
       case 'connections-ended':
         return this.connections.onEnded(message.numbers);
@@ -105,7 +105,7 @@ export class WorkerProcess {
 
   private failure({ number }: WorkerIdentity, end: ProcessExit): WorkerFailed {
     return new WorkerFailed(
-      this.failureReason ?? `worker ${number} exited ${describeExit(end)} before it was listening`,
+      this.reportedProblem ?? `worker ${number} exited ${describeExit(end)} before it was listening`,
     );
   }
 }

@@ -122,28 +122,28 @@ describe('retry policy', () => {
     const lost = { reason: 'outcome-unknown', problem: 'the proxy stopped before it had recorded an answer' };
 
     test.each([
-      ['never sent', neverSent, once, 1, 'again'],
-      ['never sent', neverSent, once, 2, 'again'],
+      ['never sent', neverSent, once, 1, 'retry'],
+      ['never sent', neverSent, once, 2, 'retry'],
       ['never sent', neverSent, once, 3, unreachable],
       ['never sent', neverSent, repeatable, 3, unreachable],
       ['sent, no answer', sent, once, 1, unknown],
-      ['sent, no answer', sent, repeatable, 1, 'again'],
+      ['sent, no answer', sent, repeatable, 1, 'retry'],
       ['sent, no answer', sent, repeatable, 3, unknown],
-      ['refused by retry_on', refused, once, 1, 'again'],
+      ['refused by retry_on', refused, once, 1, 'retry'],
       ['refused by retry_on', refused, once, 3, { reason: 'refused', status: 503, problem: 'the origin answered 503' }],
       ['challenged', challenged, once, 1, unauthorized],
       ['challenged', challenged, repeatable, 1, unauthorized],
       ['never ended', open, once, 1, lost],
-      ['never ended', open, repeatable, 1, 'again'],
+      ['never ended', open, repeatable, 1, 'retry'],
       ['answered, but not recorded', answered, once, 1, lost],
-      ['answered, but not recorded', answered, repeatable, 1, 'again'],
+      ['answered, but not recorded', answered, repeatable, 1, 'retry'],
     ])('%s (%j, %j), failure %i', (_name, how, policy, number, expected) => {
-      const verdict = afterAttempt(attempt({ number, ...how }), policy, half);
-      expect(verdict.kind === 'give-up' ? verdict.failure : verdict.kind).toEqual(expected);
+      const decision = afterAttempt(attempt({ number, ...how }), policy, half);
+      expect(decision.kind === 'give-up' ? decision.failure : decision.kind).toEqual(expected);
     });
 
     test('a budget begins where its first attempt says', () => {
-      expect(afterAttempt(attempt({ number: 7, budgetFrom: 6, ...neverSent }), once, half).kind).toBe('again');
+      expect(afterAttempt(attempt({ number: 7, budgetFrom: 6, ...neverSent }), once, half).kind).toBe('retry');
       expect(afterAttempt(attempt({ number: 8, budgetFrom: 6, ...neverSent }), once, half).kind).toBe('give-up');
     });
 
@@ -158,15 +158,15 @@ describe('retry policy', () => {
       'delays double up to the longest, jitter takes up to half: failure %i, random %f → %i ms',
       (number, random, ms) => {
         const patient = { repeatable: false, parkOn, rules: { ...rules, maxAttempts: 100, whileWaitingMs: 60_000 } };
-        const verdict = afterAttempt(attempt({ number, ...neverSent }), patient, () => random);
+        const decision = afterAttempt(attempt({ number, ...neverSent }), patient, () => random);
         const why = { reason: 'unreachable', problem: 'ECONNREFUSED' };
-        expect(verdict).toEqual({ kind: 'again', dueAt: ms, failure: why });
+        expect(decision).toEqual({ kind: 'retry', dueAt: ms, failure: why });
       },
     );
 
     describe('budgets', () => {
       const patient = { ...rules, inBackgroundMs: 10_000 };
-      const verdictOf = (fields: Partial<Attempt>, of: Partial<typeof rules> = {}) =>
+      const decisionOf = (fields: Partial<Attempt>, of: Partial<typeof rules> = {}) =>
         afterAttempt(
           attempt({ ...neverSent, ...fields }),
           { repeatable: false, parkOn, rules: { ...patient, ...of } },
@@ -190,8 +190,8 @@ describe('retry policy', () => {
         ['one that is over sooner than the pause changes nothing', { endedAt: 1000, notBefore: 1050 }, {}, 1100],
         ['an end before the beginning is a clock that was set', { startedAt: 5000, endedAt: 1 }, {}, 5100],
       ])('%s', (_name, fields, of, expected) => {
-        const verdict = verdictOf(fields, of);
-        expect(verdict.kind === 'again' ? verdict.dueAt : verdict.kind).toBe(expected);
+        const decision = decisionOf(fields, of);
+        expect(decision.kind === 'retry' ? decision.dueAt : decision.kind).toBe(expected);
       });
     });
   });
