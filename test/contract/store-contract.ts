@@ -5,7 +5,7 @@ import type { UploadStore } from '../../src/store/upload-store.js';
 import { HOUR, newId, newUpload } from './sample-upload.js';
 import { describeAskingAgain } from './store-again-contract.js';
 import { describeDeliveries } from './store-deliveries-contract.js';
-import { describeToldClients } from './store-told-contract.js';
+import { describeToldClients } from './store-informed-contract.js';
 import { describeEarlyAttempts } from './store-early-contract.js';
 import { describeTotals } from './store-totals-contract.js';
 

@@ -8,11 +8,11 @@ import { FakeAdmin } from '../support/fake-admin.js';
 describe('listing', () => {
   const SECRET = 's3cret-of-the-client';
 
-  let uploadsApi: FakeAdmin;
+  let admin: FakeAdmin;
   beforeEach(async () => {
-    uploadsApi = await FakeAdmin.start();
+    admin = await FakeAdmin.start();
   });
-  afterEach(() => uploadsApi.admin.close());
+  afterEach(() => admin.listener.close());
 
   interface Listed {
     readonly uploads: readonly { readonly tag: string; readonly phase: string }[];
@@ -20,18 +20,18 @@ describe('listing', () => {
   }
 
   async function list(query = ''): Promise<Listed> {
-    return (await (await fetch(`${uploadsApi.admin.url}/uploads${query}`)).json()) as Listed;
+    return (await (await fetch(`${admin.listener.url}/uploads${query}`)).json()) as Listed;
   }
 
   const tags = ({ uploads }: Listed) => uploads.map(({ tag }) => tag);
 
   describe('the list', () => {
     test('has the newest first, a page at a time, each upload once, also while others come and go', async () => {
-      const all = Array.from({ length: 7 }, () => uploadTag(uploadsApi.upload().id)).reverse();
+      const all = Array.from({ length: 7 }, () => uploadTag(admin.upload().id)).reverse();
       const first = await list('?limit=3');
       expect(tags(first)).toEqual(all.slice(0, 3));
-      uploadsApi.upload();
-      uploadsApi.known = uploadsApi.known.filter(({ id }) => uploadTag(id) !== all[2]);
+      admin.upload();
+      admin.known = admin.known.filter(({ id }) => uploadTag(id) !== all[2]);
       const second = await list(`?limit=3&after=${first.next!}`);
       const third = await list(`?limit=3&after=${second.next!}`);
       expect([...tags(second), ...tags(third)]).toEqual(all.slice(3));
@@ -39,29 +39,29 @@ describe('listing', () => {
     });
 
     test('keeps uploads of one moment apart', async () => {
-      const all = Array.from({ length: 5 }, () => uploadTag(uploadsApi.upload({ createdAt: 1 }).id)).sort();
+      const all = Array.from({ length: 5 }, () => uploadTag(admin.upload({ createdAt: 1 }).id)).sort();
       const first = await list('?limit=2');
       const second = await list(`?limit=3&after=${first.next!}`);
       expect([...tags(first), ...tags(second)]).toEqual(all);
     });
 
     test('finds the newest among more than it keeps', async () => {
-      for (let count = 0; count < 250; count++) uploadsApi.upload({ createdAt: (count * 7919) % 251 });
-      const newest = [...uploadsApi.known].sort((a, b) => b.createdAt - a.createdAt).map(({ id }) => uploadTag(id));
+      for (let count = 0; count < 250; count++) admin.upload({ createdAt: (count * 7919) % 251 });
+      const newest = [...admin.known].sort((a, b) => b.createdAt - a.createdAt).map(({ id }) => uploadTag(id));
       expect(tags(await list('?limit=4'))).toEqual(newest.slice(0, 4));
     });
 
     test('can be of one phase', async () => {
-      uploadsApi.upload();
-      const undelivered = uploadsApi.upload({ phase: 'undelivered' });
-      uploadsApi.upload();
+      admin.upload();
+      const undelivered = admin.upload({ phase: 'undelivered' });
+      admin.upload();
       expect(tags(await list('?phase=undelivered'))).toEqual([uploadTag(undelivered.id)]);
     });
 
     // Issue 9, §6.
     test('can be of one tag, path, key or client', async () => {
       const { request: sample } = newUpload();
-      const own = uploadsApi.upload({
+      const own = admin.upload({
         request: {
           ...sample,
           target: '/a/b?c=d',
@@ -69,8 +69,8 @@ describe('listing', () => {
           headers: [...sample.headers, ['Idempotency-Key', '"the client’s own"']],
         },
       });
-      const other = uploadsApi.upload();
-      uploadsApi.upload({ request: { ...sample, target: '/a/b/c', clientAddress: '192.0.2.77' } });
+      const other = admin.upload();
+      admin.upload({ request: { ...sample, target: '/a/b/c', clientAddress: '192.0.2.77' } });
       for (const [what, found] of [
         [uploadTag(own.id), [own]],
         ['/a/b', [own]],
@@ -89,12 +89,12 @@ describe('listing', () => {
     });
 
     test('names those whose record cannot be read, and nothing can be done to them', async () => {
-      const shown = uploadsApi.upload();
+      const shown = admin.upload();
       const since = 1_700_000_000_000;
       const unreadable = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO in read', since } as const;
       const damaged = { id: newUpload().id, state: 'damaged', reason: 'it has no beginning', since } as const;
-      uploadsApi.setAside = [unreadable, damaged];
-      const views = uploadsApi.setAside.map(({ id, state, reason }) => ({
+      admin.setAside = [unreadable, damaged];
+      const views = admin.setAside.map(({ id, state, reason }) => ({
         tag: uploadTag(id),
         phase: state,
         problem: reason,
@@ -105,7 +105,7 @@ describe('listing', () => {
       expect(listed).toMatchObject({ setAside: views });
       expect(await list('?phase=receiving')).not.toHaveProperty('setAside');
       for (const view of views) {
-        const url = `${uploadsApi.admin.url}/uploads/${view.tag}`;
+        const url = `${admin.listener.url}/uploads/${view.tag}`;
         expect(await (await fetch(url)).json()).toEqual(view);
         for (const [method, path] of [
           ['DELETE', url],
@@ -116,7 +116,7 @@ describe('listing', () => {
           expect(await refused.text()).toContain(view.problem);
         }
       }
-      expect(uploadsApi.asked).toEqual([]);
+      expect(admin.asked).toEqual([]);
     });
 
     test('is empty when there is nothing', async () => {
@@ -125,7 +125,7 @@ describe('listing', () => {
 
     test('tells why an upload is where it is', async () => {
       const tried = attempt(4, { endedAt: 1_700_000_000_500, reached: 'answered', status: 503 });
-      uploadsApi.upload({
+      admin.upload({
         phase: 'undelivered',
         length: 5,
         attempts: [tried],
@@ -136,7 +136,7 @@ describe('listing', () => {
       expect(await list()).toEqual({
         uploads: [
           {
-            tag: uploadTag(uploadsApi.known[0]!.id),
+            tag: uploadTag(admin.known[0]!.id),
             phase: 'undelivered',
             route: 'files',
             dialect: 'final',
@@ -169,7 +169,7 @@ describe('listing', () => {
       ['?after=yesterday', 'after is the "next" of the previous page.'],
       ['?order=size', 'There is no parameter "order"; known are phase, find, limit and after.'],
     ])('%s is told to be wrong', async (query, detail) => {
-      const response = await fetch(`${uploadsApi.admin.url}/uploads${query}`);
+      const response = await fetch(`${admin.listener.url}/uploads${query}`);
       expect(response.status).toBe(400);
       expect(response.headers.get('content-type')).toBe('application/problem+json');
       expect(await response.json()).toEqual({ type: 'about:blank', title: 'Bad Request', status: 400, detail });
@@ -178,7 +178,7 @@ describe('listing', () => {
 
   test('nothing that is shown is a secret: no id, no header value, no query value, no body', async () => {
     const { request: sample } = newUpload();
-    const one = uploadsApi.upload({
+    const one = admin.upload({
       phase: 'answered',
       request: {
         ...sample,
@@ -189,8 +189,8 @@ describe('listing', () => {
       addedHeaders: [['Remote-User', SECRET]],
       answer: { ...answer(3), headers: [['Set-Cookie', SECRET]] },
     });
-    const listed = await (await fetch(`${uploadsApi.admin.url}/uploads`)).text();
-    const shown = await (await fetch(`${uploadsApi.admin.url}/uploads/${uploadTag(one.id)}`)).text();
+    const listed = await (await fetch(`${admin.listener.url}/uploads`)).text();
+    const shown = await (await fetch(`${admin.listener.url}/uploads/${uploadTag(one.id)}`)).text();
     for (const text of [listed, shown]) {
       expect(text).toContain(uploadTag(one.id));
       expect(text).not.toContain(SECRET);
@@ -212,42 +212,42 @@ describe('listing', () => {
   });
 
   test('the list cannot be written to', async () => {
-    const response = await fetch(`${uploadsApi.admin.url}/uploads`, { method: 'DELETE' });
+    const response = await fetch(`${admin.listener.url}/uploads`, { method: 'DELETE' });
     expect([response.status, response.headers.get('allow')]).toEqual([405, 'GET, HEAD']);
   });
 });
 
 describe('actions', () => {
-  let uploadsApi: FakeAdmin;
+  let admin: FakeAdmin;
   beforeEach(async () => {
-    uploadsApi = await FakeAdmin.start();
+    admin = await FakeAdmin.start();
   });
-  afterEach(() => uploadsApi.admin.close());
+  afterEach(() => admin.listener.close());
 
   describe('one upload', () => {
-    const at = (tag: string, verb = '') => `${uploadsApi.admin.url}/uploads/${tag}${verb}`;
+    const at = (tag: string, verb = '') => `${admin.listener.url}/uploads/${tag}${verb}`;
 
     test('is cancelled', async () => {
-      uploadsApi.upload();
-      const { id } = uploadsApi.upload();
+      admin.upload();
+      const { id } = admin.upload();
       const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
-      expect([response.status, await response.text(), uploadsApi.asked]).toEqual([204, '', [`cancel ${id}`]]);
+      expect([response.status, await response.text(), admin.asked]).toEqual([204, '', [`cancel ${id}`]]);
     });
 
     test.each([
       [{ reason: 'unknown-upload' } as const, 404, 'The upload has just ended.'],
       [{ reason: 'gone', detail: '' } as const, 410, 'The upload has ended already and is about to be removed.'],
     ])('that cannot be cancelled, %j, is %i', async (refusal, status, detail) => {
-      uploadsApi.outcome = { kind: 'refused', refusal };
-      const response = await fetch(at(uploadTag(uploadsApi.upload().id)), { method: 'DELETE' });
+      admin.outcome = { kind: 'refused', refusal };
+      const response = await fetch(at(uploadTag(admin.upload().id)), { method: 'DELETE' });
       expect([response.status, await response.json()]).toEqual([status, expect.objectContaining({ status, detail })]);
     });
 
     test('is delivered again', async () => {
-      const { id } = uploadsApi.upload({ phase: 'undelivered' });
+      const { id } = admin.upload({ phase: 'undelivered' });
       const response = await fetch(at(uploadTag(id), '/redeliver'), { method: 'POST' });
       expect([response.status, await response.json()]).toEqual([202, { tag: uploadTag(id) }]);
-      expect(uploadsApi.asked).toEqual([`redeliver ${id}`]);
+      expect(admin.asked).toEqual([`redeliver ${id}`]);
     });
 
     // Issue 9, §6.
@@ -265,9 +265,9 @@ describe('actions', () => {
         'redeliver',
       ],
     ])('is noted with who does it: %s %s%s', async (method, verb, query, operator, msg, done) => {
-      const { id, deliveryKey } = uploadsApi.upload({ phase: 'undelivered' });
+      const { id, deliveryKey } = admin.upload({ phase: 'undelivered' });
       expect((await fetch(at(uploadTag(id), `${verb}${query}`), { method })).ok).toBe(true);
-      expect(uploadsApi.asked).toEqual([`${done} ${id}${msg.includes('bypassing') ? ' past its gate' : ''}`]);
+      expect(admin.asked).toEqual([`${done} ${id}${msg.includes('bypassing') ? ' past its gate' : ''}`]);
       const level = msg.includes('bypassing') ? 'warn' : 'info';
       const handles = {
         upload: uploadTag(id),
@@ -276,7 +276,7 @@ describe('actions', () => {
         client: '2001:db8::1',
       };
       const line = { level, time: expect.any(String), ...handles, ...(operator ? { operator } : {}), msg };
-      expect(uploadsApi.log).toEqual([line]);
+      expect(admin.log).toEqual([line]);
     });
 
     test.each([
@@ -293,10 +293,10 @@ describe('actions', () => {
         'past_gate=true needs operator=NAME, because the log names who skipped a gate.',
       ],
     ])('is not touched by what is not understood: %s %s%s', async (method, verb, query, detail) => {
-      const { id } = uploadsApi.upload({ phase: 'undelivered' });
+      const { id } = admin.upload({ phase: 'undelivered' });
       const response = await fetch(at(uploadTag(id), `${verb}${query}`), { method });
       expect([response.status, await response.json()]).toEqual([400, expect.objectContaining({ detail })]);
-      expect([uploadsApi.asked, uploadsApi.log]).toEqual([[], []]);
+      expect([admin.asked, admin.log]).toEqual([[], []]);
     });
 
     test.each([
@@ -305,8 +305,8 @@ describe('actions', () => {
       ['answered', 409, /answered already, by its origin or by its gate/],
       ['stopping', 503, /being stopped/],
     ] as const)('that cannot be delivered again, %s, is %i', async (why, status, detail) => {
-      uploadsApi.redelivery = why;
-      const response = await fetch(at(uploadTag(uploadsApi.upload().id), '/redeliver'), { method: 'POST' });
+      admin.redelivery = why;
+      const response = await fetch(at(uploadTag(admin.upload().id), '/redeliver'), { method: 'POST' });
       expect([response.status, await response.json()]).toEqual([
         status,
         expect.objectContaining({ status, detail: expect.stringMatching(detail) }),
@@ -319,41 +319,41 @@ describe('actions', () => {
     ])(
       'whose bytes are with another node is not touched by %s, and the answer says where to ask',
       async (method, verb) => {
-        uploadsApi.node = 'here';
-        uploadsApi.nodes.set('there', { url: 'http://10.0.0.5:8081' });
-        const path = at(uploadTag(uploadsApi.upload({ node: 'there', phase: 'undelivered' }).id), verb);
+        admin.node = 'here';
+        admin.nodes.set('there', { url: 'http://10.0.0.5:8081' });
+        const path = at(uploadTag(admin.upload({ node: 'there', phase: 'undelivered' }).id), verb);
         const response = await fetch(path, { method });
         const detail = expect.stringMatching(/node there, which the others reach at http:\/\/10\.0\.0\.5:8081\. Ask/);
         expect([response.status, await response.json()]).toEqual([409, expect.objectContaining({ detail })]);
-        await uploadsApi.nodes.forget('there');
+        await admin.nodes.forget('there');
         expect((await fetch(path, { method })).status).toBe(409);
-        expect(uploadsApi.asked).toEqual([]);
-        expect((await fetch(at(uploadTag(uploadsApi.known[0]!.id)))).status).toBe(200);
+        expect(admin.asked).toEqual([]);
+        expect((await fetch(at(uploadTag(admin.known[0]!.id)))).status).toBe(200);
       },
     );
 
     test('in a spool that others share is not touched by a node with its own', async () => {
-      uploadsApi.node = 'here';
-      const response = await fetch(at(uploadTag(uploadsApi.upload().id)), { method: 'DELETE' });
-      expect([response.status, uploadsApi.asked]).toEqual([409, []]);
+      admin.node = 'here';
+      const response = await fetch(at(uploadTag(admin.upload().id)), { method: 'DELETE' });
+      expect([response.status, admin.asked]).toEqual([409, []]);
     });
 
     test('that nobody can look up right now is 503, and why', async () => {
-      uploadsApi.fault = new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true);
+      admin.fault = new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true);
       const response = await fetch(at('0123456789'));
       expect([response.status, response.headers.get('retry-after')]).toEqual([503, '5']);
       expect(await response.json()).toMatchObject({ detail: expect.stringMatching(/Redis does not answer/) });
     });
 
     test('whose tag another one has too is not touched', async () => {
-      const { id } = uploadsApi.upload();
-      uploadsApi.upload({ id });
+      const { id } = admin.upload();
+      admin.upload({ id });
       const response = await fetch(at(uploadTag(id)), { method: 'DELETE' });
-      expect([response.status, uploadsApi.asked]).toEqual([409, []]);
+      expect([response.status, admin.asked]).toEqual([409, []]);
     });
 
     test.each(['0123456789', '', '%2e%2e', 'nonsense'])('with the tag "%s" is 404', async (tag) => {
-      const { id } = uploadsApi.upload();
+      const { id } = admin.upload();
       const response = await fetch(at(tag));
       expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ status: 404 })]);
       expect((await fetch(at(id))).status).toBe(404);
@@ -364,12 +364,12 @@ describe('actions', () => {
       ['GET', '/redeliver', 'POST'],
       ['DELETE', '/redeliver', 'POST'],
     ])('%s %s is 405', async (method, verb, allowed) => {
-      const response = await fetch(at(uploadTag(uploadsApi.upload().id), verb), { method });
-      expect([response.status, response.headers.get('allow'), uploadsApi.asked]).toEqual([405, allowed, []]);
+      const response = await fetch(at(uploadTag(admin.upload().id), verb), { method });
+      expect([response.status, response.headers.get('allow'), admin.asked]).toEqual([405, allowed, []]);
     });
 
     test.each(['/other', '/redeliver/now'])('has nothing at %s', async (verb) => {
-      expect((await fetch(at(uploadTag(uploadsApi.upload().id), verb), { method: 'POST' })).status).toBe(404);
+      expect((await fetch(at(uploadTag(admin.upload().id), verb), { method: 'POST' })).status).toBe(404);
     });
   });
 
@@ -377,7 +377,7 @@ describe('actions', () => {
     /** Unlike fetch, this sends the `Host` it is told. */
     function send(method: string, path: string, headers: Record<string, string>): Promise<number | undefined> {
       return new Promise((resolve, reject) => {
-        const sent = request(`${uploadsApi.admin.url}${path}`, { method, headers }, (response) => {
+        const sent = request(`${admin.listener.url}${path}`, { method, headers }, (response) => {
           response.resume();
           resolve(response.statusCode);
         });
@@ -389,10 +389,10 @@ describe('actions', () => {
       ['DELETE', ''],
       ['POST', '/redeliver'],
     ])('changes nothing with %s, from whatever origin', async (method, verb) => {
-      const path = `/uploads/${uploadTag(uploadsApi.upload().id)}${verb}`;
-      for (const origin of ['https://evil.example', 'null', uploadsApi.admin.url])
+      const path = `/uploads/${uploadTag(admin.upload().id)}${verb}`;
+      for (const origin of ['https://evil.example', 'null', admin.listener.url])
         expect(await send(method, path, { Origin: origin })).toBe(403);
-      expect(uploadsApi.asked).toEqual([]);
+      expect(admin.asked).toEqual([]);
     });
 
     test('that calls this machine by its own name reads nothing either', async () => {
@@ -403,9 +403,9 @@ describe('actions', () => {
   });
 
   test('while the proxy still starts, uploads are 503 and health is told', async () => {
-    uploadsApi.isOpen = false;
-    const response = await fetch(`${uploadsApi.admin.url}/uploads`);
+    admin.isOpen = false;
+    const response = await fetch(`${admin.listener.url}/uploads`);
     expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
-    expect((await fetch(`${uploadsApi.admin.url}/healthz`)).status).toBe(200);
+    expect((await fetch(`${admin.listener.url}/healthz`)).status).toBe(200);
   });
 });

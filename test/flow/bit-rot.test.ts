@@ -109,10 +109,10 @@ describe('damaged bytes', () => {
             await file.write(Buffer.from('y'), 0, 1, 50);
             await file.close();
           }
-          const told = await upload.append(BYTES.subarray(-1), { offset: length - 1, complete: true });
-          expect(told.status).toBe(500);
-          expect([told.header('Upload-Complete'), told.header('Upload-Offset')]).toEqual(['?1', `${length}`]);
-          expect(JSON.parse(told.body.toString())).toMatchObject({
+          const response = await upload.append(BYTES.subarray(-1), { offset: length - 1, complete: true });
+          expect(response.status).toBe(500);
+          expect([response.header('Upload-Complete'), response.header('Upload-Offset')]).toEqual(['?1', `${length}`]);
+          expect(JSON.parse(response.body.toString())).toMatchObject({
             status: 500,
             detail: expect.stringContaining('The upload was delivered, and its target answered 201'),
           });

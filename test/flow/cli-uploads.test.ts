@@ -15,20 +15,20 @@ import { temporaryDirectory, type TemporaryDirectory, withoutRights } from '../s
 const BINARY = fileURLToPath(new URL('../../bin/rufh-proxy.js', import.meta.url));
 
 let directory: TemporaryDirectory;
-let uploadsApi: FakeAdmin;
+let admin: FakeAdmin;
 beforeEach(async () => {
   directory = await temporaryDirectory();
-  uploadsApi = await FakeAdmin.start();
+  admin = await FakeAdmin.start();
 });
 afterEach(async () => {
-  await uploadsApi.admin.close();
+  await admin.listener.close();
   await directory.remove();
 });
 
-/** Runs the built binary to its end, against the desk unless the line says something else. */
+/** Runs the built binary to its end, against the admin listener unless the line says something else. */
 function uploads(
   line: readonly string[],
-  env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(uploadsApi.admin.url).host },
+  env: Record<string, string> = { RUFH_PROXY_ADMIN: new URL(admin.listener.url).host },
 ): Promise<{ code: number; output: string; errors: string }> {
   const nothing = {
     NODE_OPTIONS: '',
@@ -49,7 +49,7 @@ const MINUTE = 60_000;
 describe('uploads list', () => {
   test('names those whose record cannot be read, and so does show', async () => {
     const aside = { id: newUpload().id, state: 'unreadable', reason: 'its record: EIO', since: Date.now() } as const;
-    uploadsApi.setAside = [aside];
+    admin.setAside = [aside];
     const row = new RegExp(`^${uploadTag(aside.id)}  unreadable  \\S+Z  its record: EIO$`, 'm');
     expect((await uploads(['list'])).output).toMatch(row);
     expect((await uploads(['show', uploadTag(aside.id)])).output).toMatch(row);
@@ -59,9 +59,9 @@ describe('uploads list', () => {
     const createdAt = Date.now() - 5 * MINUTE;
     const refused = { reason: 'refused', status: 503, problem: 'the origin answered 503' } as const;
     const [receiving, undelivered, waiting] = [
-      uploadsApi.upload({ createdAt, offset: 3 * 2 ** 20, length: 2 ** 30 }),
-      uploadsApi.upload({ createdAt: createdAt - MINUTE, phase: 'undelivered', attemptCount: 5, undelivered: refused }),
-      uploadsApi.upload({
+      admin.upload({ createdAt, offset: 3 * 2 ** 20, length: 2 ** 30 }),
+      admin.upload({ createdAt: createdAt - MINUTE, phase: 'undelivered', attemptCount: 5, undelivered: refused }),
+      admin.upload({
         createdAt: createdAt - 2 * MINUTE,
         phase: 'complete',
         offset: 1536,
@@ -95,8 +95,8 @@ describe('uploads list', () => {
   });
 
   test('can be of one phase, and of tags alone for other commands', async () => {
-    uploadsApi.upload();
-    const { id } = uploadsApi.upload({ phase: 'undelivered' });
+    admin.upload();
+    const { id } = admin.upload({ phase: 'undelivered' });
     expect(await uploads(['list', '--phase', 'undelivered', '-q'])).toEqual({
       code: 0,
       output: `${uploadTag(id)}\n`,
@@ -105,14 +105,14 @@ describe('uploads list', () => {
   });
 
   test('tells that there are more than it shows', async () => {
-    for (let count = 0; count < 3; count++) uploadsApi.upload();
+    for (let count = 0; count < 3; count++) admin.upload();
     const { output, errors } = await uploads(['list', '--limit', '2', '--json']);
     expect((JSON.parse(output) as { uploads: unknown[] }).uploads).toHaveLength(2);
     expect(errors).toBe('There are more uploads; --limit 20 lists up to 20 of them.\n');
   });
 
   test('goes on from page to page for as many as are wanted', async () => {
-    for (let count = 0; count < 1003; count++) uploadsApi.upload();
+    for (let count = 0; count < 1003; count++) admin.upload();
     const { output, errors } = await uploads(['list', '--limit', '2000', '-q']);
     expect([new Set(output.trimEnd().split('\n')).size, errors]).toEqual([1003, '']);
   });
@@ -131,8 +131,8 @@ describe('uploads list', () => {
   test('says where the gate had a part in it', async () => {
     const dueAt = Date.now() + 30 * MINUTE;
     const answer = { status: 422, reason: '', headers: [], trailers: [], bodySize: 3, at: Date.now() };
-    const refused = uploadsApi.upload({ phase: 'answered', answer: { ...answer, body: { in: 'record', crc: 0 } } });
-    const unasked = uploadsApi.upload({ phase: 'complete', dueAt });
+    const refused = admin.upload({ phase: 'answered', answer: { ...answer, body: { in: 'record', crc: 0 } } });
+    const unasked = admin.upload({ phase: 'complete', dueAt });
     const { output } = await uploads(['list']);
     const line = ({ id }: { id: string }, why: string) => new RegExp(`^${uploadTag(id)}  .*${why}`, 'm');
     expect(output).toMatch(line(refused, 'the gate answered 422$'));
@@ -146,7 +146,7 @@ describe('uploads list', () => {
 
 describe('uploads show', () => {
   test('tells all there is, with every attempt', async () => {
-    const { id, deliveryKey } = uploadsApi.upload({
+    const { id, deliveryKey } = admin.upload({
       phase: 'undelivered',
       length: 5,
       attemptCount: 1,
@@ -171,9 +171,9 @@ describe('uploads show', () => {
   });
 
   test('tells the same as JSON', async () => {
-    const { id } = uploadsApi.upload();
+    const { id } = admin.upload();
     const { output } = await uploads(['show', uploadTag(id), '--json']);
-    const shown = await (await fetch(`${uploadsApi.admin.url}/uploads/${uploadTag(id)}`)).json();
+    const shown = await (await fetch(`${admin.listener.url}/uploads/${uploadTag(id)}`)).json();
     expect(JSON.parse(output)).toEqual(shown);
   });
 
@@ -182,8 +182,8 @@ describe('uploads show', () => {
     const { request: sample } = newUpload();
     const id = 'AbCdEfGhIjKlMnOpQrStUvWxYz-_0123';
     const request = { ...sample, target: '/files/a.pdf?sig=x', clientAddress: '192.0.2.7' };
-    const own = uploadsApi.upload({ id, request, deliveryKey: 'key-of-one' });
-    const other = uploadsApi.upload({ request: { ...request, target: '/files/b.pdf' } });
+    const own = admin.upload({ id, request, deliveryKey: 'key-of-one' });
+    const other = admin.upload({ request: { ...request, target: '/files/b.pdf' } });
     const tag = uploadTag(own.id);
     const ways = [
       ...[tag, id, `https://api.example.com/.uploads/${id}`, `/.uploads/${id}/status`],
@@ -218,27 +218,27 @@ describe.each([
   ['redeliver', 'is being delivered'],
 ])('uploads %s', (command, done) => {
   test('does it to every upload that is named, also after one that refuses', async () => {
-    const [one, other] = [uploadsApi.upload(), uploadsApi.upload()];
+    const [one, other] = [admin.upload(), admin.upload()];
     const tags = [uploadTag(one.id), 'nobody', uploadTag(other.id)];
     const { code, output, errors } = await uploads([command, ...tags]);
     expect(code).toBe(1);
     expect(output).toBe(`${tags[0]!}  ${done}\n${tags[2]!}  ${done}\n`);
     expect(errors).toMatch(/^rufh-proxy: nobody: No upload has the tag "nobody".*\n$/);
-    expect(uploadsApi.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
+    expect(admin.asked).toEqual([`${command} ${one.id}`, `${command} ${other.id}`]);
   });
 });
 
 // Issue 9, §6.
 test('uploads redeliver --past-gate says so, and who does it', async () => {
-  const { id } = uploadsApi.upload();
+  const { id } = admin.upload();
   const tag = uploadTag(id);
   expect(await uploads(['redeliver', tag, '--past-gate', '--as', 'Zoë, ticket 417'])).toMatchObject({
     code: 0,
     output: `${tag}  is being delivered past its gate\n`,
   });
   expect(await uploads(['redeliver', tag])).toMatchObject({ code: 0 });
-  expect(uploadsApi.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
-  expect(uploadsApi.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
+  expect(admin.asked).toEqual([`redeliver ${id} past its gate`, `redeliver ${id}`]);
+  expect(admin.log).toMatchObject([{ operator: 'Zoë, ticket 417' }, { operator: expect.stringMatching(/./) }]);
 });
 
 // Issue 9, §5.
@@ -251,8 +251,8 @@ describe('the token of the admin listener', () => {
     file = join(directory.path, 'token');
     writeFileSync(file, `${TOKEN}\n`);
   });
-  afterEach(() => own.admin.close());
-  const at = () => new URL(own.admin.url).host;
+  afterEach(() => own.listener.close());
+  const at = () => new URL(own.listener.url).host;
   const write = (yaml: string) => {
     const config = join(directory.path, 'a.yaml');
     writeFileSync(config, `origin: http://a\n${yaml}`);
@@ -262,14 +262,14 @@ describe('the token of the admin listener', () => {
   test.each<[string, () => { line?: string[]; env?: Record<string, string> }]>([
     ['a flag', () => ({ line: ['--admin', at(), '--admin-token-file', file] })],
     ['a variable', () => ({ env: { RUFH_PROXY_ADMIN: at(), RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
-    ['a variable, with a URL', () => ({ env: { RUFH_PROXY_ADMIN: own.admin.url, RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
+    ['a variable, with a URL', () => ({ env: { RUFH_PROXY_ADMIN: own.listener.url, RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
     [
       'the configuration',
       () => ({ line: ['--config', write(`admin: { address: '${at()}', token_file: '${file}' }`)] }),
     ],
     [
       'the configuration, for another address',
-      () => ({ line: ['--config', write(`admin: { token_file: '${file}' }`), '--admin', own.admin.url] }),
+      () => ({ line: ['--config', write(`admin: { token_file: '${file}' }`), '--admin', own.listener.url] }),
     ],
     [
       'a flag, in place of that in the configuration',
@@ -309,13 +309,13 @@ describe('the admin listener', () => {
     ['a URL', (url: string) => url],
     ['an address', (url: string) => new URL(url).host],
   ])('is given as %s, which wins over the variable', async (_, given) => {
-    const { code } = await uploads(['list', '--admin', given(uploadsApi.admin.url)], { RUFH_PROXY_ADMIN: nowhere });
+    const { code } = await uploads(['list', '--admin', given(admin.listener.url)], { RUFH_PROXY_ADMIN: nowhere });
     expect(code).toBe(0);
   });
 
   test('is taken from the configuration, whatever else is wrong with that', async () => {
     const file = join(directory.path, 'a.yaml');
-    writeFileSync(file, `admin: ${new URL(uploadsApi.admin.url).host}\norigin: \${NOT_SET_HERE}\n`);
+    writeFileSync(file, `admin: ${new URL(admin.listener.url).host}\norigin: \${NOT_SET_HERE}\n`);
     expect((await uploads(['list', '--config', file], {})).code).toBe(0);
     expect((await uploads(['list'], { RUFH_PROXY_CONFIG: file })).code).toBe(0);
   });
@@ -358,7 +358,7 @@ describe('the admin listener', () => {
   });
 
   test('may be a URL in RUFH_PROXY_ADMIN', async () => {
-    const { code, output } = await uploads(['list'], { RUFH_PROXY_ADMIN: uploadsApi.admin.url });
+    const { code, output } = await uploads(['list'], { RUFH_PROXY_ADMIN: admin.listener.url });
     expect([code, output]).toEqual([0, 'no uploads\n']);
   });
 

@@ -125,8 +125,8 @@ describe.each(Object.entries(CLIENTS))('over %s', (_, open) => {
 describe('behind a proxy', () => {
   /** One connection of a proxy, over which it sends what several clients ask. */
   async function behind(config: string, transport: 'HTTP/1.1' | 'HTTP/2', told: string) {
-    const room = await startTestApp({ origin: origin.url, config });
-    const front = transport === 'HTTP/2' ? await connectH2(room.url) : await connect(room.url);
+    const app = await startTestApp({ origin: origin.url, config });
+    const front = transport === 'HTTP/2' ? await connectH2(app.url) : await connect(app.url);
     const of = (client: string, credentials?: string, target = '/open') =>
       front
         .request({
@@ -137,7 +137,7 @@ describe('behind a proxy', () => {
         .then(({ status, body }) => `${status} ${body.toString()}`);
     const stop = async () => {
       front instanceof Object && 'destroy' in front ? front.destroy() : await front.close();
-      await room.stop();
+      await app.stop();
     };
     return { of, stop };
   }

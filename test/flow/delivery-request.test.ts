@@ -243,12 +243,12 @@ delivery:
       'an origin that %s gets a POST once, and again only when its client, which was told, asks for it',
       async (name) => {
         meets(name);
-        const told = await create(transport, 'POST');
-        expect(said(told)).toEqual([503, '?0', HELD_BACK]);
-        expect(Number(told.header('Retry-After'))).toBeGreaterThan(0);
-        expect(told.body.toString()).toContain('Appending its end again sends it once more.');
+        const response = await create(transport, 'POST');
+        expect(said(response)).toEqual([503, '?0', HELD_BACK]);
+        expect(Number(response.header('Retry-After'))).toBeGreaterThan(0);
+        expect(response.body.toString()).toContain('Appending its end again sends it once more.');
         expect(origin.exchanges).toHaveLength(1);
-        const url = urlIn(told);
+        const url = urlIn(response);
         expect(said(await complete(transport, url))).toEqual([201, '?1', WHOLE]);
         expect(said(await complete(transport, url))).toEqual([201, '?1', WHOLE]);
         expect(origin.exchanges).toHaveLength(2);

@@ -13,18 +13,23 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { requestOnce } from '../support/client.js';
 import { DiskProxies, LONG_AGO } from '../support/disk-proxies.js';
 import { pictureOf } from '../support/disk.js';
+import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
 import type { TestApp } from '../support/test-proxy.js';
 
+let redis: RedisServer;
+beforeAll(async () => void (redis = await startRedis()));
+afterAll(() => redis.stop());
+
 describe('wrong directories', () => {
   // Issue 8: a start on a directory that is not its own is refused with the reason, and changes nothing.
   let proxies: DiskProxies;
-  beforeEach(async () => void (proxies = await DiskProxies.open()));
+  beforeEach(async () => void (proxies = await DiskProxies.open(redis)));
   afterEach(() => proxies.close());
 
   const SHARED = 'spool: { shared: true }';
@@ -313,7 +318,7 @@ describe('spools of another store', () => {
   const SHARED = 'spool: { shared: true }';
 
   let proxies: DiskProxies;
-  beforeEach(async () => void (proxies = await DiskProxies.open()));
+  beforeEach(async () => void (proxies = await DiskProxies.open(redis)));
   afterEach(() => proxies.close());
 
   async function begin(app: TestApp): Promise<ResumableUpload> {

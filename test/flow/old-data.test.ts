@@ -109,8 +109,8 @@ class Heir implements ProxyAccess {
   }
 }
 
-function textOf(place: SetupName, file: string): string {
-  return readFileSync(join(fixtureOf(place), file), 'utf8');
+function textOf(setup: SetupName, file: string): string {
+  return readFileSync(join(fixtureOf(setup), file), 'utf8');
 }
 
 /** What leads to the delivery of an upload without an answer, and what its client is told before. */
@@ -133,10 +133,10 @@ const WAYS: Readonly<Record<string, Way>> = {
   'sent-post': { by: 'client', told: 503 },
 };
 
-describe.each(SETUP_NAMES)('what was kept: %s', (place) => {
-  const text = textOf(place, OLD.expected);
+describe.each(SETUP_NAMES)('what was kept: %s', (setup) => {
+  const text = textOf(setup, OLD.expected);
   const expected = JSON.parse(text) as ExpectedSetup;
-  const uploads = uploadsOf(SETUPS[place]);
+  const uploads = uploadsOf(SETUPS[setup]);
   const of = (kind: OldUpload['kind']): readonly OldUpload[] => uploads.filter((upload) => upload.kind === kind);
   const pathOf = ({ name }: OldUpload): string => expected.uploads[name]!.path!;
   const urlOf = (upload: OldUpload): string => `http://files.example${pathOf(upload)}`;
@@ -147,7 +147,7 @@ describe.each(SETUP_NAMES)('what was kept: %s', (place) => {
   const isOld = (words: string): boolean => text.includes(JSON.stringify(words).slice(1, -1));
 
   beforeAll(async () => {
-    heir = await Heir.open(place, expected);
+    heir = await Heir.open(setup, expected);
     list = await listed(heir);
     for (const upload of uploads)
       seen.set(upload, await look(heir, upload, expected.uploads[upload.name]!.path, isOld));

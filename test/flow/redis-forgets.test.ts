@@ -1,7 +1,7 @@
 import { readdir, rm, utimes } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import { requestOnce } from '../support/client.js';
 import { DiskProxies, LONG_AGO } from '../support/disk-proxies.js';
@@ -21,8 +21,11 @@ describe('flushed', () => {
   // Issue 4: Redis that comes back empty.
   const DIALECT = clientDialect('10');
 
+  let redis: RedisServer;
   let proxies: DiskProxies;
-  beforeEach(async () => void (proxies = await DiskProxies.open()));
+  beforeAll(async () => void (redis = await startRedis()));
+  afterAll(() => redis.stop());
+  beforeEach(async () => void (proxies = await DiskProxies.open(redis)));
   afterEach(async () => {
     useFileSystem();
     await proxies.close();

@@ -1,7 +1,7 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { requestOnce } from './client.js';
-import { type RedisServer, startRedis } from './redis-server.js';
+import type { RedisServer } from './redis-server.js';
 import { clientDialect, createUpload, type ResumableUpload } from './resumable-client.js';
 import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
 import { startTestOrigin, type TestOrigin } from './test-origin.js';
@@ -19,7 +19,7 @@ const QUICK = {
   unknownBytesScanMs: 100,
 };
 
-/** One disk, one Redis, and proxies that come and go on them. */
+/** One disk, one Redis, and proxies that come and go on them; the Redis is its owner's to stop. */
 export class DiskProxies {
   readonly apps: TestApp[] = [];
 
@@ -31,9 +31,11 @@ export class DiskProxies {
     private readonly origin: TestOrigin,
   ) {}
 
-  static async open(): Promise<DiskProxies> {
+  /** `redis`: any server; what it has is forgotten. */
+  static async open(redis: RedisServer): Promise<DiskProxies> {
+    await redis.cli('flushall');
     const origin = await startTestOrigin({ status: 201, body: 'kept' });
-    const proxies = new DiskProxies(await startRedis(), await temporaryDirectory('rufh-disk-'), origin);
+    const proxies = new DiskProxies(redis, await temporaryDirectory('rufh-disk-'), origin);
     await mkdir(proxies.data, { mode: 0o700 });
     return proxies;
   }
@@ -95,7 +97,6 @@ export class DiskProxies {
   async close(): Promise<void> {
     await this.stopApps();
     await this.origin.close();
-    await this.redis.stop();
     await this.disk.remove();
   }
 }

@@ -9,40 +9,40 @@ import type { Nodes, NodeState } from '../../src/store/nodes.js';
 import type { SetAsideRecord } from '../../src/store/upload-store.js';
 import { newUpload } from '../contract/sample-upload.js';
 
-/** The admin listener before rooms that only note what they are asked. */
+/** The admin listener over a store, uploads and deliveries that only note what they are asked. */
 export class FakeAdmin {
   known: Upload[] = [];
-  /** What the desk told its log. */
+  /** What the listener logged. */
   readonly log: unknown[] = [];
-  /** What was asked of the rooms behind the desk. */
+  /** What it asked of uploads and deliveries. */
   readonly asked: string[] = [];
   outcome: Outcome = { kind: 'cancelled' };
   redelivery: Awaited<ReturnType<UploadsApi['delivery']['redeliver']>> = 'begun';
-  /** The rooms are open; before that there is no desk. */
+  /** Storage is open; before that there is no list of uploads. */
   isOpen = true;
-  /** Whose bytes are here. */
+  /** The name of this node. */
   node: string | undefined;
   readonly nodes = new FakeNodes();
-  /** Those whose record cannot be read. */
+  /** Uploads whose record cannot be read. */
   setAside: SetAsideRecord[] = [];
-  /** What whoever asks for uploads meets. */
+  /** Reading uploads fails with it. */
   fault: Error | undefined;
 
-  admin!: Admin;
+  listener!: Admin;
 
   private constructor() {}
 
   static async start({ token }: { readonly token?: string } = {}): Promise<FakeAdmin> {
-    const uploadsApi = new FakeAdmin();
-    uploadsApi.admin = await startAdmin({
+    const admin = new FakeAdmin();
+    admin.listener = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
       token,
       metrics: new Metrics(),
       checks: [],
-      uploadsApi: () => (uploadsApi.isOpen ? uploadsApi.deps() : undefined),
+      uploadsApi: () => (admin.isOpen ? admin.deps() : undefined),
       log: silentLog(),
     });
-    return uploadsApi;
+    return admin;
   }
 
   upload(over: Partial<Upload> = {}): Upload {

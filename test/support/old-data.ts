@@ -28,8 +28,8 @@ export interface OldSetup {
 export const SETUP_NAMES = Object.keys(SETUPS) as SetupName[];
 
 /** The directory, `redis.json` and `expected.json` of a place. */
-export function fixtureOf(place: SetupName): string {
-  return fileURLToPath(new URL(`../fixtures/old-data/${place}`, import.meta.url));
+export function fixtureOf(setup: SetupName): string {
+  return fileURLToPath(new URL(`../fixtures/old-data/${setup}`, import.meta.url));
 }
 
 export const OLD = { directory: 'directory', redis: 'redis.json', expected: 'expected.json' } as const;

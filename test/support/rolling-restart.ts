@@ -168,9 +168,9 @@ export class SlowUpload {
 
   private async resume(client: RawClient, target: string): Promise<WireResponse> {
     await client.sendRequest({ method: 'HEAD', target, headers: versionLines(DIALECT) });
-    const told = await this.read(client);
-    const { offset } = progressOf(DIALECT, told);
-    if (told.status !== 204 || offset === undefined) return told;
+    const response = await this.read(client);
+    const { offset } = progressOf(DIALECT, response);
+    if (response.status !== 204 || offset === undefined) return response;
     this.resumptions += 1;
     const headers = appendLines(DIALECT, { offset, complete: true });
     return this.send(client, { method: 'PATCH', target, headers }, offset);
