@@ -3,10 +3,10 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { type OpenRequest, type Transport, TRANSPORTS } from '../support/client.js';
 import { FlowClient } from '../support/flow-client.js';
-import { GatedUploads, type GatedUploadsOptions } from '../support/gated-uploads.js';
 import type { ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import { TestProxy } from '../support/test-proxy.js';
+import { GatedUploads, type GatedUploadsOptions } from '../support/upload-harness.js';
 import { type Declared, type Part, UploadWriters } from '../support/upload-writers.js';
 
 describe('appends', () => {

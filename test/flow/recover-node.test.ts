@@ -11,10 +11,10 @@ import { Cleanup, type CleanupOptions } from '../../src/uploads/cleanup.js';
 import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { newUpload } from '../contract/sample-upload.js';
-import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
 import { startRedis } from '../support/redis-server.js';
 import { openRedis, settingsFor } from '../support/redis-store.js';
 import { until } from '../support/temporary.js';
+import { ReceivingHarness, StoreReach } from '../support/upload-harness.js';
 
 let harness: ReceivingHarness;
 let reach: StoreReach;

@@ -3,8 +3,8 @@ import type { Delivery } from '../../src/delivery/delivery.js';
 import { attempt } from '../contract/sample-upload.js';
 import { bodyOf, DeliveryHarness, type DeliveryHarnessOptions, neverAborted } from '../support/delivery-harness.js';
 import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
-import { StoreReach } from '../support/receiving-harness.js';
 import { until, within } from '../support/temporary.js';
+import { StoreReach } from '../support/upload-harness.js';
 
 let origin: RawOrigin;
 let harness: DeliveryHarness;

@@ -4,8 +4,8 @@ import type { EagerFeed, EarlyAnswer } from '../../src/delivery/eager.js';
 import type { Upload } from '../../src/model/upload.js';
 import { silentLog } from '../../src/observe/log.js';
 import type { Commit, UploadStore } from '../../src/store/upload-store.js';
-import { ReceivingHarness, type ReceivingHarnessOptions, StoreReach } from '../support/receiving-harness.js';
 import { until, within } from '../support/temporary.js';
+import { ReceivingHarness, type ReceivingHarnessOptions, StoreReach } from '../support/upload-harness.js';
 
 describe('forgotten offsets', () => {
   const LOST = { kind: 'refused', refusal: { reason: 'gone', detail: 'The state of this upload was lost.' } };

@@ -13,11 +13,11 @@ import { recover, recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { openRequest } from '../support/client.js';
 import { FlowClient } from '../support/flow-client.js';
-import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
 import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { clientDialect, completenessValue, versionLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
 import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
+import { ReceivingHarness, StoreReach } from '../support/upload-harness.js';
 
 describe('unreadable', () => {
   const HOUR = 3_600_000;

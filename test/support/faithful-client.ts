@@ -5,11 +5,10 @@ import { Fault } from '../../src/model/fault.js';
 import type { CreateIntent, InterimUpdate, Interrupted, Outcome } from '../../src/model/messages.js';
 import { shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
-import { Body } from '../../src/uploads/request-body.js';
 import { REQUEST } from './delivery-harness.js';
 import { type Machine, route, SHORT_ANSWER, streamOf } from './faulty-machine.js';
+import { callOf } from './upload-harness.js';
 
-const HOUR = 3_600_000;
 const TRIES = 8;
 /** Checksums are kept for blocks of this size. */
 const BLOCK = 512 * 1024;
@@ -197,7 +196,7 @@ class FaithfulUpload {
       return true;
     };
     const intent = { ...CREATION, complete: end === this.bytes.length };
-    const call = callOf(this.bytes.subarray(0, end), tell);
+    const call = requestOf(this.bytes.subarray(0, end), tell);
     const outcome = await hear(machine, machine.uploads.create(intent, route, REQUEST, call));
     // Without a client's key it is never elsewhere.
     if (outcome.kind === 'elsewhere') throw new CrossCheck('a creation is elsewhere');
@@ -222,7 +221,7 @@ class FaithfulUpload {
       if (news.kind === 'progress') this.show(news.offset);
       return true;
     };
-    const call = callOf(this.bytes.subarray(offset, end), tell);
+    const call = requestOf(this.bytes.subarray(offset, end), tell);
     await this.understand(machine, await hear(machine, machine.uploads.append(intent, call)));
   }
 
@@ -294,7 +293,7 @@ class CancelledUpload {
       if (!machine.isGone && news.kind === 'resumable') this.id = news.upload.id;
       return !machine.isGone;
     };
-    const creating = machine.uploads.create(CREATION, route, REQUEST, callOf(Buffer.from('never mind'), tell));
+    const creating = machine.uploads.create(CREATION, route, REQUEST, requestOf(Buffer.from('never mind'), tell));
     const outcome = await hear(machine, creating);
     if (outcome.kind !== 'created') throw unexpected(outcome as Outcome);
     this.id = outcome.upload.id;
@@ -323,9 +322,8 @@ async function hear<T>(machine: Machine, told: Promise<T>): Promise<T> {
   });
 }
 
-function callOf(bytes: Buffer, sendInterim: (news: InterimUpdate) => boolean): UploadCall {
-  const body = new Body(streamOf(bytes), { idleMs: HOUR, onFirstRead: () => undefined });
-  return { body, sendInterim, wantsProgress: () => true, credentials: [], clientLeft: new AbortController().signal };
+function requestOf(bytes: Buffer, sendInterim: (news: InterimUpdate) => boolean): UploadCall {
+  return { ...callOf(streamOf(bytes), sendInterim), wantsProgress: () => true };
 }
 
 function unexpected(outcome: Outcome | Interrupted): Error {

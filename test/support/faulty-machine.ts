@@ -17,9 +17,10 @@ import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded
 import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverOne } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
-import { Uploads } from '../../src/uploads/uploads.js';
+import type { Uploads } from '../../src/uploads/uploads.js';
 import { routeTo } from './delivery-harness.js';
 import type { MemoryDisk } from './memory-disk.js';
+import { newUploads } from './upload-harness.js';
 
 const HOUR = 3_600_000;
 
@@ -150,12 +151,10 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
   const times = { claimMs: 300, pollMs: 5, stopGraceMs: 0, random: () => 0.5 };
   const delivery = new Delivery({ ...shared, ...times, origin, routes, worker: randomBytes(8).toString('hex') });
   opened.push(() => delivery.stop());
-  const uploads = new Uploads({
+  const uploads = newUploads({
     ...shared,
     leases,
     delivery,
-    newId: () => randomBytes(24).toString('base64url'),
-    newDeliveryKey: () => 'key',
     pace: sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 1_000_000, everyMs: 1000 },
   });
   delivery.start();

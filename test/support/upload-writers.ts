@@ -2,10 +2,9 @@ import { Readable } from 'node:stream';
 import type { AppendIntent, CreateIntent, InterimUpdate, Interrupted, Outcome } from '../../src/model/messages.js';
 import { type Digest, shownOffset, type Upload } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
-import { Body } from '../../src/uploads/request-body.js';
 import { REQUEST, routeTo } from './delivery-harness.js';
-import type { GatedUploads } from './gated-uploads.js';
 import { sha256 } from './temporary.js';
+import { callOf, type GatedUploads } from './upload-harness.js';
 
 /** How a body is announced. */
 export interface Part {
@@ -214,8 +213,7 @@ export class UploadWriters {
       onTold?.();
       return true;
     };
-    const body = new Body(eagerAppend.stream, { declaredLength, idleMs: 60_000, onFirstRead: () => undefined });
-    return { body, sendInterim, credentials: [], clientLeft: new AbortController().signal };
+    return callOf(eagerAppend.stream, sendInterim, declaredLength);
   }
 
   private follow(asked: WitnessedRequest, outcome: Promise<Outcome | Interrupted>, basedOn?: number): Promise<void> {
