@@ -36,7 +36,7 @@ const realNow = Date.now;
 
 async function startNode(name: string): Promise<Node> {
   const port = await serverPort();
-  const relay = await RecordingRelay.open(port);
+  const relay = await RecordingRelay.start(port);
   const data = join(directory.path, name);
   const config = `
 store: { type: redis, url: '${redis.url}' }
@@ -75,7 +75,7 @@ afterAll(async () => {
   Date.now = realNow;
   for (const { app, relay } of [owner, other]) {
     await app.stop();
-    await relay.close();
+    await relay.stop();
   }
   await Promise.all([redis.stop(), origin.close(), auth.close()]);
   await directory.remove();

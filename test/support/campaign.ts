@@ -18,14 +18,7 @@ import {
   type UploadPlan,
 } from './campaign-plan.js';
 import { sha256 } from './temporary.js';
-import {
-  ConnectionClosed,
-  isCut,
-  type ResponseHead,
-  type WireRequest,
-  wireResponse,
-  type WireResponse,
-} from './wire.js';
+import { isCut, type ResponseHead, type WireRequest, type WireResponse } from './wire.js';
 
 /** What one request carries. */
 interface Part {
@@ -238,15 +231,8 @@ export class CampaignClient {
     client.reset();
   }
 
-  private async read(client: RawClient, method: string): Promise<WireResponse> {
-    for (;;) {
-      const head = await client.readHead();
-      if (!head) throw new ConnectionClosed('no answer');
-      this.note(head, method);
-      if (head.status < 200) continue;
-      const body = client.bodyOf(head);
-      return wireResponse(head, { interims: [], body: await body.readAll(), trailers: body.trailers });
-    }
+  private read(client: RawClient, method: string): Promise<WireResponse> {
+    return client.readFinal((head) => this.note(head, method));
   }
 
   /** Whatever says an offset acknowledges it: RUFH §4.3.2, it never goes down. */

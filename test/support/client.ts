@@ -271,12 +271,13 @@ export class RawClient {
     throw new Error(`expected an interim response, got ${head.statusLine}: ${body.toString('utf8').slice(0, 500)}`);
   }
 
-  /** The next final response, with the interim ones that came before it. */
-  async readFinal(): Promise<WireResponse> {
+  /** The next final response, with the interim ones that came before it; `onHead` hears of each as soon as it comes. */
+  async readFinal(onHead?: (head: ResponseHead) => void): Promise<WireResponse> {
     const interims: ResponseHead[] = [];
     for (;;) {
       const head = await this.readHead();
       if (!head) throw new ConnectionClosed('connection closed instead of a response');
+      onHead?.(head);
       if (head.status >= 200 || head.status === 101) return this.finish(head, interims);
       interims.push(head);
     }

@@ -127,27 +127,11 @@ function ambiguousFraming(builder: AttackBuilder): Attack {
 
 /** The head is fine: what has begun may be answered or broken off, but what follows is not a request. */
 function brokenChunks(builder: AttackBuilder): Attack {
+  // prettier-ignore
   const chunk = builder.of([
-    ...[
-      'g\r\n',
-      '-1\r\n',
-      '\r\n',
-      '0x5\r\n',
-      ' 5\r\n',
-      '5 \r\nabcde\r\n',
-      '5\nabcde\r\n',
-      '5\r\nabcdeX',
-      '5\r\nabcde\n0\r\n',
-      '5;a\rb\r\n',
-    ],
-    ...[
-      'fffffffffffffffff\r\n',
-      '10000000000000000\r\n',
-      '5\r\nabcde0\r\n',
-      `5;${'x'.repeat(20_000)}\r\nabcde\r\n`,
-      '\x00\r\n',
-      '5\r\r\n',
-    ],
+    'g\r\n', '-1\r\n', '\r\n', '0x5\r\n', ' 5\r\n', '5 \r\nabcde\r\n', '5\nabcde\r\n', '5\r\nabcdeX',
+    '5\r\nabcde\n0\r\n', '5;a\rb\r\n', 'fffffffffffffffff\r\n', '10000000000000000\r\n', '5\r\nabcde0\r\n',
+    `5;${'x'.repeat(20_000)}\r\nabcde\r\n`, '\x00\r\n', '5\r\r\n',
   ]);
   const upload = builder.happens(0.5)
     ? ['Upload-Draft-Interop-Version: 6', `Upload-Complete: ${builder.of(['?0', '?1'])}`]
@@ -158,18 +142,11 @@ function brokenChunks(builder: AttackBuilder): Attack {
 }
 
 function brokenHead(builder: AttackBuilder): Attack {
+  // prettier-ignore
   const line = builder.of([
-    ...[
-      'No-Colon',
-      ': no name',
-      'Spaced : x',
-      ' Folded: x',
-      'X:y\r\n folded',
-      'X:y\r\n\tfolded',
-      'N\x00l: x',
-      'X: n\x00l',
-    ],
-    ...['X: \x07', 'X: \x7f', 'N\xe4me: x', 'X@Y: x', 'X Y: x', '(X): y', 'X: y\rZ: z', 'X: y\nZ: z', '\x01', '"X": y'],
+    'No-Colon', ': no name', 'Spaced : x', ' Folded: x', 'X:y\r\n folded', 'X:y\r\n\tfolded', 'N\x00l: x',
+    'X: n\x00l', 'X: \x07', 'X: \x7f', 'N\xe4me: x', 'X@Y: x', 'X Y: x', '(X): y', 'X: y\rZ: z', 'X: y\nZ: z', '\x01',
+    '"X": y',
   ]);
   const bareLines = builder.head('GET', '/files/head').replaceAll('\r\n', '\n');
   const bytes = (builder.happens(0.1) ? bareLines : builder.head('GET', '/files/head', [line])) + builder.smuggled();
@@ -178,20 +155,9 @@ function brokenHead(builder: AttackBuilder): Attack {
 
 /** RFC 9112 §3.2: refused, but nobody can be in doubt about where the message ends. */
 function brokenHost(builder: AttackBuilder): Attack {
+  // prettier-ignore
   const hosts = [
-    'a b',
-    'a,b',
-    'user@a',
-    'a:b:c',
-    'a/b',
-    '[::1',
-    'a\\b',
-    'a\tb',
-    'a?b',
-    '<a>',
-    'a\r\nHost: a',
-    'a:x',
-    '%zz',
+    'a b', 'a,b', 'user@a', 'a:b:c', 'a/b', '[::1', 'a\\b', 'a\tb', 'a?b', '<a>', 'a\r\nHost: a', 'a:x', '%zz',
   ];
   const bytes = builder.head('GET', '/files/host').replace(/Host: .*/, `Host: ${builder.of(hosts)}`);
   return { family: 'broken host', bytes, then: 'wait', verdict: 'refused' };
@@ -306,13 +272,9 @@ function oddMessage(builder: AttackBuilder): Attack {
 }
 
 function unmetExpectation(builder: AttackBuilder): Attack {
+  // prettier-ignore
   const expectation = builder.of([
-    'miracle',
-    '100-continue, miracle',
-    '101-continue',
-    '100-continue; x=1',
-    '"100-continue"',
-    '200-ok',
+    'miracle', '100-continue, miracle', '101-continue', '100-continue; x=1', '"100-continue"', '200-ok',
   ]);
   const lines = [
     `Expect: ${expectation}`,

@@ -3,72 +3,32 @@ import type { Attack, AttackBuilder } from './hostile-messages.js';
 const PARTIAL = 'Content-Type: application/partial-upload';
 
 /** None of them is a structured field's Integer of 10, which would be right. */
+// prettier-ignore
 const WRONG_NUMBERS = [
-  ...['-1', '-0', '0', '9', '11', '+10', '10.0', '0x0a', '1e1', '', '10, 10', '10 10', '1_0', '"10"', ':MTA=:', '?1'],
-  ...['999999999999999', '9999999999999999', '9007199254740993', '99999999999999999999999', '18446744073709551626'],
-  ...['NaN', 'Infinity', 'null', '\xb2', '10;', '10;=', '10;A=1', '10;a=\x80', '(10)', '10,', '@10', '%31%30', '010;;'],
+  '-1', '-0', '0', '9', '11', '+10', '10.0', '0x0a', '1e1', '', '10, 10', '10 10', '1_0', '"10"', ':MTA=:', '?1',
+  '999999999999999', '9999999999999999', '9007199254740993', '99999999999999999999999', '18446744073709551626', 'NaN',
+  'Infinity', 'null', '\xb2', '10;', '10;=', '10;A=1', '10;a=\x80', '(10)', '10,', '@10', '%31%30', '010;;',
 ];
+// prettier-ignore
 const WRONG_BOOLEANS = [
-  'true',
-  '1',
-  '?2',
-  '?',
-  '"?1"',
-  '',
-  '?1, ?1',
-  '?1 ?0',
-  '?01',
-  '??1',
-  'yes',
-  '\xbf1',
-  '?1;',
-  '?0;A',
-  '(?1)',
+  'true', '1', '?2', '?', '"?1"', '', '?1, ?1', '?1 ?0', '?01', '??1', 'yes', '\xbf1', '?1;', '?0;A', '(?1)',
 ];
 const ODD_BOOLEANS = [...WRONG_BOOLEANS, '?1', '?0', '?1;x=1', '  ?1', '?0;a;b="c"'];
+// prettier-ignore
 const VERSIONS = [
-  '3',
-  '4',
-  '5',
-  '6',
-  '7',
-  '8',
-  '9',
-  '10',
-  '11',
-  '2',
-  '0',
-  '-1',
-  '6, 6',
-  '6;x=1',
-  '6.0',
-  'six',
-  '',
-  '999999999999999',
+  '3', '4', '5', '6', '7', '8', '9', '10', '11', '2', '0', '-1', '6, 6', '6;x=1', '6.0', 'six', '', '999999999999999',
   '?1',
 ];
+// prettier-ignore
 const WRONG_TYPES = [
-  ...[
-    'text/plain',
-    'application/json',
-    'application/partial-upload2',
-    'application/offset+octet-stream',
-    'partial-upload',
-  ],
-  ...['multipart/form-data; boundary=x', 'application/partial-upload, text/plain', 'x', '/', ';', '', 'a'.repeat(2000)],
+  'text/plain', 'application/json', 'application/partial-upload2', 'application/offset+octet-stream',
+  'partial-upload', 'multipart/form-data; boundary=x', 'application/partial-upload, text/plain', 'x', '/', ';', '',
+  'a'.repeat(2000),
 ];
+// prettier-ignore
 const WRONG_DIGESTS = [
-  ...[
-    'sha-256=:AAAA:',
-    'sha-256=AAAA',
-    'sha-256=:AAAA',
-    'sha-256',
-    'sha-256=::',
-    'sha-256=:!!!!:',
-    'SHA-256=:AAAA:',
-    'sha-256=?1',
-  ],
-  ...['sha-512=:AAAA:', ',', '=', 'sha-256=:AAAA:,', 'sha-256=:AAAA:, sha-256=:BBBB:', 'a'.repeat(3000)],
+  'sha-256=:AAAA:', 'sha-256=AAAA', 'sha-256=:AAAA', 'sha-256', 'sha-256=::', 'sha-256=:!!!!:', 'SHA-256=:AAAA:',
+  'sha-256=?1', 'sha-512=:AAAA:', ',', '=', 'sha-256=:AAAA:,', 'sha-256=:AAAA:, sha-256=:BBBB:', 'a'.repeat(3000),
 ];
 
 /** Requests on uploads and targets in which something that counts is wrong. */
@@ -151,73 +111,19 @@ function oddAppend(builder: AttackBuilder): Attack {
   return { family: 'odd append', bytes, then: 'wait', verdict: 'answered' };
 }
 
+// prettier-ignore
 const PLACES = [
-  ...[
-    '/.uploads/',
-    '/.uploads/',
-    '/.uploads//',
-    '//.uploads/',
-    '/%2euploads/',
-    '/.%75ploads/',
-    '/x/../.uploads/',
-    '/.uploads/./',
-  ],
-  ...[
-    '/.Uploads/',
-    '/.uploads%2f',
-    '/.uploads',
-    '/.uploads/../.uploads/',
-    '/.uploads/%2e%2e/',
-    '/a/%2E%2E/.uploads/',
-    '/.uploads;/',
-  ],
+  '/.uploads/', '/.uploads/', '/.uploads//', '//.uploads/', '/%2euploads/', '/.%75ploads/', '/x/../.uploads/',
+  '/.uploads/./', '/.Uploads/', '/.uploads%2f', '/.uploads', '/.uploads/../.uploads/', '/.uploads/%2e%2e/',
+  '/a/%2E%2E/.uploads/', '/.uploads;/',
 ];
+// prettier-ignore
 const TOKENS = [
-  ...[
-    '',
-    '.',
-    '..',
-    '%2e%2e',
-    '%2e%2e%2f',
-    '../../etc/passwd',
-    '..%2f..%2f..%2fetc%2fpasswd',
-    '..\\..\\data',
-    '%5c..%5c',
-    '..;/',
-  ],
-  ...[
-    '%00',
-    'a%00b',
-    '%0d%0aX-Injected:%20yes',
-    '%',
-    '%zz',
-    '%c0%ae%c0%ae%c0%af',
-    '....//',
-    'con',
-    'last-start.json',
-    '../lock',
-  ],
-  ...[
-    'a'.repeat(31),
-    'a'.repeat(32),
-    'a'.repeat(33),
-    'a'.repeat(64),
-    '-'.repeat(32),
-    '_'.repeat(32),
-    'A'.repeat(9000),
-    '+'.repeat(32),
-  ],
-  ...[
-    '0b0b5f2c-6d5c-4f44-8b41-5e8a0a8f9d11',
-    '24e533e02ec3bc40c387f1a0e460e216',
-    '1',
-    '*',
-    '\xe9\xff',
-    '~root',
-    '$(id)',
-    '{{7*7}}',
-    "' or 1=1",
-  ],
+  '', '.', '..', '%2e%2e', '%2e%2e%2f', '../../etc/passwd', '..%2f..%2f..%2fetc%2fpasswd', '..\\..\\data', '%5c..%5c',
+  '..;/', '%00', 'a%00b', '%0d%0aX-Injected:%20yes', '%', '%zz', '%c0%ae%c0%ae%c0%af', '....//', 'con',
+  'last-start.json', '../lock', 'a'.repeat(31), 'a'.repeat(32), 'a'.repeat(33), 'a'.repeat(64), '-'.repeat(32),
+  '_'.repeat(32), 'A'.repeat(9000), '+'.repeat(32), '0b0b5f2c-6d5c-4f44-8b41-5e8a0a8f9d11',
+  '24e533e02ec3bc40c387f1a0e460e216', '1', '*', '\xe9\xff', '~root', '$(id)', '{{7*7}}', "' or 1=1",
 ];
 
 /** Names of uploads that are none. */

@@ -9,7 +9,7 @@ export class CuttingProxy {
   private server: Server | undefined;
   private hangs = false;
   private changing: Promise<void> = Promise.resolve();
-  private readonly sockets = new Set<Socket>();
+  protected readonly sockets = new Set<Socket>();
   /** Bytes that came through, both ways. */
   bytes = 0;
   /** Connections it has accepted. */
@@ -17,7 +17,7 @@ export class CuttingProxy {
   /** May change what goes to the other program, piece by piece. */
   onBytesThere: (bytes: Buffer) => void = () => undefined;
 
-  private constructor(
+  protected constructor(
     private readonly target: number,
     readonly port: number,
   ) {}
@@ -26,6 +26,10 @@ export class CuttingProxy {
     const proxy = new CuttingProxy(target, await serverPort());
     await proxy.listen();
     return proxy;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.port}`;
   }
 
   /** Ends every connection, and refuses new ones. */
@@ -62,7 +66,7 @@ export class CuttingProxy {
     return (this.changing = this.changing.then(change));
   }
 
-  private async listen(): Promise<void> {
+  protected async listen(): Promise<void> {
     const server = createServer({ noDelay: true }, (socket) => this.accept(socket));
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject).listen(this.port, '127.0.0.1', resolve);
@@ -70,19 +74,26 @@ export class CuttingProxy {
     this.server = server;
   }
 
-  private accept(near: Socket): void {
+  protected accept(near: Socket): void {
+    this.link(near, (bytes) => {
+      this.onBytesThere(bytes);
+      return true;
+    });
+  }
+
+  /** Connects it to the other program, which gets the bytes that `passes` lets through. */
+  protected link(near: Socket, passes: (bytes: Buffer) => boolean): void {
     this.connections += 1;
     const far = connect({ port: this.target, host: '127.0.0.1', noDelay: true });
-    this.pass(near, far, (bytes) => this.onBytesThere(bytes));
+    this.pass(near, far, passes);
     this.pass(far, near);
   }
 
-  private pass(from: Socket, to: Socket, onBytes?: (bytes: Buffer) => void): void {
+  private pass(from: Socket, to: Socket, passes: (bytes: Buffer) => boolean = () => true): void {
     this.sockets.add(from);
     from.on('data', (bytes: Buffer) => {
       this.bytes += bytes.length;
-      onBytes?.(bytes);
-      if (to.write(bytes)) return;
+      if (!passes(bytes) || to.write(bytes)) return;
       from.pause();
       to.once('drain', () => this.hangs || from.resume());
     });
@@ -154,29 +165,16 @@ export interface RecordedRequest {
 }
 
 /** Passes connections on as they are, and keeps what their clients send. */
-export class RecordingRelay {
+export class RecordingRelay extends CuttingProxy {
   /** What came over each connection. */
   private readonly received: Buffer[][] = [];
-  private readonly sockets = new Set<Socket>();
   private isBreaking: ((bytes: string) => boolean) | undefined;
   private isHolding = false;
 
-  private constructor(
-    private readonly server: Server,
-    private readonly port: number,
-  ) {
-    server.on('connection', (socket: Socket) => this.pass(socket));
-  }
-
-  /** `port`: where connections go on to, on this machine. */
-  static async open(port: number): Promise<RecordingRelay> {
-    const server = createServer();
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    return new RecordingRelay(server, port);
-  }
-
-  get url(): string {
-    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  static override async start(target: number): Promise<RecordingRelay> {
+    const relay = new RecordingRelay(target, await serverPort());
+    await relay.listen();
+    return relay;
   }
 
   /** Everything that was asked so far and came whole, connection by connection. */
@@ -199,42 +197,19 @@ export class RecordingRelay {
     this.isHolding = false;
   }
 
-  async close(): Promise<void> {
-    const closed = new Promise((resolve) => this.server.close(resolve));
-    for (const socket of this.sockets) socket.destroy();
-    await closed;
-  }
-
-  private pass(from: Socket): void {
-    const to = connect(this.port, '127.0.0.1');
+  protected override accept(near: Socket): void {
     const pieces: Buffer[] = [];
     this.received.push(pieces);
-    for (const [socket, other] of [
-      [from, to],
-      [to, from],
-    ] as const) {
-      this.sockets.add(socket);
-      socket.setNoDelay(true);
-      socket.on('error', () => other.destroy());
-      socket.once('close', () => {
-        this.sockets.delete(socket);
-        other.destroy();
-      });
-    }
-    to.pipe(from);
-    from.on('data', (bytes: Buffer) => {
-      pieces.push(bytes);
+    this.link(near, (bytes) => {
+      // Of a connection that is cut nobody has heard: to send its bytes later would be no replay.
       if (this.isBreaking?.(bytes.toString('latin1'))) {
         this.isBreaking = undefined;
-        // Nobody has heard of it: to send it now would be no replay.
-        pieces.pop();
-        from.destroy();
-      } else if (!this.isHolding && !to.write(bytes)) {
-        from.pause();
-        to.once('drain', () => from.resume());
+        near.destroy();
+        return false;
       }
+      pieces.push(bytes);
+      return !this.isHolding;
     });
-    from.once('end', () => to.end());
   }
 }
 

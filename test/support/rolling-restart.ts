@@ -3,14 +3,7 @@ import { TestNodes, type TestNodesOptions } from './nodes.js';
 import { appendLines, clientDialect, creationLines, progressOf, versionLines } from './resumable-client.js';
 import { randomBytes, sha256, until, within } from './temporary.js';
 import { startTestOrigin, type TestOrigin } from './test-origin.js';
-import {
-  ConnectionClosed,
-  isCut,
-  type ResponseHead,
-  type WireRequest,
-  wireResponse,
-  type WireResponse,
-} from './wire.js';
+import { isCut, type ResponseHead, type WireRequest, type WireResponse } from './wire.js';
 
 export interface RollingOptions extends Pick<TestNodesOptions, 'nodes' | 'bytes'> {
   readonly uploads: number;
@@ -199,15 +192,8 @@ export class SlowUpload {
     }
   }
 
-  private async read(client: RawClient): Promise<WireResponse> {
-    for (;;) {
-      const head = await client.readHead();
-      if (!head) throw new ConnectionClosed('no answer');
-      this.note(head);
-      if (head.status < 200) continue;
-      const body = client.bodyOf(head);
-      return wireResponse(head, { interims: [], body: await body.readAll(), trailers: body.trailers });
-    }
+  private read(client: RawClient): Promise<WireResponse> {
+    return client.readFinal((head) => this.note(head));
   }
 
   private note(head: ResponseHead): void {
