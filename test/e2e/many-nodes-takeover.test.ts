@@ -117,7 +117,7 @@ describe.each(SETS)('$nodes nodes with bytes that are $bytes', ({ nodes: count, 
     });
   });
 
-  test('offsets are asked for at all count in the middle of an upload, and it goes on every time', async () => {
+  test('offsets are asked for at all nodes in the middle of an upload, and it goes on every time', async () => {
     const target = `/takeover/twenty-${count}-${bytes}`;
     const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target, length });

@@ -6,7 +6,7 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import { uploadTag } from '../../src/observe/log.js';
 import { spooledBytes } from '../support/disk.js';
 import { comparable, FEWER_VARIANTS, FlowClient } from '../support/flow-client.js';
-import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
+import { ReceivingHarness, StoreReach } from '../support/upload-harness.js';
 import { startRedis } from '../support/redis-server.js';
 import {
   clientDialect,

@@ -4,7 +4,7 @@ import { nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { untilSpooled } from '../support/disk.js';
 import { comparable, FEWER_VARIANTS, FlowClient } from '../support/flow-client.js';
-import { ReceivingHarness, StoreReach } from '../support/receiving-harness.js';
+import { ReceivingHarness, StoreReach } from '../support/upload-harness.js';
 import { appendLines, clientDialect, creationLines, type ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256 } from '../support/temporary.js';
 import { framed, receivedLines, replayedLines, TestProxy } from '../support/test-proxy.js';

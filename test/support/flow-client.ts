@@ -21,9 +21,12 @@ export const VARIANTS = TRANSPORTS.flatMap((transport, at) =>
   DIALECTS.map((interop, number) => ({ transport, interop, seed: at * 100 + number + 1 })),
 );
 
+/** Dialects that stand for the others where the subject is not what is said. */
+export const REPRESENTATIVES: readonly DialectName[] = ['3', '6', 'final'];
+
 /** Every dialect, and over HTTP/2 those that stand for the others: what a refusal says does not depend on the transport. */
 export const FEWER_VARIANTS = VARIANTS.filter(
-  ({ transport, interop }) => transport === 'HTTP/1.1' || ['3', '6', 'final'].includes(interop),
+  ({ transport, interop }) => transport === 'HTTP/1.1' || REPRESENTATIVES.includes(interop),
 );
 
 /** A request whose body is still to be sent, and the upload that it feeds. */
@@ -41,7 +44,7 @@ export interface Creation {
   readonly length: number | undefined;
 }
 
-/** A client of one dialect over one transport on a stage. Whatever it is told on the way to its upload is asserted. */
+/** A client of one dialect over one transport. Whatever it is told on the way to its upload is asserted. */
 export class FlowClient {
   readonly dialect: ClientDialect;
   readonly expected: ExpectedResponses;
@@ -50,7 +53,7 @@ export class FlowClient {
     readonly proxy: TestProxy,
     readonly transport: Transport,
     interop: DialectName,
-    /** The members of `Upload-Limit` that the stage's configuration makes, but the lifetime. */
+    /** The members of `Upload-Limit` that the proxy's configuration makes, but the lifetime. */
     limits?: string,
   ) {
     this.dialect = clientDialect(interop);
