@@ -262,7 +262,10 @@ describe('the token of the admin listener', () => {
   test.each<[string, () => { line?: string[]; env?: Record<string, string> }]>([
     ['a flag', () => ({ line: ['--admin', at(), '--admin-token-file', file] })],
     ['a variable', () => ({ env: { RUFH_PROXY_ADMIN: at(), RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
-    ['a variable, with a URL', () => ({ env: { RUFH_PROXY_ADMIN: own.listener.url, RUFH_PROXY_ADMIN_TOKEN_FILE: file } })],
+    [
+      'a variable, with a URL',
+      () => ({ env: { RUFH_PROXY_ADMIN: own.listener.url, RUFH_PROXY_ADMIN_TOKEN_FILE: file } }),
+    ],
     [
       'the configuration',
       () => ({ line: ['--config', write(`admin: { address: '${at()}', token_file: '${file}' }`)] }),
