@@ -6,8 +6,24 @@ import { connect, type Transport } from '../support/client.js';
 import { untilSpooled } from '../support/disk.js';
 import { comparable, FEWER_VARIANTS, FlowClient, VARIANTS } from '../support/flow-client.js';
 import { connectH2 } from '../support/http2-client.js';
-import { appendLines, clientDialect, createUpload, creationLines, DIALECTS, type ResumableUpload, type Send } from '../support/resumable-client.js';
-import { randomBytes, seededRandom, sha256, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
+import {
+  appendLines,
+  clientDialect,
+  createUpload,
+  creationLines,
+  DIALECTS,
+  type ResumableUpload,
+  type Send,
+} from '../support/resumable-client.js';
+import {
+  randomBytes,
+  seededRandom,
+  sha256,
+  temporaryDirectory,
+  type TemporaryDirectory,
+  until,
+  within,
+} from '../support/temporary.js';
 import { framed, receivedLines, replayedLines, TestProxy } from '../support/test-proxy.js';
 import { GatedUploads, ReceivingHarness, StoreReach } from '../support/upload-harness.js';
 import { UploadWriters } from '../support/upload-writers.js';
