@@ -132,6 +132,16 @@ describe('targets', () => {
     });
   });
 
+  test.each([
+    ['OPTIONS', 'pass', 'final discover'],
+    ['OPTIONS', 'spool', 'plain create'],
+    ['OPTIONS', 'refuse', 'plain upload-required'],
+    ['POST', 'spool', 'final create'],
+  ] as const)('%s with content, where plain bodies are %s → %s', (method, plainBodies, expected) => {
+    const request = head(`${method} /f\nUpload-Complete: ?1`, { hasBody: true });
+    expect(verdict(request, { ...RESUMABLE, plainBodies })).toBe(expected);
+  });
+
   describe('a target that is not resumable never notices us', () => {
     test.each([
       'POST /f\nUpload-Draft-Interop-Version: 6\nUpload-Complete: ?1',
