@@ -309,7 +309,7 @@ export function unknownUploadsProblem({ uploads, bytes, since, missing }: Unknow
     return (
       `the spool has ${uploads} uploads (${bytes} bytes) whose records were missing from uploads/ when the proxy started at ${iso(since)}. ` +
       'They are removed when the longest limits.max_age is over. If the data directory is a copy, stop the proxy, copy the ' +
-      'complete directory and start again'
+      'whole directory and start again'
     );
   return (
     `the spool has ${uploads} uploads (${bytes} bytes) of another Redis, from before ${iso(since)}; this one does not know ` +

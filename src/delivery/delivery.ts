@@ -7,7 +7,7 @@ import type { Route } from '../model/route.js';
 import { newestUnknownOutcome, type Undelivered, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
-import { EagerAttempt, type EagerFeed, isEagerRoute, mayStartEarly } from './eager.js';
+import { EagerAttempt, type EagerFeed, isEagerRoute, mayStartEagerly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
 import { OriginQueues } from './origin-queue.js';
 import { mayRetry, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
@@ -162,7 +162,7 @@ export class Delivery {
     const existing = this.eagerAttempts.get(id);
     const route = routeOf(upload, this.deps.routes);
     const { originQueues } = this.deps;
-    if (existing || this.draining.signal.aborted || !mayStartEarly(upload, route)) return existing;
+    if (existing || this.draining.signal.aborted || !mayStartEagerly(upload, route)) return existing;
     if (!originQueues.of(route.origin).hasFreeEagerSlot(route.delivery)) return undefined;
     const eager = new EagerAttempt(upload, route, this.deps);
     this.eagerAttempts.set(id, eager);

@@ -50,7 +50,7 @@ export function isEagerRoute({ delivery, authorize }: Route, length: number | un
  * Whether the origin's request can begin before the upload is complete. Only the first attempt can; later ones read the
  * spool.
  */
-export function mayStartEarly({ phase, attemptCount, length }: Upload, route: Route): boolean {
+export function mayStartEagerly({ phase, attemptCount, length }: Upload, route: Route): boolean {
   return phase === 'receiving' && attemptCount === 0 && isEagerRoute(route, length);
 }
 
@@ -184,7 +184,7 @@ export class EagerAttempt implements EagerFeed {
   private async begin(): Promise<Attempt | undefined> {
     const { store, clock } = this.deps;
     const attempt = { number: 1, inPart: true, origin: this.route.origin, startedAt: clock() } as const;
-    const upload = await store.beginEarlyAttempt(this.upload.id, attempt);
+    const upload = await store.beginEagerAttempt(this.upload.id, attempt);
     return upload === 'stale' ? undefined : attempt;
   }
 
@@ -225,7 +225,7 @@ export class EagerAttempt implements EagerFeed {
   }
 
   private async settle(result: AttemptResult): Promise<void> {
-    const answer = await settleEarly(this.upload.id, this.markSentInPart(result), this.route, this.deps);
+    const answer = await settleEagerAttempt(this.upload.id, this.markSentInPart(result), this.route, this.deps);
     if (answer && !this.answeredEarlyController.signal.aborted) this.showEarlyAnswer(answer);
   }
 
@@ -372,13 +372,13 @@ export class EagerBody {
  * Records the end of an eager attempt whose upload is still received, and returns the early answer for its client. Returns
  * undefined if the upload is complete by now, because the holder of its claim then decides.
  */
-async function settleEarly(
+async function settleEagerAttempt(
   id: string,
   { attempt, answered }: AttemptResult,
   route: Route,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
-  if (!answered || answered.isChallenge) return endEarlyAttempt(id, attempt, answered, deps);
+  if (!answered || answered.isChallenge) return endEagerAttempt(id, attempt, answered, deps);
   return recordEarlyAnswer(id, { attempt, answered }, route, deps);
 }
 
@@ -425,14 +425,14 @@ async function endStaleAnswer(
  * Records the end of an attempt without a final answer. The upload continues, and after a challenge waits for other
  * credentials.
  */
-async function endEarlyAttempt(
+async function endEagerAttempt(
   id: string,
   attempt: Attempt,
   answered: AttemptAnswer | undefined,
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const problem = attempt.problem ?? `the origin answered ${attempt.status}`;
-  const upload = await deps.store.endEarlyAttempt(id, { ...attempt, problem });
+  const upload = await deps.store.endEagerAttempt(id, { ...attempt, problem });
   if (upload === 'stale') return undefined;
   reportAttempt(upload, { ...attempt, problem }, deps);
   if (!answered) return undefined;

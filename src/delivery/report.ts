@@ -33,7 +33,7 @@ export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }
 
 /**
  * Counts the end of a delivery, and logs an upload that was answered or given up. An upload that was given up is not counted as
- * ended, because it may still be answered; it counts then, or when it expires.
+ * ended, because it may still be answered; it is counted when it is answered or expires.
  */
 export function reportEnd(
   upload: Upload,

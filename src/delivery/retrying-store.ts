@@ -95,12 +95,12 @@ export class RetryingStore implements DeliverySteps {
     return this.withRetry(() => this.direct.markLost(id));
   }
 
-  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.beginEarlyAttempt(id, attempt));
+  beginEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.beginEagerAttempt(id, attempt));
   }
 
-  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.withRetry(() => this.direct.endEarlyAttempt(id, attempt));
+  endEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.withRetry(() => this.direct.endEagerAttempt(id, attempt));
   }
 
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
@@ -108,16 +108,16 @@ export class RetryingStore implements DeliverySteps {
   }
 
   /** A claim whose confirmation was lost counts as held. */
-  claimDelivery(id: string, worker: string, until: number, continued?: Attempt): Promise<Upload | undefined> {
+  claimDelivery(id: string, worker: string, until: number, eagerAttempt?: Attempt): Promise<Upload | undefined> {
     const { clock } = this.options;
     const claimMs = until - clock();
     let mayBeHeld = false;
     return this.withRetry(async () => {
       const end = clock() + claimMs;
       const isHeld = mayBeHeld && (await this.direct.renewClaim(id, worker, end));
-      if (isHeld) return this.ifContinues(await this.direct.get(id), continued);
+      if (isHeld) return this.ifContinues(await this.direct.get(id), eagerAttempt);
       mayBeHeld = true;
-      return this.direct.claimDelivery(id, worker, end, continued);
+      return this.direct.claimDelivery(id, worker, end, eagerAttempt);
     });
   }
 
@@ -154,9 +154,9 @@ export class RetryingStore implements DeliverySteps {
   }
 
   /** The upload if the claim covers the eager attempt `continued`: it is still open and no longer recorded as partial. */
-  private ifContinues(upload: Upload | undefined, continued: Attempt | undefined): Upload | undefined {
-    if (!continued) return upload;
-    const recorded = upload?.attempts.find(({ number }) => number === continued.number);
+  private ifContinues(upload: Upload | undefined, eagerAttempt: Attempt | undefined): Upload | undefined {
+    if (!eagerAttempt) return upload;
+    const recorded = upload?.attempts.find(({ number }) => number === eagerAttempt.number);
     return recorded && !recorded.inPart && recorded.reached === undefined ? upload : undefined;
   }
 

@@ -92,7 +92,7 @@ export class Run {
     if (request.skipGate) this.gate = 'waived';
   }
 
-  /** Another request wants the result: the next attempt uses its newer credentials, and starts now if the origin allows it. */
+  /** Adds a request that wants the result. The next attempt uses its credentials, and starts now if the origin allows it. */
   join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
     if (request.credentials.length > 0 || request.addedHeaders) this.completingRequest = request;
     if (this.retryDelay.retryNow()) this.waiters.setPause(undefined);
@@ -121,8 +121,8 @@ export class Run {
   }
 
   /**
-   * Whether another worker settled the delivery meanwhile. `undelivered` does not count: this run may be meant to retry
-   * it.
+   * Waits until the next attempt is due. Returns true if another worker has settled the delivery meanwhile; `undelivered`
+   * does not count, because this run may be meant to retry it.
    */
   private async pause({ until, notBefore }: Exclude<NextStep, 'over'>): Promise<boolean> {
     const waiting = new AbortController();
@@ -139,7 +139,7 @@ export class Run {
     return settledElsewhere;
   }
 
-  /** Takes its slot at the origin before it claims, so that another worker may claim the upload while this one waits. */
+  /** Makes one step. It takes a slot before it claims the upload, so that another worker may claim it while this one waits. */
   private async step(snapshot?: Upload): Promise<NextStep> {
     const afterEager = await this.continueEager();
     if (afterEager) return afterEager;
@@ -221,7 +221,7 @@ export class Run {
     return beforeAttempt(upload.attempts.at(-1), this.isRetryRequested(upload), policy);
   }
 
-  /** A client's request does not cover a newer attempt, which another worker made meanwhile and the client knows nothing of. */
+  /** Whether the requested retry still applies. A client's request does not cover an attempt that another worker has made since. */
   private isRetryRequested(upload: Upload): boolean {
     if (this.retryRequestedAfter === undefined) return false;
     return this.request.by === 'operator' || this.retryRequestedAfter === newestNumber(upload);
@@ -290,7 +290,7 @@ export class Run {
     return this.runFinish.recordResult(begun, result, route, this.chunks);
   }
 
-  /** Read once: the chunks of a complete upload do not change. */
+  /** The chunks, which are read only once, because those of a complete upload do not change. */
   private readonly chunks = (): Promise<readonly Chunk[]> => (this.chunksRead ??= this.deps.store.chunks(this.id));
 
   /** Begins the attempt under a fresh claim: a worker that took over an expired one would have to treat the attempt as lost. */
@@ -302,8 +302,8 @@ export class Run {
   }
 
   /**
-   * The next step if the gate did not let the upload pass. The gate is asked once for all attempts, and again for the
-   * operator.
+   * Returns the next step if the gate did not let the upload pass. The gate is asked once for all attempts, and again for
+   * the operator.
    */
   private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<NextStep | undefined> {
     const { gate } = route.delivery;

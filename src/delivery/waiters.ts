@@ -57,7 +57,7 @@ export class Waiters {
     this.changed.notifyAll();
   }
 
-  /** Withdraws the result: its answer broke off. */
+  /** Withdraws the result, because its answer broke off. */
   clearResult(): void {
     this.result = undefined;
   }
@@ -67,7 +67,7 @@ export class Waiters {
     for (const listener of this.interimListeners) listener(interim);
   }
 
-  /** Withdraws a `failed` result: the step that failed has succeeded after all. */
+  /** Withdraws a `failed` result, because a retry of the step has succeeded. */
   clearFailure(): void {
     if (this.result?.kind === 'failed') this.clearResult();
   }
@@ -153,8 +153,8 @@ export class InformedClients {
   }
 
   /**
-   * A client asks for the state of its upload, so the response may not have reached it: withdraws the record, once. Clients
-   * that ask before each request would otherwise never get to their next attempt.
+   * Withdraws the record, because a client that asks for the state of its upload may have lost the response. Does so only
+   * once: a client that asks before each request would otherwise never get its next attempt.
    */
   async recordAsked(upload: Upload): Promise<Upload> {
     const { undelivered: failure } = upload;

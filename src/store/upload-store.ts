@@ -145,25 +145,25 @@ export interface UploadStore {
    * and needs no claim, because it can never send the complete upload. `stale`: another phase, or another attempt
    * exists.
    */
-  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  beginEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /**
-   * Records the end of the early attempt while the upload is `receiving`. `stale`: another phase, or the attempt has
+   * Records the end of the eager attempt while the upload is `receiving`. `stale`: another phase, or the attempt has
    * ended.
    */
-  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
+  endEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'>;
   /**
-   * receiving → answered, in one step with the end of the early attempt, because the origin answered before the
+   * receiving → answered, in one step with the end of the eager attempt, because the origin answered before the
    * upload was complete.
    */
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'>;
 
   /**
    * complete | undelivered → delivering, or `delivering` with a claim that has expired. Only one worker gets the
-   * upload; the others get undefined. Another worker may take the claim after `until`. `earlyAttempt`: an early attempt
+   * upload; the others get undefined. Another worker may take the claim after `until`. `eagerAttempt`: an eager attempt
    * that has not ended and continues under the claim; the same step clears `inPart`, so that its last bytes may be
    * sent.
    */
-  claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined>;
+  claimDelivery(id: string, worker: string, until: number, eagerAttempt?: Attempt): Promise<Upload | undefined>;
   /**
    * Extends a claim that is still held; false when it is not. `attempt`: the number of an attempt that this worker
    * began. While that is the newest attempt, its worker gets the claim back even if another worker took it, except

@@ -60,7 +60,7 @@ export interface AppendTask {
   readonly doesNotWait?: boolean;
 }
 
-/** The upload is complete and waits for its delivery. */
+/** The outcome of a body that completed its upload, which now waits for its delivery. */
 export interface CompleteUpload {
   readonly kind: 'complete';
   readonly upload: Upload;
@@ -241,13 +241,13 @@ function progressOffset(now: Upload, before: Upload, intent: { readonly complete
   return intent.complete ? Math.max(before.offset, now.offset - 1) : now.offset;
 }
 
-/** Starts early deliveries, which send the bytes of an upload to the origin while it is received. */
+/** Starts eager deliveries, which send the bytes of an upload to the origin while it is received. */
 export interface EagerFeeds {
-  /** Undefined if the upload is not delivered early. */
+  /** Undefined if the upload is not delivered eagerly. */
   startEager(upload: Upload): EagerFeed | undefined;
-  /** Whether an upload of this length can be delivered early on this route; `busy`: not at the moment. */
+  /** Whether an upload of this length can be delivered eagerly on this route; `busy`: not at the moment. */
   eagerAvailability(route: Route, length: number | undefined): 'yes' | 'never' | 'busy';
-  /** Ends the early delivery of an upload that cannot continue. */
+  /** Ends the eager delivery of an upload that cannot continue. */
   stopEager(id: string): void;
 }
 
@@ -260,7 +260,7 @@ export interface EagerAppendDeps {
   readonly feeds?: EagerFeeds;
 }
 
-/** The origin only gets committed bytes, so the usual pace would keep it waiting. */
+/** The pace of commits during eager delivery. The origin only gets committed bytes, so the usual pace would keep it waiting. */
 const EAGER_PACE: CommitPace = { bytes: 4 * 1024 * 1024, everyMs: 100, firstAtOnce: true };
 
 /** Receives a body while the origin gets its bytes, and stops when the origin has answered. */

@@ -18,7 +18,7 @@ export interface CleanupOptions {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly clock: () => number;
-  /** The time that decides whether an upload has expired; by default `clock` without its jumps forward. */
+  /** The clock by which uploads expire; by default `clock` without its jumps forward. */
   readonly expiryClock?: () => number;
   /** Monotonic clock in milliseconds; that of this process by default. */
   readonly monotonic?: () => number;
@@ -140,7 +140,7 @@ export class Cleanup {
     await removeAndReport(upload ?? { id }, this.options);
   }
 
-  /** A fault here is logged, and does not stop the cleanup of the spool. */
+  /** Removes leftover files. A fault is logged and does not stop the cleanup of the spool. */
   private async clearLeftovers(): Promise<void> {
     const { clearLeftovers, orphanAgeMs, log } = this.options;
     try {
@@ -188,7 +188,7 @@ export class Cleanup {
     const upload = await store.get(id);
     const location = await this.locationOf(upload);
     if (location === 'here') await this.removeUncounted(upload!, oldFiles);
-    // An upload with a young file may just be arriving.
+    // Files of an upload that has a young one may just be arriving from another node.
     else if (location === 'elsewhere' && files.every((file) => !hasGivenName(file) || oldFiles.includes(file)))
       for (const { name } of oldFiles) await spool.removeChunk(id, name);
   }

@@ -148,7 +148,7 @@ export class UnrecordedBytes {
 
 const UNRECORDED =
   'the spool has bytes of uploads that have no record in uploads/: if the data directory is a copy, stop the proxy, copy the ' +
-  'complete directory and start again. The bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
+  'whole directory and start again. The bytes are kept as long as an upload may live (the longest limits.max_age), and then removed';
 
 export interface UnreadableBytesOptions {
   readonly spool: Pick<Spool, 'filesOf'>;

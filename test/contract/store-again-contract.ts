@@ -21,9 +21,9 @@ const verbs: Record<string, Verb> = {
   'an invalidation': (store, id) => store.invalidate(id, 1),
   'a cancellation': (store, id) => store.cancel(id),
   'a move': (store, id) => store.move(id, 1, 'another'),
-  'the begin of an early attempt': (store, id) => store.beginEarlyAttempt(id, early),
-  'the end of an early attempt': (store, id) =>
-    store.endEarlyAttempt(id, { ...early, endedAt: 5, reached: 'sent-in-part' }),
+  'the begin of an eager attempt': (store, id) => store.beginEagerAttempt(id, early),
+  'the end of an eager attempt': (store, id) =>
+    store.endEagerAttempt(id, { ...early, endedAt: 5, reached: 'sent-in-part' }),
   'an early answer': (store, id) => store.recordEarlyAnswer(id, refused, { answer: answer(4), body, expiresAt: later }),
   'a renewed claim': (store, id) => store.renewClaim(id, 'a', later),
   'the begin of an attempt': (store, id) => store.beginAttempt(id, 'a', attempt(1)),
@@ -39,8 +39,8 @@ const verbs: Record<string, Verb> = {
 const claim: Verb = async (store, id) => (await store.claimDelivery(id, 'a', later)) ?? 'none';
 const claimed = [verbs['the commit that completes']!, claim];
 const before: Partial<Record<string, readonly Verb[]>> = {
-  'the end of an early attempt': [verbs['the begin of an early attempt']!],
-  'an early answer': [verbs['the begin of an early attempt']!],
+  'the end of an eager attempt': [verbs['the begin of an eager attempt']!],
+  'an early answer': [verbs['the begin of an eager attempt']!],
   'a renewed claim': claimed,
   'the begin of an attempt': claimed,
   'the end of an attempt': [...claimed, verbs['the begin of an attempt']!],

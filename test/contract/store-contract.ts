@@ -6,7 +6,7 @@ import { HOUR, newId, newUpload } from './sample-upload.js';
 import { describeAskingAgain } from './store-again-contract.js';
 import { describeDeliveries } from './store-deliveries-contract.js';
 import { describeToldClients } from './store-informed-contract.js';
-import { describeEarlyAttempts } from './store-early-contract.js';
+import { describeEagerAttempts } from './store-eager-contract.js';
 import { describeTotals } from './store-totals-contract.js';
 
 export interface StoreUnderTest {
@@ -295,7 +295,7 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
 
     describeDeliveries(() => tested);
     describeToldClients(() => tested);
-    describeEarlyAttempts(() => tested);
+    describeEagerAttempts(() => tested);
     describeAskingAgain(() => tested);
     describeTotals(() => tested);
   });

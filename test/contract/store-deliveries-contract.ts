@@ -338,10 +338,10 @@ export function describeDeliveries(current: () => StoreUnderTest): void {
       expect(await store.claimDelivery(id, 'b', later)).toMatchObject({ phase: 'delivering' });
     });
 
-    test('is not the worker of an attempt that began early and was never taken over', async () => {
+    test('is not the worker of an eager attempt and was never taken over', async () => {
       const { store } = current();
       const { id } = await store.create(newUpload());
-      await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
+      await store.beginEagerAttempt(id, attempt(1, { inPart: true }));
       await store.commit(id, {
         token: 1,
         chunk: { name: 'chunk-1', start: 0, size: 5 },

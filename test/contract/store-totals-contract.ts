@@ -56,7 +56,7 @@ export function describeTotals(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await received(5);
       const early = attempt(1, { inPart: true });
-      await store.beginEarlyAttempt(id, early);
+      await store.beginEagerAttempt(id, early);
       await store.recordEarlyAnswer(
         id,
         { ...early, endedAt: 5, reached: 'answered' },

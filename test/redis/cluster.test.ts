@@ -135,7 +135,7 @@ describe('nodes apart', () => {
       const chunk = { name: 'c', start: 0, size: 5 };
       expect(await b.commit(id, { token: 2, chunk, expiresAt: later })).toBe('stale');
       expect(await b.invalidate(id, 2)).toBe('stale');
-      expect(await b.beginEarlyAttempt(id, attempt(1, { inPart: true }))).toBe('stale');
+      expect(await b.beginEagerAttempt(id, attempt(1, { inPart: true }))).toBe('stale');
       expect(await a.commit(id, { token: 2, chunk, complete: {}, expiresAt: later })).toMatchObject({ offset: 5 });
       expect(await b.claimDelivery(id, 'w', later)).toBeUndefined();
       expect(await a.claimDelivery(id, 'w', later)).toMatchObject({ phase: 'delivering', attempts: [] });
@@ -144,7 +144,7 @@ describe('nodes apart', () => {
     test('are answered early from elsewhere only with what is kept in the record', async () => {
       const a = redis.store;
       const { id } = await a.create(newUpload({ node: 'a' }));
-      await a.beginEarlyAttempt(id, attempt(1, { inPart: true }));
+      await a.beginEagerAttempt(id, attempt(1, { inPart: true }));
       await a.move(id, 2, 'b');
       const ended = attempt(1, { inPart: true, endedAt: 5, reached: 'answered', status: 413 });
       const long = { answer: { ...answer(4), body: { in: 'spool', name: 'answer' } as const }, expiresAt: later };

@@ -213,7 +213,7 @@ describe('a last line that is damaged may have said that an attempt begins', () 
 
   test('an early one may have become the whole', async () => {
     const { id } = await store.create(newUpload());
-    await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
+    await store.beginEagerAttempt(id, attempt(1, { inPart: true }));
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Date.now() + HOUR, attempt(1, { inPart: true }));
     const bytes = await readFile(logOf(id));

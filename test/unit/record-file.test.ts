@@ -202,7 +202,7 @@ describe('room on the disk', () => {
 
   async function attemptedEarly(): Promise<string> {
     const { id } = await store.create(newUpload());
-    await store.beginEarlyAttempt(id, attempt(1, { inPart: true }));
+    await store.beginEagerAttempt(id, attempt(1, { inPart: true }));
     expect(disk.descriptors).toBe(1);
     return id;
   }
@@ -282,11 +282,11 @@ describe('room on the disk', () => {
 
     test.each<[string, (id: string) => Promise<unknown>]>([
       ['answered', (id) => store.recordEarlyAnswer(id, ended, kept)],
-      ['ended', (id) => store.endEarlyAttempt(id, { ...ended, reached: 'sent-in-part' })],
+      ['ended', (id) => store.endEagerAttempt(id, { ...ended, reached: 'sent-in-part' })],
       ['invalid', (id) => store.invalidate(id, 1)],
       ['cancelled', (id) => store.cancel(id)],
       ['removed', (id) => store.remove(id)],
-    ])('of an early attempt that is %s', async (_, end) => {
+    ])('of an eager attempt that is %s', async (_, end) => {
       await end(await attemptedEarly());
       expect(disk.descriptors).toBe(0);
     });

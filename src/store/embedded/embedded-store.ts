@@ -36,12 +36,12 @@ import {
   type Claim,
   decideAnswer,
   decideAttempt,
-  decideBeginEarly,
+  decideBeginEager,
   decideCancel,
   decideClaim,
   decideClientInformed,
   decideCommit,
-  decideEndEarly,
+  decideEndEager,
   decideGiveUp,
   decideInvalidate,
   decideMarkLost,
@@ -197,12 +197,12 @@ export class EmbeddedStore implements UploadStore {
     });
   }
 
-  beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideBeginEarly(record, attempt));
+  beginEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideBeginEager(record, attempt));
   }
 
-  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    return this.records.change(id, 'stale', ({ record }) => decideEndEarly(record, attempt));
+  endEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    return this.records.change(id, 'stale', ({ record }) => decideEndEager(record, attempt));
   }
 
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
@@ -213,16 +213,16 @@ export class EmbeddedStore implements UploadStore {
         else await this.records.save(entry, {});
         return entry.record.upload;
       }
-      const end = decideEndEarly(entry.record, ended);
+      const end = decideEndEager(entry.record, ended);
       if (end === 'stale') return end;
       await this.saveAnswer(entry, kept, end);
       return entry.record.upload;
     });
   }
 
-  claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined> {
+  claimDelivery(id: string, worker: string, until: number, eagerAttempt?: Attempt): Promise<Upload | undefined> {
     return this.records.step(id, async (entry) => {
-      const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), earlyAttempt);
+      const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), eagerAttempt);
       if (!change) return undefined;
       await this.records.save(entry, change);
       entry.claim = this.claimOf(worker, until);

@@ -84,7 +84,7 @@ function withAttempt(upload: Upload, attempt: Attempt): Upload {
   return { ...upload, attempts, attemptCount: upload.attemptCount + 1 };
 }
 
-/** Whether the change begins an attempt, or allows an early attempt to send the complete upload. */
+/** Whether the change begins an attempt, or allows an eager attempt to send the complete upload. */
 export function beginsAttempt({ attempt }: Change): boolean {
   return attempt !== undefined && attempt.reached === undefined;
 }
@@ -126,15 +126,15 @@ export interface ClaimedRecord {
 }
 
 /** While an upload is `receiving` only one attempt may begin, and it must be `inPart`. */
-export function decideBeginEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
-  if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
+export function decideBeginEager({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
+  if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an eager attempt is in part', false);
   if (upload.phase !== 'receiving') return 'stale';
   if (isKnown(upload, attempt)) return {};
   return upload.attemptCount === 0 ? { attempt } : 'stale';
 }
 
-/** Ends the early attempt, while the upload is `receiving`. */
-export function decideEndEarly({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
+/** Ends the eager attempt, while the upload is `receiving`. */
+export function decideEndEager({ upload }: UploadRecord, attempt: Attempt): Change | 'stale' {
   if (upload.phase !== 'receiving') return 'stale';
   if (isKnown(upload, attempt)) return {};
   return isOpenInPart(upload, attempt) ? { attempt } : 'stale';
@@ -160,11 +160,11 @@ export function isAlreadyGivenUp({ upload }: UploadRecord, failure: Undelivered)
 export function decideClaim(
   { record, claim }: ClaimedRecord,
   { monotonicMs }: Moment,
-  earlyAttempt?: Attempt,
+  eagerAttempt?: Attempt,
 ): Change | undefined {
   const { phase } = record.upload;
-  if (earlyAttempt && !isOpenInPart(record.upload, earlyAttempt)) return undefined;
-  const attempt = earlyAttempt && { attempt: withoutInPart(earlyAttempt) };
+  if (eagerAttempt && !isOpenInPart(record.upload, eagerAttempt)) return undefined;
+  const attempt = eagerAttempt && { attempt: withoutInPart(eagerAttempt) };
   if (phase === 'delivering') return claim && claim.untilMs > monotonicMs ? undefined : { ...attempt };
   if (phase !== 'complete' && phase !== 'undelivered') return undefined;
   return { ...attempt, set: { phase: 'delivering' }, unset: ['dueAt', 'undelivered'] };
@@ -267,8 +267,8 @@ function isOpenInPart({ attempts }: Upload, { number }: Attempt): boolean {
   return attempts.some((known) => known.number === number && known.inPart && known.reached === undefined);
 }
 
-function withoutInPart(early: Attempt): Attempt {
-  const attempt = { ...early };
+function withoutInPart(eagerAttempt: Attempt): Attempt {
+  const attempt = { ...eagerAttempt };
   Reflect.deleteProperty(attempt, 'inPart');
   return attempt;
 }

@@ -135,25 +135,25 @@ export class RedisStore implements UploadStore {
     return this.step({ script: 'cancel', id });
   }
 
-  async beginEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
-    if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an early attempt is in part', false);
+  async beginEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+    if (!attempt.inPart) throw new Fault('CONTRACT_BROKEN', 'an eager attempt is in part', false);
     return this.stepWithBytes('stale', { script: 'begin-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
-  endEarlyAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
+  endEagerAttempt(id: string, attempt: Attempt): Promise<Upload | 'stale'> {
     return this.step({ script: 'end-early', id, args: [attempt.number, attemptText(attempt)] });
   }
 
   recordEarlyAnswer(id: string, ended: Attempt, kept: KeptAnswer): Promise<Upload | 'stale'> {
     const args = [ended.number, attemptText(ended), ...answerArguments(kept), ...this.expiryArguments(kept.expiresAt)];
     const step: Omit<Step, 'node'> = { script: 'answer-early', id, args, keys: (keys) => [keys.answer] };
-    // The early attempt may outlast a move, after which a body in this node's spool would be on the wrong node.
+    // The eager attempt may outlast a move, after which a body in this node's spool would be on the wrong node.
     return kept.answer.body.in === 'spool' ? this.stepWithBytes('stale', step) : this.step(step);
   }
 
-  async claimDelivery(id: string, worker: string, until: number, earlyAttempt?: Attempt): Promise<Upload | undefined> {
-    const attemptArguments = earlyAttempt
-      ? [earlyAttempt.number, attemptText({ ...earlyAttempt, inPart: undefined })]
+  async claimDelivery(id: string, worker: string, until: number, eagerAttempt?: Attempt): Promise<Upload | undefined> {
+    const attemptArguments = eagerAttempt
+      ? [eagerAttempt.number, attemptText({ ...eagerAttempt, inPart: undefined })]
       : ['', ''];
     const args = [worker, this.msUntil(until), ...attemptArguments];
     const result = await this.stepWithBytes<'none'>('none', { script: 'claim-delivery', id, args });

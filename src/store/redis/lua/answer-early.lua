@@ -1,4 +1,4 @@
--- receiving → answered, in one step with the end of the early attempt. KEYS, ARGV and results as in parts/record.lua, and
+-- receiving → answered, in one step with the end of the eager attempt. KEYS, ARGV and results as in parts/record.lua, and
 -- KEYS 6 answer body   ARGV 3 the attempt's number 4 the attempt 5 answer 6 its time 7 'record' when the body is kept here
 -- 8 the body 9 expiresAt 10 the same by this server's clock
 -- Gives `upload` or `stale`.

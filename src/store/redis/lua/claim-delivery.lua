@@ -1,5 +1,5 @@
 -- Gives one worker the right to deliver. KEYS, ARGV and results as in parts/record.lua, and
--- ARGV 3 worker 4 for how many milliseconds 5 number of an early attempt that continues, or '' 6 that attempt's new value
+-- ARGV 3 worker 4 for how many milliseconds 5 number of an eager attempt that continues, or '' 6 that attempt's new value
 -- Gives `upload`, or `none`: another worker has the claim, or there is nothing to deliver.
 -- include parts/record
 -- include parts/time

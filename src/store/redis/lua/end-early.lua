@@ -1,4 +1,4 @@
--- Ends the attempt that began early, while the upload is receiving. KEYS, ARGV and results as in parts/record.lua, and
+-- Ends the eager attempt, while the upload is receiving. KEYS, ARGV and results as in parts/record.lua, and
 -- ARGV 3 its number 4 the attempt
 -- Gives `upload` or `stale`.
 -- include parts/record

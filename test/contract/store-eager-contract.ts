@@ -5,7 +5,7 @@ import type { StoreUnderTest } from './store-contract.js';
 import { answer, attempt, HOUR, newUpload } from './sample-upload.js';
 
 /** The part of the store's contract that is about an attempt that begins before the upload is whole. */
-export function describeEarlyAttempts(current: () => StoreUnderTest): void {
+export function describeEagerAttempts(current: () => StoreUnderTest): void {
   const later = Date.now() + HOUR;
   const early: Attempt = attempt(1, { inPart: true });
   const lost: Attempt = { ...early, endedAt: 5, reached: 'sent-in-part', problem: 'ECONNRESET' };
@@ -14,7 +14,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
   async function begun(): Promise<string> {
     const { store } = current();
     const { id } = await store.create(newUpload());
-    expect(await store.beginEarlyAttempt(id, early)).toMatchObject({ phase: 'receiving', attempts: [early] });
+    expect(await store.beginEagerAttempt(id, early)).toMatchObject({ phase: 'receiving', attempts: [early] });
     return id;
   }
 
@@ -23,7 +23,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
     return store.commit(id, { token: 1, chunk, complete: {}, expiresAt: later });
   }
 
-  describe('early attempts', () => {
+  describe('eager attempts', () => {
     test('one begins while the upload is received, and is known after a restart', async () => {
       const { reopen } = current();
       const id = await begun();
@@ -35,13 +35,13 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
     test('only one, only then, and never as one that could be whole', async () => {
       const { store } = current();
       const id = await begun();
-      expect(await store.beginEarlyAttempt(id, { ...early, number: 2 })).toBe('stale');
+      expect(await store.beginEagerAttempt(id, { ...early, number: 2 })).toBe('stale');
       const { id: whole } = await store.create(newUpload());
       await complete(store, whole);
-      expect(await store.beginEarlyAttempt(whole, early)).toBe('stale');
-      expect(await store.beginEarlyAttempt('unknown-unknown-unknown', early)).toBe('stale');
+      expect(await store.beginEagerAttempt(whole, early)).toBe('stale');
+      expect(await store.beginEagerAttempt('unknown-unknown-unknown', early)).toBe('stale');
       const { id: other } = await store.create(newUpload());
-      await expect(store.beginEarlyAttempt(other, attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
+      await expect(store.beginEagerAttempt(other, attempt(1))).rejects.toMatchObject({ code: 'CONTRACT_BROKEN' });
     });
 
     test('it neither stops the upload from growing nor makes it due', async () => {
@@ -56,8 +56,8 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
     test('it ends once, and the upload goes on', async () => {
       const { store } = current();
       const id = await begun();
-      expect(await store.endEarlyAttempt(id, lost)).toMatchObject({ phase: 'receiving', attempts: [lost] });
-      expect(await store.endEarlyAttempt(id, { ...lost, problem: 'again' })).toBe('stale');
+      expect(await store.endEagerAttempt(id, lost)).toMatchObject({ phase: 'receiving', attempts: [lost] });
+      expect(await store.endEagerAttempt(id, { ...lost, problem: 'again' })).toBe('stale');
       expect(await store.recordEarlyAnswer(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await complete(store, id)).toMatchObject({ phase: 'complete', attempts: [lost] });
       expect(await store.claimDelivery(id, 'a', later, early)).toBeUndefined();
@@ -85,7 +85,7 @@ export function describeEarlyAttempts(current: () => StoreUnderTest): void {
       const { store } = current();
       const id = await begun();
       await complete(store, id);
-      expect(await store.endEarlyAttempt(id, lost)).toBe('stale');
+      expect(await store.endEagerAttempt(id, lost)).toBe('stale');
       expect(await store.recordEarlyAnswer(id, refused, { answer: answer(0), expiresAt: later })).toBe('stale');
       expect(await store.get(id)).toMatchObject({ phase: 'complete', attempts: [early] });
     });
