@@ -1,6 +1,6 @@
 import { seededRandom } from './temporary.js';
 
-/** One connection's worth of malice. */
+/** What an attacker sends over one connection. */
 export interface Attack {
   readonly family: string;
   /** Latin-1. */

@@ -233,7 +233,7 @@ export class MigrationNodes {
     readonly peers: PeerNodes,
     readonly old: PeerNode,
     readonly other: PeerNode,
-    /** What every upload on this stage has in the end. */
+    /** The bytes of every upload. */
     readonly bytes: Buffer,
   ) {}
 

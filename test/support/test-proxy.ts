@@ -16,7 +16,7 @@ import {
 } from './test-origin.js';
 import type { WireRequest, WireResponse } from './wire.js';
 
-/** The proxy of a stage: in this process, or the built binary in one of its own. */
+/** A whole proxy: in this process, the built binary in its own, or several nodes of it. */
 export interface RunningProxy {
   readonly url: string;
   readonly data: string;
@@ -28,7 +28,7 @@ export interface RunningProxy {
   stop(): Promise<void>;
 }
 
-/** An origin and the whole proxy in front of it. Flows on one stage are told apart by their targets. */
+/** An origin and the whole proxy in front of it. Flows through one proxy are told apart by their targets. */
 export class TestProxy {
   private readonly answers = new Map<string, OriginScript>();
   private readonly opened: OpenRequest[] = [];
@@ -40,12 +40,13 @@ export class TestProxy {
     private readonly directory: TemporaryDirectory,
   ) {}
 
+  /** By default the app runs in this process; `startProxy` may start programs instead, as `openNodes` does. */
   static async open(
     { config }: { readonly config?: string } = {},
     startProxy: (options: TestAppOptions & { readonly origin: string }) => Promise<RunningProxy> = startTestApp,
   ): Promise<TestProxy> {
     const origin = await startTestOrigin();
-    const directory = await temporaryDirectory('rufh-stage-');
+    const directory = await temporaryDirectory('rufh-test-proxy-');
     const start = () => startProxy({ origin: origin.url, config, data: join(directory.path, 'data') });
     const proxy = new TestProxy(origin, await start(), start, directory);
     origin.answerWith((request, index) => proxy.answerTo(request, index));
@@ -90,7 +91,7 @@ export class TestProxy {
     );
   }
 
-  /** A request that is sent step by step; ends with the stage at the latest. */
+  /** A request that is sent step by step; ends with the proxy at the latest. */
   async begin(transport: Transport, head: Omit<WireRequest, 'body'>): Promise<OpenRequest> {
     const request = await openRequest(transport, this.app.url, head);
     this.opened.push(request);
