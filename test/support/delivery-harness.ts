@@ -242,7 +242,8 @@ export function routeTo(origin: string, { rules, retry }: Pick<DeliveryHarnessOp
   };
 }
 
-function onlyRoute(route: Route): Routes {
+/** A table with one route, for every target. */
+export function onlyRoute(route: Route): Routes {
   return {
     find: () => route,
     findIgnoringCase: () => route,

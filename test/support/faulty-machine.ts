@@ -18,7 +18,7 @@ import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover, recoverOne } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import type { Uploads } from '../../src/uploads/uploads.js';
-import { routeTo } from './delivery-harness.js';
+import { onlyRoute, routeTo } from './delivery-harness.js';
 import type { MemoryDisk } from './memory-disk.js';
 import { newUploads } from './upload-harness.js';
 
@@ -39,14 +39,7 @@ export const route: Route = routeTo('http://origin.test', {
   rules: { keepAnswerSize: SHORT_ANSWER },
   retry: { firstDelayMs: 1, longestDelayMs: 2 },
 });
-const routes = {
-  find: () => route,
-  findIgnoringCase: () => route,
-  hasProtected: false,
-  findResumable: () => route,
-  byName: () => route,
-  all: [route],
-};
+const routes = onlyRoute(route);
 
 const owner = await thisOwner();
 

@@ -29,13 +29,13 @@ const TRIES_MS = [3000, 10_000, 25_000];
 /** Leases and claims of whoever was hit last for 15 s; what it interrupted may fail until then. */
 const AFTERMATH_MS = 20_000;
 
-/** After the last blow every client has its answer within this time. */
+/** After the last fault every client has its answer within this time. */
 const RECOVERY_MS = 90_000;
 
 export interface NodesCampaignOptions {
   readonly seed: number;
   readonly spool: Bytes;
-  /** Some blows outlast leases and claims. */
+  /** Some faults outlast leases and claims. */
   readonly hasLongOnes: boolean;
 }
 
@@ -57,7 +57,7 @@ export class NodesCampaign extends Campaign {
   private readonly injector: FaultInjector;
   private readonly startedAt = Date.now();
   private lanes: Promise<void>[] = [];
-  private striking: Promise<void> = Promise.resolve();
+  private faulting: Promise<void> = Promise.resolve();
   private recoverySeconds = 0;
   private looks = 0;
   private closed = false;
@@ -95,7 +95,7 @@ export class NodesCampaign extends Campaign {
     this.lanes = this.uploadInLanes(LANES);
     const lanes = Promise.all(this.lanes);
     // A lane that ends before its time has found a fault.
-    await Promise.race([lanes, (this.striking = this.strikeInRounds(rounds))]);
+    await Promise.race([lanes, (this.faulting = this.injectInRounds(rounds))]);
     await this.recover(lanes);
     await this.askAllAgain();
     await expireEverything(this.nodes, this.log);
@@ -107,7 +107,7 @@ export class NodesCampaign extends Campaign {
   async close(): Promise<void> {
     this.over = true;
     this.closed = true;
-    await this.striking.catch(() => undefined);
+    await this.faulting.catch(() => undefined);
     await this.injector.end().catch(() => undefined);
     await this.nodes.stop();
     await this.origin.close();
@@ -137,12 +137,12 @@ export class NodesCampaign extends Campaign {
     throw new Error([(error as Error).message, ...lines.slice(-40)].join('\n  '), { cause: error });
   }
 
-  private async strikeInRounds(rounds: number): Promise<void> {
-    for (let round = 0; round < rounds && !this.over; round++) await this.strike(this.plan.next());
+  private async injectInRounds(rounds: number): Promise<void> {
+    for (let round = 0; round < rounds && !this.over; round++) await this.injectAndWait(this.plan.next());
     await this.injector.end();
   }
 
-  private async strike(fault: NodeFault): Promise<void> {
+  private async injectAndWait(fault: NodeFault): Promise<void> {
     await this.injector.inject(fault);
     await new Promise((resolve) => setTimeout(resolve, fault.thenMs));
   }
@@ -263,7 +263,7 @@ export class FaultSchedule {
   }
 }
 
-/** Breaks what a blow says, and mends it after its time. */
+/** Breaks what a fault names, and mends it after its time. */
 export class FaultInjector {
   readonly counts: Partial<Record<NodeFaultKind | 'long', number>> = {};
   private mendedAt = Date.now();

@@ -363,10 +363,10 @@ describe('locating', () => {
 describe('upload lookup', () => {
   const ID = 'a'.repeat(32);
 
-  /** Places with one upload that a request with these fields has begun, on a route that binds to a field. */
-  async function placesWithUpload(route: Route, creation: readonly HeaderLine[]): Promise<UploadLookup> {
+  /** A lookup with one upload that a request with these fields has begun, on a route that binds to a field. */
+  async function lookupWithUpload(route: Route, creation: readonly HeaderLine[]): Promise<UploadLookup> {
     const access = new Authorizer(silentLog());
-    const only: Routes = {
+    const routes: Routes = {
       find: () => route,
       findIgnoringCase: () => route,
       hasProtected: false,
@@ -376,13 +376,13 @@ describe('upload lookup', () => {
     };
     const uploads: { upload?: Upload } = {};
     const find = (): Promise<Upload | undefined> => Promise.resolve(uploads.upload);
-    const places = new UploadLookup({ uploads: { find }, authorizer: access, routes: only, uploadsPath: '/.uploads/' });
-    const created = await places.find(head('POST', '/files', creation));
+    const lookup = new UploadLookup({ uploads: { find }, authorizer: access, routes, uploadsPath: '/.uploads/' });
+    const created = await lookup.find(head('POST', '/files', creation));
     if (created instanceof InvalidHead) throw new Error(created.detail);
     const owner = await access.ownerOf(created.head, created.route);
     if (owner.kind !== 'client') throw new Error('the upload is bound to nobody');
     uploads.upload = { id: ID, principal: owner.digest, dialect: 'final' } as Upload;
-    return places;
+    return lookup;
   }
 
   function head(method: string, target: string, headers: readonly HeaderLine[]): RequestHead {
@@ -400,8 +400,8 @@ describe('upload lookup', () => {
   ])('bind_to %s with authorize %j: who creates with %s finds it again: %p', async (bound, authorize, sent, finds) => {
     const { config } = checkSettings({ origin: 'http://o', authorize });
     const route = { ...buildRoutes(config!).find('POST', '/files'), bindTo: [bound] };
-    const places = await placesWithUpload(route, finds ? [[sent, 'k']] : [['X-Api-Key', 'k']]);
-    const found = await places.find(head('HEAD', `/.uploads/${ID}`, [[sent, 'k']]));
+    const lookup = await lookupWithUpload(route, finds ? [[sent, 'k']] : [['X-Api-Key', 'k']]);
+    const found = await lookup.find(head('HEAD', `/.uploads/${ID}`, [[sent, 'k']]));
     expect('upload' in found && found.upload?.id === ID).toBe(finds);
   });
 });
