@@ -103,7 +103,7 @@ export class Migration {
   }
 
   /**
-   * An upload that has lost its bytes ends. An answered one continues, and its client learns that the answer is lost.
+   * Ends an upload that has lost its bytes. An answered one continues, and its client learns that the answer is lost.
    */
   private async giveUpLost(problem: string): Promise<MigrationOutcome> {
     const { leases, store } = this.deps;
@@ -165,8 +165,8 @@ export class Migration {
   }
 
   /**
-   * `snapshot`: a delivery needs no lease, and may have stored an answer here since then. The store then refuses the
-   * move, and the next run copies the answer too.
+   * Makes the other node the owner. A delivery needs no lease and may have stored an answer here since `snapshot` was read;
+   * the store then refuses the move, and the next run copies the answer too.
    */
   private async changeOwner(snapshot: Upload, { token }: Lease, signal: AbortSignal): Promise<MigrationOutcome> {
     const { store } = this.deps;

@@ -168,7 +168,7 @@ export class Migrator {
     try {
       if (await migration.undo(signal)) this.migrations.delete(id);
     } catch (error) {
-      // The next round may choose another node; this one keeps the files until the upload ends.
+      // The next round may choose another node; the copies stay where they are until the upload ends.
       this.migrations.delete(id);
       this.options.log.warn({ upload: uploadTag(id), err: error }, 'copies on another node could not be removed');
     }
