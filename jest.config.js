@@ -23,7 +23,7 @@ export default {
   ],
   testTimeout: 120_000,
   // Half of the time of most suites is waiting, so two cores are busy only with more suites than cores.
-  maxWorkers: 4,
+  maxWorkers: 3,
   // What suites leave behind makes every collection longer, until timers and servers' answers come too late.
   workerIdleMemoryLimit: '300MiB',
   testSequencer: '<rootDir>/test/support/suite-order.js',

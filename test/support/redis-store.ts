@@ -38,13 +38,19 @@ export const CONTRACT_SETUPS = only(
   ([name]) => name === 'Redis 6.2' || name === 'Redis 7, three masters',
 );
 
-/** Nobody is killed there: a server of a busy machine that is late is not to lose its place. */
+/** No server is killed there: one that is late because the machine is busy keeps its place, and a start waits for it. */
 const NEVER_MISSED_MS = 5_000;
+const WAIT_MS = 30_000;
 
 async function single(options: RedisOptions = {}): Promise<RedisSetup> {
   const server = await startRedis(options);
   return {
-    settings: (prefix = 'rufh') => ({ kind: 'single', nodes: [{ host: '127.0.0.1', port: server.port }], prefix }),
+    settings: (prefix = 'rufh') => ({
+      kind: 'single',
+      nodes: [{ host: '127.0.0.1', port: server.port }],
+      prefix,
+      waitMs: WAIT_MS,
+    }),
     stop: () => server.stop(),
   };
 }
@@ -53,14 +59,17 @@ async function cluster(options: RedisOptions = {}): Promise<RedisSetup> {
   const servers = await startRedisCluster({ ...options, missedAfterMs: NEVER_MISSED_MS });
   // The others are found by themselves.
   const nodes = servers.masters.slice(0, 1).map(({ port }) => ({ host: '127.0.0.1', port }));
-  return { settings: (prefix = 'rufh') => ({ kind: 'cluster', nodes, prefix }), stop: () => servers.stop() };
+  return {
+    settings: (prefix = 'rufh') => ({ kind: 'cluster', nodes, prefix, waitMs: WAIT_MS }),
+    stop: () => servers.stop(),
+  };
 }
 
 async function sentinels(): Promise<RedisSetup> {
   const set = await startSentinels({ missedAfterMs: NEVER_MISSED_MS });
   const nodes = set.sentinels.map(({ port }) => ({ host: '127.0.0.1', port }));
   return {
-    settings: (prefix = 'rufh') => ({ kind: 'sentinel', nodes, masterName: set.name, prefix }),
+    settings: (prefix = 'rufh') => ({ kind: 'sentinel', nodes, masterName: set.name, prefix, waitMs: WAIT_MS }),
     stop: () => set.stop(),
   };
 }
