@@ -37,29 +37,29 @@ const WAYS: Record<string, Way> = {
   },
 };
 
-let world: RedisTrouble;
+let trouble: RedisTrouble;
 let opened: OpenRequest[];
 let answerNow: () => void;
 
 beforeEach(async () => {
   opened = [];
-  world = await RedisTrouble.open();
+  trouble = await RedisTrouble.open();
   const after = new Promise<void>((resolve) => (answerNow = resolve));
-  world.origin.answerWith(({ target }) => (target === '/held' ? { status: 200, body: 'held', after } : {}));
+  trouble.origin.answerWith(({ target }) => (target === '/held' ? { status: 200, body: 'held', after } : {}));
 });
 afterEach(async () => {
   answerNow();
   await Promise.all(opened.map((request) => request.close()));
-  await world.close();
+  await trouble.close();
 });
 
 /** The last append of a new upload, of which so many bytes are sent and on the disk. */
 async function feed(target: string, count: number): Promise<{ request: OpenRequest; url: string }> {
-  const upload = await world.upload(target, Buffer.alloc(0));
-  const request = await world.beginEnd(upload, 0, length);
+  const upload = await trouble.upload(target, Buffer.alloc(0));
+  const request = await trouble.beginEnd(upload, 0, length);
   opened.push(request);
   await request.send(BYTES.subarray(0, count));
-  await untilSpooled(world.proxy.data, upload.url, count);
+  await untilSpooled(trouble.proxy.data, upload.url, count);
   return { request, url: upload.url };
 }
 
@@ -73,13 +73,13 @@ function watch(request: OpenRequest) {
   return watched;
 }
 
-const atOrigin = (target: string) => world.origin.requests.filter((request) => request.target === target);
+const atOrigin = (target: string) => trouble.origin.requests.filter((request) => request.target === target);
 
 describe.each(Object.entries(WAYS))('while Redis %s', (_, way) => {
   test('new requests are told to come again within a second, and others pass', async () => {
-    const upload = await world.upload('/idle', BYTES.subarray(0, 10_000));
-    const before = world.proxy.log.length;
-    await way.begin(world);
+    const upload = await trouble.upload('/idle', BYTES.subarray(0, 10_000));
+    const before = trouble.proxy.log.length;
+    await way.begin(trouble);
     let seconds = Infinity;
     // Only a machine that stands still itself may need another try.
     await until(
@@ -92,15 +92,15 @@ describe.each(Object.entries(WAYS))('while Redis %s', (_, way) => {
       },
       () => `an answer within a second (${seconds})`,
     );
-    await expect(world.upload('/new', Buffer.from('abc'))).rejects.toThrow('creation answered with 503');
+    await expect(trouble.upload('/new', Buffer.from('abc'))).rejects.toThrow('creation answered with 503');
     expect((await upload.append('x', { offset: 10_000, complete: false })).status).toBe(503);
     expect((await upload.cancel()).status).toBe(503);
-    const { status, problem } = await world.readiness();
+    const { status, problem } = await trouble.readiness();
     expect([status, problem]).toEqual([503, expect.stringMatching(way.says)]);
-    const other = await world.send({ method: 'GET', target: '/other' });
+    const other = await trouble.send({ method: 'GET', target: '/other' });
     expect([other.status, other.body.toString()]).toEqual([200, 'ok']);
-    await way.end(world);
-    await world.untilReady();
+    await way.end(trouble);
+    await trouble.untilReady();
     await expectFewLines(before);
     expect(await upload.offset()).toBe(10_000);
     expect((await upload.finish(BYTES)).status).toBe(200);
@@ -112,44 +112,44 @@ describe.each(Object.entries(WAYS))('while Redis %s', (_, way) => {
     const receive = await feed('/receive', 20_000);
     const ending = await feed('/ending', 20_000);
     const held = await feed('/held', length);
-    await world.origin.waitForRequests(1);
-    const before = world.proxy.log.length;
+    await trouble.origin.waitForRequests(1);
+    const before = trouble.proxy.log.length;
 
-    await way.begin(world);
+    await way.begin(trouble);
     await receive.request.send(BYTES.subarray(20_000, 40_000));
     await ending.request.send(BYTES.subarray(20_000));
-    await untilSpooled(world.proxy.data, receive.url, 40_000);
-    await untilSpooled(world.proxy.data, ending.url, length);
+    await untilSpooled(trouble.proxy.data, receive.url, 40_000);
+    await untilSpooled(trouble.proxy.data, ending.url, length);
     const clients = [ending, held].map(({ request }) => watch(request));
     answerNow();
     await until(() => atOrigin('/held')[0]!.finished, 'the answer of the origin');
-    const asked = await world.figure('rufh_store_unavailable_total');
+    const asked = await trouble.figure('rufh_store_unavailable_total');
     await until(
-      async () => (await world.figure('rufh_store_unavailable_total')) > asked + 2,
+      async () => (await trouble.figure('rufh_store_unavailable_total')) > asked + 2,
       'Redis to be asked in vain',
       20_000,
     );
     expect(clients.map(({ isAnswered }) => isAnswered)).toEqual([false, false]);
     expect(atOrigin('/ending')).toEqual([]);
 
-    await way.end(world);
+    await way.end(trouble);
     await receive.request.send(BYTES.subarray(40_000));
     const answers = await Promise.all([receive.request.readFinal(), ...clients.map(({ answer }) => answer)]);
     expect(answers.map(({ status, body }) => `${status} ${body.toString()}`)).toEqual(['200 ok', '200 ok', '200 held']);
     for (const target of ['/receive', '/ending', '/held'])
       expect(atOrigin(target)).toMatchObject([{ size: length, sha256: sha256(BYTES) }]);
-    expect(world.proxy.running).toBe(true);
-    await world.untilReady();
+    expect(trouble.proxy.running).toBe(true);
+    await trouble.untilReady();
     await expectFewLines(before);
   });
 });
 
 /** Trouble is told when it begins and when it is over, not with every step that failed. */
 async function expectFewLines(from: number): Promise<void> {
-  const isOver = () => world.proxy.log.slice(from).some(({ msg }) => /^Redis is available again/.test(String(msg)));
+  const isOver = () => trouble.proxy.log.slice(from).some(({ msg }) => /^Redis is available again/.test(String(msg)));
   // What it says of itself may come sooner than what it has written.
   await until(isOver, 'the log to say that it is over');
-  const lines = world.proxy.log.slice(from).map(({ msg }) => String(msg));
+  const lines = trouble.proxy.log.slice(from).map(({ msg }) => String(msg));
   expect(lines.filter((line) => /^Redis is not available/.test(line))).toHaveLength(1);
   expect(lines.filter((line) => /^Redis is available again/.test(line))).toHaveLength(1);
   // What is said of each request that came meanwhile is as long as ever.
