@@ -1,5 +1,6 @@
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { isIdempotentMethod } from '../model/methods.js';
 import { DEFAULT_CREDENTIALS } from '../model/client-fields.js';
 import { dependsOnPath, maxEagerDeliveries, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
@@ -118,14 +119,11 @@ function bindingNotForwarded(path: SettingPath, { bindTo, authorize, delivery }:
   });
 }
 
-/** The idempotent methods (RFC 9110 §9.2.2) with which a body is sent. */
-const IDEMPOTENT = new Set(['PUT', 'DELETE']);
-
 /** Warns if `retry_on` repeats requests that the guarantee would not repeat. */
 function gatewayStatusRetries(path: SettingPath, { delivery }: Route, methods?: readonly string[]): SettingIssue[] {
   const { guarantee, method, retry } = delivery;
   const sentMethods = method === undefined ? methods : [method];
-  const isAlwaysIdempotent = sentMethods?.every((each) => IDEMPOTENT.has(each)) ?? false;
+  const isAlwaysIdempotent = sentMethods?.every(isIdempotentMethod) ?? false;
   if (guarantee === 'at_least_once' || (guarantee === undefined && isAlwaysIdempotent)) return [];
   const gatewayStatuses = (retry.retryOn ?? []).filter((status) => status >= 500 && status !== 503);
   if (gatewayStatuses.length === 0) return [];

@@ -39,6 +39,7 @@ import { isRefusal, type Protocol, type Reply, type ReplyContext } from '../prot
 import { readBoolean, valueOf } from '../protocol/structured-fields.js';
 import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
+import { wasReset } from '../server/http2-reset.js';
 import type { InterimResponses } from '../server/interim-responses.js';
 import type { RequestRates } from '../server/slow-clients.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
@@ -230,7 +231,7 @@ export class UploadRequestHandler {
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
       onFirstRead: () => interims.continue(),
       trailers: () => fromRawHeaders(exchange.req.rawTrailers),
-      wasReset: () => isHttp2(exchange) && exchange.req.stream.rstCode !== 0,
+      wasReset: () => isHttp2(exchange) && wasReset(exchange.req.stream),
     });
   }
 

@@ -17,6 +17,7 @@ import {
   isHttp2,
   writeHttp2Fields,
 } from './exchange.js';
+import { wasReset } from './http2-reset.js';
 import { awaitsContinue, sendContinue, sendInterim } from './interim-responses.js';
 
 /** Default limits for reading the rest of a request body after its response. */
@@ -173,7 +174,7 @@ function toPair([name, value]: Headers[number]): [string, string] {
 /** The client of an HTTP/2 exchange: field names in lower case, no reason phrase, no connection to close. */
 class Http2Client implements ClientSide {
   readonly closed: Promise<void>;
-  hasLeft = false;
+  private isMarkedLeft = false;
   private readonly leftListeners: (() => void)[] = [];
   private readonly request: Http2ServerRequest;
   private readonly response: Http2ServerResponse;
@@ -185,16 +186,21 @@ class Http2Client implements ClientSide {
     this.request = exchange.req;
     this.response = exchange.res;
     const { stream } = exchange.res;
-    // A stream may emit 'end' and 'finish' even after a reset: only 'aborted' and the code at its close reveal it.
     stream.once('aborted', () => this.markLeft());
     this.closed = new Promise((resolve) => {
       const onClose = (): void => {
-        if (stream.rstCode !== constants.NGHTTP2_NO_ERROR || !stream.writableFinished) this.markLeft();
+        const isReset = wasReset(stream) || stream.rstCode !== constants.NGHTTP2_NO_ERROR;
+        if (isReset || !stream.writableFinished) this.markLeft();
         resolve();
       };
       if (stream.destroyed) onClose();
       else stream.once('close', onClose);
     });
+  }
+
+  /** True as soon as the body of a reset request seems to end, before its stream closes. */
+  get hasLeft(): boolean {
+    return this.isMarkedLeft || wasReset(this.response.stream);
   }
 
   get body(): Http2ServerRequest {
@@ -263,8 +269,8 @@ class Http2Client implements ClientSide {
   }
 
   private markLeft(): void {
-    if (this.hasLeft) return;
-    this.hasLeft = true;
+    if (this.isMarkedLeft) return;
+    this.isMarkedLeft = true;
     for (const listener of this.leftListeners.splice(0)) listener();
   }
 }

@@ -12,6 +12,7 @@ import { problemReply } from '../protocol/problem.js';
 import { ReadGate } from '../streams/read-gate.js';
 import { joinPieces, limitSmallPieces } from '../streams/small-pieces.js';
 import type { Exchange } from './exchange.js';
+import { watchForReset } from './http2-reset.js';
 import { sendReply } from './response.js';
 import { type SlowReaders, writeHandleOf } from './slow-clients.js';
 
@@ -106,10 +107,11 @@ export class Http2Sessions {
     endSlowHeads(session, this.options.headersTimeoutMs);
     // Shared peers still have Node's own limit: 1000 at the same time, and 33 a second.
     if (!this.options.isSharedPeer?.(session.socket.remoteAddress ?? '')) endOnManyResets(session);
+    // First, so that it runs before anything reads from the stream.
+    session.prependListener('stream', watchForReset);
     const { accepting } = this;
     if (accepting) {
       endWhenUnresponsive(session, accepting, this.options.pingAfterMs ?? PING_AFTER_MS);
-      // First, so that it runs before anything reads from the stream.
       session.prependListener('stream', (stream: ServerHttp2Stream) => {
         limitSmallPieces(stream, accepting);
         this.slowReaders.watchStream(stream, accepting);

@@ -2,9 +2,10 @@ import { once } from 'node:events';
 import { constants } from 'node:http2';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Exchange } from '../../src/server/exchange.js';
-import { connect } from '../support/client.js';
-import { block, frame } from '../support/hostile-http2.js';
+import { connect, exchangeOver, type RawClient } from '../support/client.js';
+import { block, frame, H2_PING } from '../support/hostile-http2.js';
 import { connectH2 } from '../support/http2-client.js';
+import { answerOk, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { until } from '../support/temporary.js';
 import { closeListeners, ok, openListener } from '../support/test-listener.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
@@ -262,5 +263,85 @@ describe('resets', () => {
     await client.close();
     // A connection that ends with requests unread may lose what was said last.
     expect(isFront ? [[]] : [[], [constants.NGHTTP2_ENHANCE_YOUR_CALM]]).toContainEqual(codes);
+  });
+});
+
+describe('a request that is reset after its response', () => {
+  // RFC 9113 §8.1: the response may be complete before the request is, and then a reset can carry any code.
+  const [DATA, HEADERS, RESET, SETTINGS, PING] = [0, 1, 3, 4, 6];
+  const PREFACE = `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${frame(SETTINGS, 0, 0, '')}${frame(SETTINGS, 1, 0, '')}`;
+  const LENGTHS: Record<string, readonly (readonly [string, string])[]> = {
+    'with a length': [['content-length', '1000']],
+    'without a length': [],
+  };
+  /** The codes of RFC 9113 §7: NO_ERROR, INTERNAL_ERROR and CANCEL stand for all. */
+  const CODES = [0, 2, 8];
+
+  let origin: RawOrigin;
+  let app: TestApp;
+  beforeEach(async () => {
+    origin = await startRawOrigin(async (exchange) => {
+      if (exchange.method !== 'POST') return answerOk(exchange);
+      await exchange.readBytes(10);
+      // The origin answers early and wants the rest of the body.
+      await exchange.respond({ status: 401, body: 'no' });
+    });
+    app = await startTestApp({ origin: origin.url });
+  });
+  afterEach(async () => {
+    await app.stop();
+    await origin.close();
+  });
+
+  /** Sends a part of a request, and reads the end of its response. */
+  async function answeredEarly(length: string): Promise<RawClient> {
+    const fields = [
+      [':method', 'POST'],
+      [':scheme', 'http'],
+      [':path', '/x'],
+      [':authority', 'h'],
+      ...LENGTHS[length]!,
+    ] as const;
+    const client = await connect(app.url);
+    await client.send(PREFACE + frame(HEADERS, 0x4, 1, block(fields)) + frame(DATA, 0, 1, '0123456789'));
+    await framesUntil(client, (type, flags) => type <= HEADERS && (flags & 1) === 1);
+    return client;
+  }
+
+  /** Reads frames, the last of which is the first that this holds for. */
+  async function framesUntil(client: RawClient, isLast: (type: number, flags: number) => boolean): Promise<void> {
+    for (;;) {
+      const head = await client.readRaw(9);
+      await client.readRaw(head.readUIntBE(0, 3));
+      if (isLast(head[3]!, head[4]!)) return;
+    }
+  }
+
+  test.each(Object.keys(LENGTHS).flatMap((length) => CODES.map((code) => [length, code] as const)))(
+    '%s and with code %d: the connection of the cut body carries nothing more',
+    async (length, code) => {
+      const client = await answeredEarly(length);
+      await client.send(frame(RESET, 0, 1, `\0\0\0${String.fromCharCode(code)}`) + H2_PING);
+      await framesUntil(client, (type) => type === PING);
+      expect((await exchangeOver('HTTP/1.1', app.url, { method: 'GET', target: '/next' })).status).toBe(200);
+      expect(origin.connections.map(({ requests }) => requests)).toEqual([1, 1]);
+      const [connection] = origin.connections;
+      await connection!.closed;
+      expect(connection!.received.toString('latin1')).toMatch(/\r\n\r\n(?:a\r\n)?0123456789(?:\r\n)?$/);
+      client.destroy();
+    },
+  );
+
+  test.each([
+    ['in one frame', frame(DATA, 0x1, 1, 'x'.repeat(990))],
+    ['with a reset right behind', frame(DATA, 0x1, 1, 'x'.repeat(990)) + frame(RESET, 0, 1, '\0\0\0\0')],
+    ['with an empty frame', frame(DATA, 0, 1, 'x'.repeat(990)) + frame(DATA, 0x1, 1, '')],
+  ])('a body that ends %s is complete, and its connection is used again', async (_, rest) => {
+    const client = await answeredEarly('with a length');
+    await client.send(rest);
+    await until(() => origin.exchanges[0]!.body.bytes.length === 1000, 'the body');
+    expect((await exchangeOver('HTTP/1.1', app.url, { method: 'GET', target: '/next' })).status).toBe(200);
+    expect(origin.connections.map(({ requests }) => requests)).toEqual([2]);
+    client.destroy();
   });
 });
