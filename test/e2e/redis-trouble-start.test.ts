@@ -48,7 +48,7 @@ test.each(['1', '2'])(
     await until(
       () => waiting.errors.some((line) => line.includes('waiting for the store: Redis at')),
       'it to wait',
-      20_000,
+      60_000,
     );
     expect([waiting.running, waiting.lines]).toEqual([true, []]);
     await redis.restart();
