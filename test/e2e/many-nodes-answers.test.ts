@@ -8,7 +8,7 @@ import { randomBytes, until } from '../support/temporary.js';
 import type { TestProxy } from '../support/test-proxy.js';
 import { only } from '../support/thoroughness.js';
 
-/** Dialects in turn over the transports; `test/flow/lost-answer` has them all with one node. */
+/** Dialects in turn over the transports; `test/flow/lost-answer` has six of them with one node, `test:long` all of them here. */
 const VOICES = only(
   DIALECTS.map((interop, at) => ({ interop, transport: TRANSPORTS[at % 2]! })),
   ({ interop }) => REPRESENTATIVES.includes(interop),
