@@ -12,6 +12,10 @@ import { answeredUpload, CONTEXT, head, LIMITS, upload, wholeUpload } from '../s
 
 describe('parsing', () => {
   const NAMES = ['3', '4', '5', '6', '7', '8', '9', '10', 'final'];
+  const WITH_APPEND_LIMITS_ON_CREATION = ['9', '10', 'final'];
+  const WITHOUT_APPEND_TYPE = ['3', '4', '5'];
+  const WITH_OPTIONAL_COMPLETENESS = ['3', '4', '5', '6'];
+  const WITH_STRICT_CANCEL = ['3', '4', '5', '6', '10', 'final'];
   const value = createHash('sha256').update('hello').digest();
   const digest = { algorithm: 'sha-256', value: value.toString('hex') } as const;
   const digestLine = `sha-256=:${value.toString('base64')}:`;
@@ -32,7 +36,7 @@ describe('parsing', () => {
 
   describe.each(NAMES)('interop %s: a creation', (name) => {
     const bare = { kind: 'create', dialect: name, contentDigests: [], reprDigests: [] };
-    const appendLimitsApply = ['9', '10', 'final'].includes(name);
+    const appendLimitsApply = WITH_APPEND_LIMITS_ON_CREATION.includes(name);
 
     test.each([true, false])('is complete: %p', (complete) => {
       const intent = create(name, says(name, complete), { contentLength: 5, hasBody: true });
@@ -92,7 +96,7 @@ describe('parsing', () => {
   describe.each(NAMES)('interop %s: an append', (name) => {
     const type = 'Content-Type: application/partial-upload';
     const bare = { kind: 'append', id: 'id', contentDigests: [], reprDigests: [] };
-    const strictType = !['3', '4', '5'].includes(name);
+    const strictType = !WITHOUT_APPEND_TYPE.includes(name);
     const field = says(name, true).split(':')[0]!;
 
     test.each([true, false])('is complete: %p', (complete) => {
@@ -133,7 +137,7 @@ describe('parsing', () => {
 
     test('without completeness is the end up to draft-05, and malformed later', () => {
       const parsed = ask(name, `PATCH /u\n${type}\nUpload-Offset: 600`);
-      if (['3', '4', '5', '6'].includes(name)) expect(parsed).toMatchObject({ kind: 'append', complete: true });
+      if (WITH_OPTIONAL_COMPLETENESS.includes(name)) expect(parsed).toMatchObject({ kind: 'append', complete: true });
       else expect(parsed).toMatchObject({ reason: 'malformed' });
     });
 
@@ -179,7 +183,7 @@ describe('parsing', () => {
     });
 
     test('DELETE with an offset or completeness is refused up to draft-05 and again from draft-13 on', () => {
-      const refused = ['3', '4', '5', '6', '10', 'final'].includes(name);
+      const refused = WITH_STRICT_CANCEL.includes(name);
       const expected = refused ? { reason: 'malformed' } : { kind: 'cancel' };
       expect(ask(name, 'DELETE /u\nUpload-Offset: 5')).toMatchObject(expected);
       expect(ask(name, `DELETE /u\n${says(name, true)}`)).toMatchObject(expected);
