@@ -9,7 +9,7 @@ const RESET_STREAMS = new WeakSet<ServerHttp2Stream>();
  */
 export function watchForReset(stream: ServerHttp2Stream): void {
   const push = stream.push.bind(stream);
-  let hasEnded = stream.endAfterHeaders;
+  let hasEnded = hasEndedAlready(stream);
   stream.push = (bytes: unknown, encoding?: BufferEncoding) => {
     if (bytes === null && !hasEnded) {
       hasEnded = true;
@@ -17,6 +17,12 @@ export function watchForReset(stream: ServerHttp2Stream): void {
     }
     return push(bytes, encoding);
   };
+}
+
+/** Whether the end came in the same read as the head, before anyone could watch. Node has no public API for it. */
+function hasEndedAlready(stream: ServerHttp2Stream): boolean {
+  const { _readableState: state } = stream as ServerHttp2Stream & { readonly _readableState?: { ended?: boolean } };
+  return stream.endAfterHeaders || state?.ended === true;
 }
 
 /** Whether the client has reset its request, so that a body which seems to end is not complete. */
