@@ -280,7 +280,9 @@ describe('connections', () => {
     const [killed] = workerPids(running, 2);
     process.kill(killed!, 'SIGKILL');
     let asked = 4;
-    const isUnready = async (): Promise<boolean> => (await fetch(`${running.adminUrl}/readyz`)).status === 503;
+    // A new connection each time: a kept one may end just when it is used again.
+    const isUnready = async (): Promise<boolean> =>
+      (await requestOnce(running.adminUrl, { method: 'GET', target: '/readyz' })).status === 503;
     await until(isUnready, 'a worker to be missed');
     await until(
       async () => {
