@@ -149,3 +149,8 @@ test('what the README shows ends with the reason where the proxy cannot start', 
   expect(signal).toBeNull();
   expect(said.join('')).toContain(`127.0.0.1:${port}`);
 });
+
+test('the bench starts outside of the tests, although it shares their servers and clients', async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', 'bench/main.ts', '--help']);
+  expect(stdout).toContain('npm run bench -- [upload]');
+});

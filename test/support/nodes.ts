@@ -1,6 +1,5 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { expect } from '@jest/globals';
 import { uploadTag } from '../../src/observe/log.js';
 import { spooledBytes } from './disk.js';
 import { Haproxy } from './front-proxies.js';
@@ -148,9 +147,9 @@ export class TestNodes implements RunningProxy {
   /** So many requests were for this upload, counting its creation, and each went to another node than the one before. */
   async expectSpread(upload: ResumableUpload, creation: string, count: number): Promise<void> {
     const used = await this.haproxy.untilRelayed([creation, upload.target], count);
-    expect(used).toHaveLength(count);
-    expect(used.filter((node, at) => node === used[at - 1])).toEqual([]);
-    for (const node of used) expect(this.names).toContain(node);
+    const isSpread = used.every((node, at) => node !== used[at - 1] && this.names.some((name) => name === node));
+    if (used.length !== count || !isSpread)
+      throw new Error(`${count} requests were not spread over ${this.names.join(', ')}: ${used.join(', ')}`);
   }
 
   /** Whatever a node was about to do is not done any more; HAProxy has noticed. */
