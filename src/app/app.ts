@@ -182,7 +182,7 @@ async function openOptionalMembership(
   return openMembership(cluster, { ...deps, node, others });
 }
 
-/** What most parts of the proxy need. */
+/** The dependencies of most parts of the proxy. */
 type AppDeps = Storage & {
   readonly log: Log;
   readonly metrics: Metrics;
@@ -224,7 +224,7 @@ type RequestDeps = Pick<
   'store' | 'leases' | 'spool' | 'node' | 'routes' | 'log' | 'metrics' | 'via' | 'clock' | 'expiryClock' | 'monotonic'
 >;
 
-/** What the handler of requests is built from, besides its configuration. */
+/** The dependencies of the request handler, besides its configuration. */
 export interface HandlerDeps extends RequestDeps, Pick<OpenDeps, 'closers'> {
   readonly delivery: Delivery;
   readonly trust: TrustedProxies;

@@ -12,7 +12,7 @@ export type StoreConfig = { readonly type: 'embedded' } | RedisConfig;
 /** The configuration of a store in Redis. */
 export interface RedisConfig {
   readonly type: 'redis';
-  /** What `nodes` are: the server, Sentinels, or some nodes of a Cluster. */
+  /** The role of `nodes`: the server, Sentinels, or some nodes of a Cluster. */
   readonly kind: 'single' | 'sentinel' | 'cluster';
   /** Empty with a `socketPath`. */
   readonly nodes: readonly { readonly host: string; readonly port: number }[];
