@@ -182,21 +182,49 @@ export interface FrontPlaces {
   readonly application: string;
 }
 
-/** A real front proxy with the configuration we ship; only addresses and paths of the machine are others. */
-export class Front {
-  private readonly said: string[] = [];
+/** A started front proxy, with a directory of its own. */
+class FrontProcess {
+  protected readonly said: string[] = [];
   private readonly exited: Promise<unknown>;
   private ended = false;
 
-  private constructor(
-    private readonly child: ChildProcess,
+  protected constructor(
+    protected readonly child: ChildProcess,
     readonly url: string,
     private readonly directory: TemporaryDirectory,
   ) {
     this.exited = new Promise((resolve) => child.once('close', resolve)).then(() => (this.ended = true));
-    for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (text) => this.said.push(String(text)));
+    for (const stream of [child.stdout!, child.stderr!])
+      createInterface({ input: stream }).on('line', (line) => this.hear(line));
   }
 
+  /** Waits until the proxy is ready; stops it and rejects with its output if it ends before, or takes too long. */
+  protected async ready(name: string, isReady: () => Promise<boolean>, timeoutMs?: number): Promise<this> {
+    try {
+      await until(() => this.ended || isReady(), `${name} to be ready`, timeoutMs);
+      if (this.ended) throw new Error(`${name} ended:\n${this.said.join('\n')}`);
+    } catch (error) {
+      await this.stop();
+      throw error;
+    }
+    return this;
+  }
+
+  async stop(): Promise<void> {
+    if (!this.ended) this.child.kill('SIGTERM');
+    const killing = setTimeout(() => this.child.kill('SIGKILL'), 5000);
+    await within(this.exited, 'the front proxy to end');
+    clearTimeout(killing);
+    await this.directory.remove();
+  }
+
+  protected hear(line: string): void {
+    this.said.push(line);
+  }
+}
+
+/** A real front proxy with the configuration we ship; only addresses and paths of the machine are others. */
+export class Front extends FrontProcess {
   static async start(kind: FrontKind, places: FrontPlaces): Promise<Front> {
     const directory = await temporaryDirectory('rufh-front-');
     const port = await serverPort();
@@ -211,23 +239,8 @@ export class Front {
       },
     );
     const front = new Front(child, `${kind.scheme}://127.0.0.1:${port}`, directory);
-    try {
-      // Some listen before they know their routes: Traefik ends a TLS connection then.
-      await until(() => front.ended || answers(front.url), `${kind.name} to answer for its application`, 60_000);
-      if (front.ended) throw new Error(`${kind.name} ended:\n${front.said.join('')}`);
-    } catch (error) {
-      await front.stop();
-      throw error;
-    }
-    return front;
-  }
-
-  async stop(): Promise<void> {
-    if (!this.ended) this.child.kill('SIGTERM');
-    const killing = setTimeout(() => this.child.kill('SIGKILL'), 5000);
-    await within(this.exited, 'the front proxy to end');
-    clearTimeout(killing);
-    await this.directory.remove();
+    // Some listen before they know their routes: Traefik ends a TLS connection then.
+    return front.ready(kind.name, () => answers(front.url), 60_000);
   }
 }
 
@@ -302,22 +315,9 @@ export interface Backend {
  * a node did. Where a node ends a connection instead of answering, so does HAProxy. It speaks HTTP/1.1 and HTTP/2 with
  * prior knowledge on one port.
  */
-export class Haproxy {
+export class Haproxy extends FrontProcess {
   /** Requests that have ended, in the order in which they came. */
   readonly relayed: Relayed[] = [];
-  private readonly said: string[] = [];
-  private readonly exited: Promise<unknown>;
-  private ended = false;
-
-  private constructor(
-    private readonly child: ChildProcess,
-    readonly url: string,
-    private readonly directory: TemporaryDirectory,
-  ) {
-    this.exited = new Promise((resolve) => child.once('close', resolve)).then(() => (this.ended = true));
-    createInterface({ input: child.stdout! }).on('line', (line) => this.hear(line));
-    createInterface({ input: child.stderr! }).on('line', (line) => this.said.push(line));
-  }
 
   static async start(backends: readonly Backend[]): Promise<Haproxy> {
     const port = await serverPort();
@@ -331,14 +331,7 @@ export class Haproxy {
     await writeFile(file, text);
     const child = spawn('haproxy', ['-db', '-f', file], { stdio: ['ignore', 'pipe', 'pipe'] });
     const haproxy = new Haproxy(child, `http://127.0.0.1:${port}`, directory);
-    try {
-      await until(() => haproxy.ended || accepts(port), 'HAProxy to listen');
-      if (haproxy.ended) throw new Error(`HAProxy ended:\n${haproxy.said.join('\n')}`);
-    } catch (error) {
-      await haproxy.stop();
-      throw error;
-    }
-    return haproxy;
+    return haproxy.ready('HAProxy', () => accepts(port));
   }
 
   /** The nodes that the requests for these paths went to, in the order in which they came, once so many have ended. */
@@ -358,14 +351,14 @@ export class Haproxy {
     await until(() => last() === state, `HAProxy to see ${node} ${state}`, 20_000);
   }
 
-  async stop(): Promise<void> {
-    if (!this.ended) this.child.kill('SIGKILL');
-    await within(this.exited, 'HAProxy to end');
-    await this.directory.remove();
+  /** Kills it: it would wait for the connections that its clients keep. */
+  override async stop(): Promise<void> {
+    this.child.kill('SIGKILL');
+    await super.stop();
   }
 
-  private hear(line: string): void {
-    if (!line.startsWith('{')) return void this.said.push(line);
+  protected override hear(line: string): void {
+    if (!line.startsWith('{')) return super.hear(line);
     this.relayed.push(JSON.parse(line) as Relayed);
     // A client that leaves and comes back at once may have its answer before the end of what it left is told.
     this.relayed.sort((one, other) => one.number - other.number);
