@@ -1,5 +1,4 @@
 import cluster, { type Worker } from 'node:cluster';
-import { once } from 'node:events';
 import type { ConnectionGate } from '../server/connection-limits.js';
 import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './messages.js';
 import { identityVariables, type WorkerIdentity } from './worker.js';
@@ -72,10 +71,14 @@ export class WorkerProcess {
     this.forked.process.kill('SIGKILL');
   }
 
-  private async waitForExit(): Promise<ProcessExit> {
-    // `exit` can precede the last messages, and `disconnect` is not emitted while a connection is being passed.
-    const [code, signal] = (await once(this.forked.process, 'close')) as [number | null, string | null];
-    return signal ? { signal } : { code: code ?? -1 };
+  /** Never rejects, unlike `once` of node:events, which also waits for `error`. */
+  private waitForExit(): Promise<ProcessExit> {
+    return new Promise((resolve) => {
+      // `exit` can precede the last messages, and `disconnect` is not emitted while a connection is being passed.
+      this.forked.process.once('close', (code: number | null, signal: string | null) =>
+        resolve(signal ? { signal } : { code: code ?? -1 }),
+      );
+    });
   }
 
   private onMessage(message: FromWorker, listens: (urls: readonly string[]) => void): void {

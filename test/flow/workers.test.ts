@@ -1,4 +1,4 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { rename, writeFile } from 'node:fs/promises';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
@@ -9,6 +9,7 @@ import {
   spawnWorkers,
   startWorkers,
   untilGone,
+  untilState,
   workerPids,
   type WorkerPoolOptions,
 } from '../support/proxy-process.js';
@@ -280,9 +281,7 @@ describe('connections', () => {
     const [killed] = workerPids(running, 2);
     process.kill(killed!, 'SIGKILL');
     let asked = 4;
-    // A new connection each time: a kept one may end just when it is used again.
-    const isUnready = async (): Promise<boolean> =>
-      (await requestOnce(running.adminUrl, { method: 'GET', target: '/readyz' })).status === 503;
+    const isUnready = async (): Promise<boolean> => (await fetch(`${running.adminUrl}/readyz`)).status === 503;
     await until(isUnready, 'a worker to be missed');
     await until(
       async () => {
@@ -313,12 +312,32 @@ describe('connections', () => {
     for (const one of both) one.end();
   });
 
+  test.each(['/readyz', '/metrics', '/uploads'])(
+    'a worker that dies before the primary process asks it for %s ends alone',
+    async (target) => {
+      const running = (pool = await startWorkers({ origin: origin.url }));
+      const admin = await connect(running.adminUrl);
+      expect((await admin.request({ method: 'GET', target: '/healthz' })).status).toBe(200);
+      const [killed] = workerPids(running, 1);
+      // The request lies there when the primary process wakes up, before the news of the death.
+      process.kill(running.pid, 'SIGSTOP');
+      await untilState(running.pid, 'T');
+      await admin.sendHead('GET', target);
+      process.kill(killed!, 'SIGKILL');
+      await untilState(killed!, 'Z');
+      process.kill(running.pid, 'SIGCONT');
+      expect((await admin.readFinal()).status).not.toBe(500);
+      await until(() => workerPids(running, 1).length === 2, 'another to take its place', 60_000);
+      expect((await requestOnce(running.url, GET)).status).toBe(200);
+      admin.destroy();
+    },
+  );
+
   test('a connection given to a worker that stands still ends with it', async () => {
     const running = (pool = await startWorkers({ origin: origin.url }));
     const [still] = workerPids(running, 1);
     process.kill(still!, 'SIGSTOP');
-    const stat = (): Promise<string> => readFile(`/proc/${still!}/stat`, 'utf8');
-    await until(async () => (await stat()).split(') ')[1]!.startsWith('T'), 'it to stand still');
+    await untilState(still!, 'T');
     const clients = await Promise.all([1, 2, 3, 4].map(() => connect(running.url)));
     const outcomes = clients.map((client) =>
       Promise.race([

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -199,6 +199,12 @@ export function workerPids(pool: ProxyProcess, worker?: number): number[] {
 
 export async function untilGone(pids: readonly number[]): Promise<void> {
   await until(() => !pids.some(runs), `the processes ${pids.join(', ')} to end`, 20_000);
+}
+
+/** Waits for a state of the process: `T` when it stands still, `Z` when it has died and nobody has heard of it. */
+export async function untilState(pid: number, state: 'T' | 'Z'): Promise<void> {
+  const stat = (): Promise<string> => readFile(`/proc/${pid}/stat`, 'utf8');
+  await until(async () => (await stat()).split(') ')[1]!.startsWith(state), `process ${pid} to be in state ${state}`);
 }
 
 function runs(pid: number): boolean {
