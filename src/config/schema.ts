@@ -331,16 +331,25 @@ export const schema = z.strictObject({
     .strictObject({
       stream_window: size({ min: 65535 })
         .prefault('4MiB')
-        .describe('Flow-control window of one stream, in bytes. Small windows slow down distant clients.'),
+        .describe(
+          'Initial flow-control window of one stream, in bytes. It grows with that of the connection, up to half of 64 MiB by ' +
+            'default, and shrinks while bodies are not read.',
+        ),
       session_window: size({ min: 65535 })
         .prefault('8MiB')
-        .describe('Flow-control window of one connection, all streams together.'),
+        .describe(
+          'Initial flow-control window of one connection, all streams together. It grows up to 64 MiB for a distant client ' +
+            'whose bodies are read as fast as they arrive.',
+        ),
       max_streams: integer({ min: 1, max: 10000 })
         .prefault(100)
         .describe('Maximum number of concurrent requests on one connection.'),
     })
     .prefault({})
-    .describe('HTTP/2 flow control. One connection may hold up to `session_window` in memory.'),
+    .describe(
+      'HTTP/2 flow control. Unread bodies of one connection hold about `session_window` in memory, and never more than twice ' +
+        'its current window. The windows of all connections together grow by at most 128 MiB.',
+    ),
   stop: z
     .strictObject({
       grace: duration()

@@ -13,12 +13,13 @@ import { ReadGate } from '../streams/read-gate.js';
 import { joinPieces, limitSmallPieces } from '../streams/small-pieces.js';
 import type { Exchange } from './exchange.js';
 import { watchForReset } from './http2-reset.js';
+import { SessionWindows, type Windows } from './http2-windows.js';
 import { sendReply } from './response.js';
 import { type SlowReaders, writeHandleOf } from './slow-clients.js';
 
 export interface Http2Options {
-  /** Flow-control windows in bytes. With Node's 64 KiB, an upload with a round trip of 50 ms reaches only 1.2 MB/s. */
-  readonly windows: { readonly stream: number; readonly session: number };
+  /** The initial ones. With Node's 64 KiB, an upload with a round trip of 50 ms reaches only 1.2 MB/s. */
+  readonly windows: Windows;
   readonly maxConcurrentStreams: number;
   /** Closes a connection whose first request, or any later request head, has not arrived after this time. */
   readonly headersTimeoutMs: number;
@@ -112,7 +113,9 @@ export class Http2Sessions {
     const { accepting } = this;
     if (accepting) {
       endWhenUnresponsive(session, accepting, this.options.pingAfterMs ?? PING_AFTER_MS);
+      const windows = new SessionWindows(session, accepting, this.options.windows);
       session.prependListener('stream', (stream: ServerHttp2Stream) => {
+        windows.watch(stream);
         limitSmallPieces(stream, accepting);
         this.slowReaders.watchStream(stream, accepting);
       });
