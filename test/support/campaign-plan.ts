@@ -214,7 +214,7 @@ export class CampaignOrigin {
   }
 
   /** A second request for one POST is right only when its client knew that there might have been a first. */
-  check(isKnown: (client: CampaignClient, creation: Creation) => number = (_, { toldUnknown }) => toldUnknown): void {
+  check(isKnown: (client: CampaignClient, creation: Creation) => number): void {
     for (const client of this.clients)
       for (const creation of client.creations) this.checkCreation(client, creation, isKnown(client, creation));
   }
@@ -239,7 +239,8 @@ export class CampaignOrigin {
     return { status, headers, body: Buffer.alloc(answerSize, marker) };
   }
 
-  private checkCreation({ plan }: CampaignClient, { marker }: Creation, repeats: number): void {
+  private checkCreation(client: CampaignClient, { marker }: Creation, repeats: number): void {
+    const { plan } = client;
     const all = this.origin.requests.filter((request) => request.header('X-Creation') === marker);
     const whole = all.filter(({ ended }) => ended === 'whole');
     const wrong = whole.find((request) => request.sha256 !== plan.sha256 || request.method !== plan.method);
@@ -247,7 +248,7 @@ export class CampaignOrigin {
     const keys = new Set(all.map((request) => request.header('Idempotency-Key')));
     if (keys.size > 1) throw new Error(`${marker} came under ${keys.size} keys`);
     if (plan.method === 'POST' && whole.length > 1 + repeats)
-      throw new Error(`${marker} was sent ${whole.length} times, its client permitted ${repeats} repetitions`);
+      throw client.broken(`${marker} was sent ${whole.length} times, its client permitted ${repeats} repetitions`);
   }
 }
 
