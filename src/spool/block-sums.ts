@@ -50,12 +50,10 @@ export function sumBytes(sum: number): Buffer {
 export class RunningSums {
   private size = 0;
   private sum: number;
-  /** The newest piece of the unfinished block, and the checksum before it. */
-  private newestPiece: Uint8Array = new Uint8Array();
-  private sumBeforeNewest: number;
+  private sumWithoutLastByte: number;
 
   constructor(private readonly file: string) {
-    this.sum = this.sumBeforeNewest = seedOf(file, 0);
+    this.sum = this.sumWithoutLastByte = seedOf(file, 0);
   }
 
   /** The checksum of the unfinished block. */
@@ -65,7 +63,7 @@ export class RunningSums {
 
   /** The checksum of the unfinished block without the last byte; valid only when there is one. */
   get withoutLastByte(): number {
-    return crc32(this.newestPiece.subarray(0, -1), this.sumBeforeNewest);
+    return this.sumWithoutLastByte;
   }
 
   /** Takes the next bytes of content and returns the bytes to write, with a checksum after each finished block. */
@@ -83,9 +81,8 @@ export class RunningSums {
   }
 
   private add(piece: Uint8Array): void {
-    this.sumBeforeNewest = this.sum;
-    this.newestPiece = piece;
-    this.sum = crc32(piece, this.sumBeforeNewest);
+    this.sumWithoutLastByte = crc32(piece.subarray(0, -1), this.sum);
+    this.sum = crc32(piece.subarray(-1), this.sumWithoutLastByte);
     this.size += piece.length;
   }
 

@@ -6,6 +6,7 @@ import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import type { ReleaseReason, Lease } from '../store/leases.js';
 import { type Commit, isStoreUnavailable, retryWhileUnavailable } from '../store/upload-store.js';
+import { releaseMemory } from '../streams/release-memory.js';
 import { type ChunkDeps, expiry, GrowingChunk } from './chunk.js';
 import { matches, type RepresentationHashes } from './digests.js';
 import type { Body } from './request-body.js';
@@ -119,6 +120,7 @@ class BodyWriter {
     }
     this.lastByte = buffers.at(-1)?.at(-1);
     metrics.bytesReceived(sizeOf(buffers));
+    releaseMemory(buffers);
   }
 
   private async openChunk(): Promise<GrowingChunk> {
