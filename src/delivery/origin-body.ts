@@ -12,7 +12,7 @@ export interface OriginBody {
   readonly size?: number;
   /** The trailers, which may be known only at the end of the body. If missing, those of the upload are sent. */
   readonly trailers?: () => Headers;
-  /** Missing if there is nothing to send. Ends with exactly `size` bytes, or fails. */
+  /** Missing if there is nothing to send. Ends with exactly `size` bytes, or fails. Its buffers belong to the sender. */
   readonly body?: Readable;
 }
 

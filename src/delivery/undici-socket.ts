@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { Headers } from '../model/headers.js';
+import { releaseWhenWritten } from '../streams/release-memory.js';
 
 type Done = (error?: Error | null) => void;
 
@@ -35,7 +36,7 @@ export function instrumentOriginSocket(socket: Socket): OriginSocket {
       else state.refusesWrites = true;
     };
   };
-  overrideLastChunk(socket, () => state.trailers?.() ?? []);
+  overrideWrites(socket, () => state.trailers?.() ?? []);
   overrideWriting(socket, withoutRefusal);
   overrideReading(socket, heads);
   overrideDestroying(socket, () => !state.refusesWrites && socket.writableLength === 0);
@@ -55,10 +56,14 @@ export function instrumentOriginSocket(socket: Socket): OriginSocket {
 /** The string with which undici ends a chunked body. It writes content as bytes, so content is never this string. */
 const LAST_CHUNK = '\r\n0\r\n\r\n';
 
-/** Adds trailers (RFC 9112 §7.1.2), which undici does not support in requests; not needed once it does. */
-function overrideLastChunk(socket: Socket, trailers: () => Headers): void {
+/**
+ * Releases content that is written, and adds trailers (RFC 9112 §7.1.2), because undici supports neither. It passes nothing
+ * but content as bytes, and without a callback.
+ */
+function overrideWrites(socket: Socket, trailers: () => Headers): void {
   const write = socket.write.bind(socket) as (data: unknown, ...rest: readonly unknown[]) => boolean;
   socket.write = (data: unknown, ...rest: readonly unknown[]) => {
+    if (data instanceof Uint8Array) return write(data, releaseWhenWritten(data));
     if (data !== LAST_CHUNK) return write(data, ...rest);
     const lines = trailers().map(([name, value]) => `${name}: ${value}\r\n`);
     return write(Buffer.from(`\r\n0\r\n${lines.join('')}\r\n`, 'latin1'));

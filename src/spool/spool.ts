@@ -11,7 +11,7 @@ export interface ChunkWriter {
   readonly extent: Extent;
   /** `extent` without the last byte; valid only when there is one. */
   readonly extentWithoutLastByte: Extent;
-  /** Appends all buffers in order. Must not be called again before it has resolved. */
+  /** Appends all buffers in order. Must not be called again before it has settled; from then on the buffers are unused. */
   write(buffers: readonly Uint8Array[]): Promise<void>;
   /** Resolves when every byte written before the call survives a power cut. Does nothing under `sync: none`. */
   sync(): Promise<void>;
@@ -40,7 +40,7 @@ export interface Spool {
   create(id: string, name: string): Promise<ChunkWriter>;
   /**
    * The committed bytes of these chunks as one stream; `start` and `end` (exclusive) count from the start of the first
-   * chunk.
+   * chunk. The buffers belong to the reader.
    */
   read(id: string, chunks: readonly Chunk[], range?: { readonly start: number; readonly end?: number }): Readable;
   /** One committed file for another node: each block is followed by its checksum, as `ArrivingBlocks` expects it. */

@@ -16,6 +16,16 @@ export function releaseMemory(buffers: readonly Uint8Array[]): void {
     if (byteLength >= MIN_BYTES && byteLength === buffer.byteLength && buffer instanceof ArrayBuffer) free(buffer);
 }
 
+/**
+ * A callback for `write` of a socket that releases the written buffer. After an error the socket may not have finished with
+ * it, so it is left to the garbage collector.
+ */
+export function releaseWhenWritten(bytes: Uint8Array): (error?: Error | null) => void {
+  return (error) => {
+    if (!error) releaseMemory([bytes]);
+  };
+}
+
 const free: (memory: ArrayBuffer) => void = 'transfer' in ArrayBuffer.prototype ? freeByTransfer : freeByMessage();
 
 function freeByTransfer(memory: Transferable): void {

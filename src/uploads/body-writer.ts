@@ -218,6 +218,7 @@ class BodyWriter {
     if (result === 'stale' || result === 'gone') return this.takenOver();
     this.deps.hashes.forget(upload.id);
     this.deps.metrics.bytesReceived(sizeOf(keptBack));
+    releaseMemory(keptBack);
     return { kind: 'completed', upload: result, reprDigest };
   }
 

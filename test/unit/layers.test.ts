@@ -25,7 +25,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
     folders: ['spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
     packages: ['undici'],
   },
-  uploads: { folders: ['delivery', 'spool', 'store', 'concurrency', 'model', 'observe'], packages: [] },
+  uploads: { folders: ['delivery', 'spool', 'store', 'streams', 'concurrency', 'model', 'observe'], packages: [] },
   handler: {
     folders: ['uploads', 'proxy', 'server', 'origin', 'protocol', 'streams', 'model', 'observe'],
     packages: [],
