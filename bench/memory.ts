@@ -1,7 +1,7 @@
 import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
 import { residentMemory } from './process-figures.js';
-import { send, type Sent, startSink } from './programs.js';
+import { send, type Sent, startOrigin } from './programs.js';
 import { keepResult, printTable } from './report.js';
 
 const MEBIBYTE = 1024 * 1024;
@@ -23,7 +23,7 @@ interface Memory {
 
 /** Resident memory while one very large upload is received and delivered, against an idle proxy. */
 export async function benchMemory(plan: Plan): Promise<void> {
-  const sink = await startSink();
+  const sink = await startOrigin();
   const proxy = await startProxy({ origin: sink.url, data: plan.data, flags: plan.proxyFlags });
   try {
     if (!residentMemory(proxy.pid)) console.log('\nMemory: not measured, there is no /proc on this machine.');

@@ -5,7 +5,7 @@ import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { startProxy } from '../test/support/proxy-process.js';
 import type { Plan } from './plan.js';
-import { startSink } from './programs.js';
+import { startOrigin } from './programs.js';
 import { keepResult, printTable } from './report.js';
 import { percentile } from './statistics.js';
 
@@ -16,7 +16,7 @@ const PROMISED_P99_MS = 50;
 
 /** What one client's requests take while others send in tiny pieces. Only figures of a quiet machine say anything. */
 export async function benchNeighbour(plan: Plan): Promise<void> {
-  const sink = await startSink();
+  const sink = await startOrigin();
   const flags = ['--log-level', 'warn', ...plan.proxyFlags];
   const proxy = await startProxy({ origin: sink.url, data: plan.data, flags });
   const load = loadavg()[0]!;

@@ -1,90 +1,85 @@
 import { parseArgs } from 'node:util';
 
-const BENCHES = [
-  'upload',
-  'takeover',
-  'memory',
-  'eager',
-  'rolling',
-  'nodes',
-  'round-trips',
-  'small',
-  'neighbour',
-] as const;
-export type BenchName = (typeof BENCHES)[number];
+/** Benches that are no contests: they measure ours alone, and are held only when they are named. */
+export const MEASUREMENTS = ['takeover', 'nodes', 'rolling', 'round-trips', 'neighbour', 'memory'] as const;
+export type MeasurementName = (typeof MEASUREMENTS)[number];
 
 /** What to measure, and how thoroughly. */
 export interface Plan {
-  readonly benches: readonly BenchName[];
-  readonly runs: number;
-  /** Of one upload in `upload` and `eager`. */
-  readonly size: number;
+  /** Names of contests, in the order in which they are held. */
+  readonly contests: readonly string[];
+  readonly measurements: readonly MeasurementName[];
+  /** Fewer rounds of smaller things: to see that it runs, and roughly how fast. */
+  readonly isQuick: boolean;
+  /** Counted rounds of every contest; one more warms up. */
+  readonly rounds: number;
+  /** Measures nothing, and writes the page of the last results. */
+  readonly isForDocs: boolean;
   /** Of the upload in `memory`. */
   readonly memorySize: number;
-  /** Bytes a second of the client in `eager`. */
-  readonly rate: number;
+  /** Repetitions of `takeover` and `nodes`. */
   readonly takeovers: number;
-  /** Of `small`. */
-  readonly connections: number;
-  readonly uploads: number;
-  /** Where the proxy keeps its bytes; a temporary directory when not given. */
+  /** Where servers keep their bytes; a temporary directory when not given. */
   readonly data?: string;
   /** More flags for `rufh-proxy serve`. */
   readonly proxyFlags: readonly string[];
 }
 
-export const USAGE = `
-npm run bench -- [upload] [takeover] [memory] [eager] [rolling] [nodes] [round-trips] [small] [neighbour] [options]
-                                                      all when none is named
+const ROUNDS = { whole: 5, quick: 1 };
 
-  --runs N              repetitions of each case of "upload" and "eager" (5)
-  --size SIZE           size of their uploads (1GiB)
-  --rate SIZE           bytes a second of the client of "eager" (50000000)
+/** The text for --help. */
+export function usage(contests: readonly string[]): string {
+  return `
+npm run bench -- [NAME ...] [options]      holds all contests when none is named
+
+  contests:      ${contests.join(' ')}
+  of ours alone: ${MEASUREMENTS.join(' ')}
+
+  --quick               fewer rounds of smaller things, in less than four minutes
+  --rounds N            counted rounds of each contest (${ROUNDS.whole}, quick ${ROUNDS.quick})
+  --docs                measures nothing, and makes docs/performance.md from the last results
   --memory-size SIZE    size of the upload of "memory" (10GiB)
   --takeovers N         repetitions of "takeover" and "nodes" (100)
-  --connections N       connections of "small", all open at once (1000)
-  --uploads N           uploads of each run of "small" (5000)
-  --data DIR            where the proxy keeps its bytes (a temporary directory)
+  --data DIR            where servers keep their bytes (a temporary directory)
   --proxy-flag FLAG     a flag more for "rufh-proxy serve"; may be given more than once
-`;
 
-/** The plan from the command line; undefined when it asks for help. */
-export function parsePlan(args: readonly string[]): Plan | undefined {
+Ends with 0 when every bar is held, 1 when one is missed or something failed, and 2 for a wrong command line.
+`;
+}
+
+/** The plan from the command line; undefined when it asks for help. Throws with a sentence for people when it is wrong. */
+export function parsePlan(args: readonly string[], contests: readonly string[]): Plan | undefined {
   const { values, positionals } = parseArgs({
     args: [...args],
     allowPositionals: true,
     options: {
-      runs: { type: 'string', default: '5' },
-      size: { type: 'string', default: '1GiB' },
-      rate: { type: 'string', default: '50000000' },
+      quick: { type: 'boolean', default: false },
+      rounds: { type: 'string' },
+      docs: { type: 'boolean', default: false },
       'memory-size': { type: 'string', default: '10GiB' },
       takeovers: { type: 'string', default: '100' },
-      connections: { type: 'string', default: '1000' },
-      uploads: { type: 'string', default: '5000' },
       data: { type: 'string' },
       'proxy-flag': { type: 'string', multiple: true, default: [] },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
   if (values.help) return undefined;
+  const measurements = MEASUREMENTS.filter((name) => positionals.includes(name));
+  const known = [...contests, ...MEASUREMENTS];
+  const unknown = positionals.find((name) => !known.includes(name));
+  if (unknown !== undefined) throw new Error(`no bench is called "${unknown}": there are ${known.join(', ')}`);
+  const rounds = values.rounds ?? `${values.quick ? ROUNDS.quick : ROUNDS.whole}`;
   return {
-    benches: positionals.length === 0 ? BENCHES : positionals.map(parseBench),
-    runs: parseCount(values.runs),
-    size: parseSize(values.size),
+    contests: positionals.length === 0 ? contests : contests.filter((name) => positionals.includes(name)),
+    measurements,
+    isQuick: values.quick,
+    rounds: parseCount(rounds),
+    isForDocs: values.docs,
     memorySize: parseSize(values['memory-size']),
-    rate: parseSize(values.rate),
     takeovers: parseCount(values.takeovers),
-    connections: parseCount(values.connections),
-    uploads: parseCount(values.uploads),
     data: values.data,
     proxyFlags: values['proxy-flag'],
   };
-}
-
-function parseBench(name: string): BenchName {
-  const found = BENCHES.find((bench) => bench === name);
-  if (!found) throw new Error(`no bench is called "${name}": there are ${BENCHES.join(', ')}`);
-  return found;
 }
 
 function parseCount(text: string): number {

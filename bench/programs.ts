@@ -1,4 +1,4 @@
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, execFile, spawn, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -11,10 +11,10 @@ export interface Server {
   stop(): Promise<void>;
 }
 
-/** What one upload was like for the client. */
+/** What one body was like for the client that sent it. */
 export interface Sent {
   readonly seconds: number;
-  /** How long it waited for the answer when everything was sent. */
+  /** How long it waited for the response when everything was sent. */
   readonly afterLastByteSeconds: number;
   readonly status: number;
   /** The upload resource, if one was offered. */
@@ -23,14 +23,16 @@ export interface Sent {
 
 export interface Sending {
   readonly url: string;
-  readonly method: 'POST' | 'PUT';
+  readonly method: 'POST' | 'PUT' | 'PATCH';
   readonly headers: Readonly<Record<string, string>>;
   readonly size: number;
   /** As fast as it is taken when not given. */
   readonly bytesPerSecond?: number;
+  /** Over TLS only. */
+  readonly isHttp2?: boolean;
 }
 
-/** Many small bodies at the same time. */
+/** The same request again and again, by many clients at the same time. */
 export interface CrowdSending {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -38,7 +40,7 @@ export interface CrowdSending {
   /** All open at once, each with one request at a time. */
   readonly connections: number;
   /** Of all connections together. */
-  readonly uploads: number;
+  readonly requests: number;
 }
 
 /** What it was like for those who sent them. */
@@ -51,17 +53,50 @@ export interface Crowd {
   readonly cpuSeconds: number;
 }
 
-/** A server that throws every body away. */
-export async function startSink(): Promise<Server> {
-  const child = spawn(process.execPath, [program('sink.mjs')], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const [line] = (await once(createInterface({ input: child.stdout }), 'line')) as [string];
-  const { url } = JSON.parse(line) as { url: string };
-  return { url, pid: child.pid!, stop: () => stop(child) };
+/** A client that takes longer is killed, and its contest has failed. */
+const LONGEST_MS = 180_000;
+
+/** A server that throws every body away; GET /big is answered with 1 GiB. */
+export function startOrigin(): Promise<Server> {
+  return startProgram('origin.mjs');
+}
+
+/** http-proxy without anything of ours. */
+export function startHttpProxy(origin: string): Promise<Server> {
+  return startProgram('bare-http-proxy.mjs', origin);
+}
+
+/** @tus/server from the packages in that directory. */
+export function startTusServer(packages: string, uploads: string): Promise<Server> {
+  return startProgram('tus-server.mjs', packages, uploads);
+}
+
+/** A relay to a host and port that delays every byte in both directions. */
+export function startRelay(to: string, delayMs: number): Promise<Server> {
+  return startProgram('relay.mjs', JSON.stringify({ to, delayMs }));
+}
+
+/** Slow clients that have all begun; they go on until they are stopped. */
+export async function startSlowCrowd(task: Omit<CrowdSending, 'requests'>): Promise<ChildProcess> {
+  const child = spawnQuietly(process.execPath, [program('slow-crowd.mjs'), JSON.stringify(task)]);
+  await firstLine(child);
+  return child;
+}
+
+/** Starts a program that is a server; its standard output can be read, its errors are shown. */
+export function spawnQuietly(command: string, args: readonly string[], options: SpawnOptions = {}): ChildProcess {
+  return spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], ...options });
+}
+
+async function startProgram(name: string, ...args: readonly string[]): Promise<Server> {
+  const child = spawnQuietly(process.execPath, [program(name), ...args]);
+  const { port } = JSON.parse(await firstLine(child)) as { port: number };
+  return { url: `http://127.0.0.1:${port}`, pid: child.pid!, stop: () => stop(child) };
 }
 
 /** Sends a body from a process of its own, so that its work is not counted for anyone else. */
-export async function send(sending: Sending): Promise<Sent> {
-  const sent = await run<Sent>('sender.mjs', sending);
+export async function send({ isHttp2 = false, ...sending }: Sending): Promise<Sent> {
+  const sent = await run<Sent>(isHttp2 ? 'sender-h2.mjs' : 'sender.mjs', sending);
   if (sent.status < 200 || sent.status > 299) throw new Error(`${sending.url} answered with ${sent.status}`);
   return sent;
 }
@@ -74,6 +109,12 @@ export async function sendMany(sending: CrowdSending): Promise<Crowd> {
   return crowd;
 }
 
+/** Reads one long response of at least so many bytes. */
+export function get(task: { readonly url: string; readonly size: number }): Promise<{ readonly seconds: number }> {
+  return run('getter.mjs', task);
+}
+
+/** Kills a process that was started here, and waits for its end. */
 export async function stop(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = once(child, 'close');
@@ -81,8 +122,20 @@ export async function stop(child: ChildProcess): Promise<void> {
   await gone;
 }
 
+async function firstLine(child: ChildProcess): Promise<string> {
+  const lines = createInterface({ input: child.stdout! });
+  const ended = once(child, 'close').then(([code]) => {
+    throw new Error(`${child.spawnargs.slice(0, 2).join(' ')} ended with ${String(code)}`);
+  });
+  const [line] = (await Promise.race([once(lines, 'line'), ended])) as [string];
+  // Its end is no failure from now on.
+  ended.catch(() => undefined);
+  return line;
+}
+
 async function run<T>(name: string, task: object): Promise<T> {
-  const { stdout } = await promisify(execFile)(process.execPath, [program(name), JSON.stringify(task)]);
+  const options = { timeout: LONGEST_MS };
+  const { stdout } = await promisify(execFile)(process.execPath, [program(name), JSON.stringify(task)], options);
   return JSON.parse(stdout) as T;
 }
 

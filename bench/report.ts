@@ -44,7 +44,19 @@ export function printMachine(): void {
   if (load > cores / 2) console.log('The machine is busy: compare ratios, not figures.');
 }
 
-function machine() {
+/** Where figures were made. */
+export interface Machine {
+  readonly node: string;
+  readonly commit: string | undefined;
+  readonly kernel: string;
+  readonly cpu: string;
+  readonly cores: number;
+  readonly memoryBytes: number;
+  /** Of the last minute. */
+  readonly load: number;
+}
+
+export function machine(): Machine {
   return {
     node: process.version,
     commit: commit(),

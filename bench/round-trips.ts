@@ -3,7 +3,7 @@ import { fieldValue, type HeaderLine } from '../src/model/headers.js';
 import { requestOnce } from '../test/support/client.js';
 import { randomBytes } from '../test/support/temporary.js';
 import type { Plan } from './plan.js';
-import { startSink } from './programs.js';
+import { startOrigin } from './programs.js';
 import { startBenchRedis, startRedisNodes } from './redis-nodes.js';
 import { type Exchange, RedisTap } from './redis-tap.js';
 import { keepResult, printTable } from './report.js';
@@ -29,7 +29,7 @@ interface Cost {
 export async function benchRoundTrips(plan: Plan): Promise<void> {
   const redis = await startBenchRedis();
   if (!redis) return;
-  const sink = await startSink();
+  const sink = await startOrigin();
   const tap = await RedisTap.start(redis.url, AWAY_MS);
   const common = { origin: sink.url, nodes: 1, flags: plan.proxyFlags };
   const nodes = await startRedisNodes({ ...common, bytes: 'shared', redisUrl: tap.url });

@@ -1,48 +1,37 @@
-// Many clients at once, each on a connection of its own that stays open: sends small bodies until there are enough.
-// node crowd.mjs '{"url": …, "connections": …, "uploads": …, "size": …, "headers": {…}}'
+// Many clients at once, each on a connection of its own that stays open: sends the same request until there were enough.
+// node crowd.mjs '{"url": …, "method": …, "connections": …, "requests": …, "size": …, "headers": {…}}'
 import { connect } from 'node:net';
+import { responseReader } from './responses.mjs';
 
-const { url, connections, uploads, size, headers } = JSON.parse(process.argv[2]);
+const { url, method = 'POST', connections, requests, size, headers } = JSON.parse(process.argv[2]);
 const { hostname, port, host, pathname } = new URL(url);
 const lines = Object.entries({ Host: host, ...headers, 'Content-Length': size });
-const head = `POST ${pathname} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`;
+const head = `${method} ${pathname} HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n`;
 const request = Buffer.concat([Buffer.from(head), Buffer.alloc(size, 'rufh-proxy ')]);
 const waits = [];
 const statuses = {};
 let begun = 0;
 
 /** Fulfilled when there is nothing more to send. */
-function upload(socket) {
+function sendAll(socket) {
   return new Promise((resolve, reject) => {
-    let text = '';
     let startedAt = 0;
     const next = () => {
-      if (begun++ >= uploads) return resolve();
+      if (begun++ >= requests) return resolve();
       startedAt = performance.now();
       socket.write(request);
     };
-    socket.on('data', (bytes) => {
-      text += bytes.toString('latin1');
-      for (let end = endOfResponse(text); end > 0; end = endOfResponse(text)) {
-        const status = text.slice(9, 12);
-        text = text.slice(end);
-        if (status < '200') continue;
-        waits.push(performance.now() - startedAt);
-        statuses[status] = (statuses[status] ?? 0) + 1;
-        next();
-      }
+    const read = responseReader((status) => {
+      if (status < 200) return;
+      waits.push(performance.now() - startedAt);
+      statuses[status] = (statuses[status] ?? 0) + 1;
+      next();
     });
+    socket.on('data', read);
     socket.on('error', reject);
     socket.on('close', () => reject(new Error('a connection was closed')));
     next();
   });
-}
-
-function endOfResponse(text) {
-  const headEnd = text.indexOf('\r\n\r\n') + 4;
-  if (headEnd < 4) return 0;
-  const length = Number(/\r\ncontent-length: *(\d+)/i.exec(text.slice(0, headEnd))?.[1] ?? 0);
-  return text.length < headEnd + length ? 0 : headEnd + length;
 }
 
 function open() {
@@ -58,7 +47,7 @@ while (sockets.length < connections)
   sockets.push(...(await Promise.all(Array.from({ length: Math.min(50, connections - sockets.length) }, open))));
 const cpuBefore = process.cpuUsage();
 const startedAt = performance.now();
-await Promise.all(sockets.map(upload));
+await Promise.all(sockets.map(sendAll));
 const seconds = (performance.now() - startedAt) / 1000;
 const { user, system } = process.cpuUsage(cpuBefore);
 waits.sort((a, b) => a - b);
