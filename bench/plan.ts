@@ -41,7 +41,7 @@ npm run bench -- [NAME ...] [options]      holds all contests when none is named
   --memory-size SIZE    size of the upload of "memory" (10GiB)
   --takeovers N         repetitions of "takeover" and "nodes" (100)
   --data DIR            where servers keep their bytes (a temporary directory)
-  --proxy-flag FLAG     a flag more for "rufh-proxy serve"; may be given more than once
+  --proxy-flag=FLAG     a flag more for "rufh-proxy serve"; may be given more than once
 
 Ends with 0 when every bar is held, 1 when one is missed or something failed, and 2 for a wrong command line.
 `;

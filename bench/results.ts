@@ -34,18 +34,21 @@ export interface Results {
 }
 
 const DIRECTORY = fileURLToPath(new URL('./results/', import.meta.url));
-const FILE = join(DIRECTORY, 'contests.json');
+/** Of a run of all contests; the page is made from these. */
+const ALL = 'contests';
 
-export function keepResults(results: Results): void {
+/** Keeps the figures and a chart of a run; `isWhole` says that it held all contests. */
+export function keepResults(results: Results, isWhole: boolean): void {
+  const name = isWhole ? ALL : results.contests.map((one) => one.name).join('+');
   mkdirSync(DIRECTORY, { recursive: true });
-  writeFileSync(FILE, `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(join(DIRECTORY, 'contests.svg'), chart(results.contests));
-  console.log('\n→ bench/results/contests.json, bench/results/contests.svg');
+  writeFileSync(join(DIRECTORY, `${name}.json`), `${JSON.stringify(results, null, 2)}\n`);
+  writeFileSync(join(DIRECTORY, `${name}.svg`), chart(results.contests));
+  console.log(`\n→ bench/results/${name}.json and .svg`);
 }
 
-/** Of the last run; throws when there was none. */
+/** Of the last run of all contests; throws when there was none. */
 export function lastResults(): Results {
-  return JSON.parse(readFileSync(FILE, 'utf8')) as Results;
+  return JSON.parse(readFileSync(join(DIRECTORY, `${ALL}.json`), 'utf8')) as Results;
 }
 
 /** The table of one contest: medians with their least and greatest. */

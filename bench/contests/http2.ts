@@ -32,7 +32,7 @@ export const http2Far: Contest = {
   method: '256 MiB over TLS through a relay that delays each direction by 25 ms and limits no rate.',
   figures: FIGURES,
   bars: [atMost(H2, 'seconds', 1.2, H1)],
-  prepare: (bench) => contestants(bench, bench.either(256, 64) * MIB, 25),
+  prepare: (bench) => contestants(bench, bench.either(256, 128) * MIB, 25),
 };
 
 async function contestants(bench: Bench, size: number, delayMs: number) {

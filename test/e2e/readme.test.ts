@@ -152,5 +152,16 @@ test('what the README shows ends with the reason where the proxy cannot start', 
 
 test('the bench starts outside of the tests, although it shares their servers and clients', async () => {
   const { stdout } = await promisify(execFile)(process.execPath, ['--import', 'tsx', 'bench/main.ts', '--help']);
-  expect(stdout).toContain('npm run bench -- [upload]');
+  expect(stdout).toContain('npm run bench -- [NAME ...]');
+  const wrong = promisify(execFile)(process.execPath, ['--import', 'tsx', 'bench/main.ts', 'nothing']);
+  await expect(wrong).rejects.toMatchObject({ code: 2 });
+});
+
+test('a contest is held to its end and judged', async () => {
+  const args = ['--import', 'tsx', 'bench/main.ts', '--quick', 'resume'];
+  // Missed bars are no concern of the tests.
+  const { stdout } = await promisify(execFile)(process.execPath, args).catch((error: { stdout: string }) => error);
+  expect(stdout).toMatch(/rufh-proxy, long upload +\d+\.\d+ \(/);
+  expect(stdout).toMatch(/rufh-proxy, short upload +\d+\.\d+ \(/);
+  expect(stdout.match(/^ {2}(HELD|MISSED) /gm)).toHaveLength(2);
 });
