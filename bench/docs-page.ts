@@ -35,14 +35,14 @@ Node ${machine.node}, rufh-proxy at ${machine.commit ?? 'an unknown commit'}, ${
 **Method.** Client, origin and all servers run on the same cores and talk over loopback. The contestants take turns
 (A B A B …): one round to warm up, then ${rounds} that ${rounds === 1 ? 'counts' : 'count'}. A cell shows the median and the range. A run in which other
 processes use more than 5 % of the machine is repeated, as often as there are rounds in a contest; what stays disturbed
-is counted in the last column. CPU seconds are those of the server and its children, without client and origin. The
-client writes and reads bare sockets; contests of throughput show it without a server to compare with.
+is counted in the last column. CPU seconds are those of the server and its children, without client and origin. The client writes and
+reads bare sockets; a last row without any server to judge shows how much it can do by itself.
 
-**Fair settings.** rufh-proxy runs with its defaults except for what a row names, and logs warnings only, because no
-other server here writes a line for each request. It runs in one process with one thread for JavaScript. nginx has one process, http-proxy and @tus/server are
-one process each; tusd and Caddy are written in Go and use all cores, so compare their CPU too. nginx buffers whole
-requests, as it does by default, and does not spool responses. No other server here forces bytes to the disk; rufh-proxy does before
-it acknowledges them, unless a row says \`sync none\`.
+**Fair settings.** rufh-proxy runs with its defaults except for what a row names, in one process. It logs warnings only,
+because the others write no access log (tusd always writes one, here to /dev/null). nginx, http-proxy and @tus/server
+are one process each. tusd and Caddy are written in Go and use all cores, so compare their CPU too. nginx buffers whole
+requests, as it does by default, and does not spool responses. No other server here forces bytes to the disk;
+rufh-proxy does before it acknowledges them, unless a row says \`sync none\`.
 
 ## Bars
 

@@ -43,6 +43,7 @@ async function main(): Promise<number> {
 }
 
 async function run(plan: Plan): Promise<number> {
+  const startedAt = performance.now();
   printMachine();
   const onMachine = machine();
   for (const name of plan.measurements) await MEASURE[name](plan);
@@ -64,6 +65,7 @@ async function run(plan: Plan): Promise<number> {
     contests,
   };
   keepResults(results, contests.length === CONTESTS.length);
+  console.log(`Took ${((performance.now() - startedAt) / 60_000).toFixed(1)} min.`);
   return isGood(contests) ? 0 : 1;
 }
 

@@ -1,7 +1,10 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 
 /** `getconf CLK_TCK` on every Linux that Node runs on. */
 const TICKS_PER_SECOND = 100;
+
+/** Other systems than Linux have none. */
+const hasProc = existsSync('/proc/self/stat');
 
 /** The process whose children are the threads of the kernel. */
 const KTHREADD = 2;
@@ -26,6 +29,7 @@ export function busySeconds(line: string): number {
 
 /** CPU seconds of the kernel's threads so far, such as those that write to the disk. */
 export function kernelCpuSeconds(): number {
+  if (!hasProc) return Number.NaN;
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
   return pids
     .filter((pid) => statFields(Number(pid))?.[1] === `${KTHREADD}`)
@@ -49,6 +53,7 @@ export function residentMemory(pid: number): { readonly now: number; readonly hi
 
 /** Makes the highest resident memory of a process begin anew at what it is now (proc(5), clear_refs). */
 export function forgetHighestMemory(pid: number): void {
+  if (!hasProc) return;
   for (const one of [pid, ...childrenOf(pid)]) writeFileSync(`/proc/${one}/clear_refs`, '5');
 }
 
