@@ -63,8 +63,14 @@ async function bring({ find, install }: Peer): Promise<PeerState> {
     const version = find();
     return version === undefined ? { missing: 'not here: it was installed, but does not start' } : { version };
   } catch (error) {
-    return { missing: `not here: ${(error as Error).message.trim().split('\n').at(-1)!}` };
+    return { missing: `not here: ${reasonOf(error as NodeJS.ErrnoException)}` };
   }
+}
+
+/** The last line of what an installer said. */
+function reasonOf({ code, path, message }: NodeJS.ErrnoException): string {
+  if (code === 'ENOENT') return `there is no ${path ?? 'installer'} on this machine`;
+  return message.trim().split('\n').at(-1)!;
 }
 
 /** Starts a peer until the contest is over, or says why it is missing. */
@@ -140,7 +146,7 @@ async function startListening(
   environment: Readonly<Record<string, string>> = {},
 ): Promise<Server> {
   const port = await freePort();
-  const env = { ...process.env, ...environment };
+  const env = { ...withSbin(), ...environment };
   const child = spawnQuietly(command, await argsFor(port), { env, stdio: ['ignore', 'ignore', 'ignore'] });
   const url = `http://127.0.0.1:${port}`;
   const answers = (): Promise<boolean> =>
@@ -204,7 +210,7 @@ async function runCommand(
 ): Promise<void> {
   console.log(`  installs: ${[command, ...args].join(' ')}`);
   await mkdir(CACHE, { recursive: true });
-  await promisify(execFile)(command, args, { env: { ...withSbin(), ...environment }, timeout: 900_000 });
+  await promisify(execFile)(command, args, { env: { ...withSbin(), ...environment }, timeout: 600_000 });
 }
 
 /** Debian keeps nginx where only root looks. */
