@@ -33,6 +33,8 @@ export interface Contest {
   readonly method: string;
   readonly figures: readonly Figure[];
   readonly bars: readonly Bar[];
+  /** Every run starts a process of its own, so that no round has to warm one up. */
+  readonly isFresh?: boolean;
   /** Starts the contestants; what they start is registered with the bench, which ends it. */
   readonly prepare: (bench: Bench) => Promise<readonly Contestant[]>;
 }

@@ -11,7 +11,10 @@ const CHART = 'docs/performance.svg';
 export async function writeDocs(): Promise<void> {
   const results = lastResults();
   writeFileSync(CHART, chart(results.contests));
-  writeFileSync(PAGE, await format(pageOf(results), { ...(await resolveConfig(PAGE)), parser: 'markdown' }));
+  writeFileSync(
+    PAGE,
+    await format(pageOf(results), { ...(await resolveConfig(PAGE)), parser: 'markdown', proseWrap: 'always' }),
+  );
   console.log(`→ ${PAGE}, ${CHART}`);
 }
 
@@ -33,7 +36,7 @@ ${isQuick ? QUICK_WORD : ''}
 Node ${machine.node}, rufh-proxy at ${machine.commit ?? 'an unknown commit'}, ${at.slice(0, 10)}. ${versions.join(', ')}.
 
 **Method.** Client, origin and all servers run on the same cores and talk over loopback. The contestants take turns
-(A B A B …): one round to warm up, then ${rounds} that ${rounds === 1 ? 'counts' : 'count'}. A cell shows the median and the range. A run in which other
+(A B A B …): one round to warm up, unless every run starts a fresh process, and ${rounds} that ${rounds === 1 ? 'counts' : 'count'}. A cell shows the median and the range. A run in which other
 processes use more than 5 % of the machine is repeated, as often as there are rounds in a contest; what stays disturbed
 is counted in the last column. CPU seconds are those of the server and its children, without client and origin. The client writes and
 reads bare sockets; a last row without any server to judge shows how much it can do by itself.

@@ -79,7 +79,7 @@ async function hold({ prepare, ...contest }: Contest, plan: Plan): Promise<Resul
   try {
     return await withBench(plan, async (bench) => {
       const contestants = await prepare(bench);
-      const rows = await holdRounds(contestants.filter(isHere), plan.rounds);
+      const rows = await holdRounds(contestants.filter(isHere), { rounds: plan.rounds, isFresh: contest.isFresh });
       const judgements = bars.map((bar) => judge(bar, rows));
       const missing = contestants.flatMap((one) =>
         'missing' in one ? [{ contestant: one.name, reason: one.missing }] : [],

@@ -10,16 +10,17 @@ interface Run {
   readonly isDisturbed: boolean;
 }
 
-/** Lets the contestants run in turn, A B A B …, so that a slow change of the machine meets all alike; a first round only warms up.
+/** Lets the contestants run in turn, A B A B …, so that a slow change of the machine meets all alike; a first round only warms up,
+ * unless every run starts a process of its own.
  * A disturbed run is repeated, as often as there are rounds in the whole contest. */
 export async function holdRounds(
   entrants: readonly Entrant[],
-  rounds: number,
+  { rounds, isFresh = false }: { readonly rounds: number; readonly isFresh?: boolean },
   readTimes: () => CpuTimes = cpuTimes,
 ): Promise<Row[]> {
   const runs = entrants.map((): Run[] => []);
   let spare = rounds;
-  for (let round = -1; round < rounds; round++)
+  for (let round = isFresh ? 0 : -1; round < rounds; round++)
     for (const [at, entrant] of entrants.entries()) {
       let run = await runOnce(entrant, readTimes);
       for (; round >= 0 && run.isDisturbed && spare > 0; spare--) run = await runOnce(entrant, readTimes);

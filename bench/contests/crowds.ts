@@ -22,6 +22,7 @@ export const slow: Contest = {
     { key: 'idle', label: 'idle MiB', digits: 0 },
   ],
   bars: [atMost('rufh-proxy', 'peak', 48)],
+  isFresh: true,
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
     const connections = bench.either(2000, 1000);
@@ -79,6 +80,7 @@ export const crowd: Contest = {
     atMost('rufh-proxy', 'peak', 256),
     atMost('rufh-proxy', 'stays', 64),
   ],
+  isFresh: true,
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
     const connections = bench.either(1000, 250);
@@ -104,6 +106,7 @@ export const growth: Contest = {
     { key: 'peak', label: 'peak MiB', digits: 0 },
   ],
   bars: [],
+  isFresh: true,
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
     const requests = bench.either(1000, 250);

@@ -17,6 +17,7 @@ export const start: Contest = {
     { key: 'rate', label: 'uploads/s beside', digits: 0 },
   ],
   bars: [atMost('rufh-proxy, 100,000 uploads', 'seconds', 5), atMost('rufh-proxy, 100,000 uploads', 'peak', 150)],
+  isFresh: true,
   async prepare(bench) {
     const origin = (await bench.use(startOrigin())).url;
     const all = [];

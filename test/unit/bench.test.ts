@@ -114,7 +114,7 @@ describe('rounds', () => {
 
   test('contestants take turns, and the first round is not counted', async () => {
     const order: string[] = [];
-    const rows = await holdRounds([runner('a', order), runner('b', order)], 3, clock([0]));
+    const rows = await holdRounds([runner('a', order), runner('b', order)], { rounds: 3 }, clock([0]));
     expect(order.join('')).toBe('abababab');
     expect(rows.map(({ contestant, disturbedRuns }) => [contestant, disturbedRuns])).toEqual([
       ['a', 0],
@@ -126,21 +126,26 @@ describe('rounds', () => {
   test('a disturbed run is repeated, and only the repetition counts', async () => {
     const order: string[] = [];
     // Two readings a run: the warm-up, then a disturbed run, then its repetition.
-    const rows = await holdRounds([runner('a', order)], 1, clock([0, 0, 0, 1000, 1000]));
+    const rows = await holdRounds([runner('a', order)], { rounds: 1 }, clock([0, 0, 0, 1000, 1000]));
     expect(order).toHaveLength(3);
     expect(rows).toEqual([{ contestant: 'a', figures: { rate: { median: 2, min: 2, max: 2 } }, disturbedRuns: 0 }]);
   });
 
+  test('where every run starts a process of its own, every round counts', async () => {
+    const rows = await holdRounds([runner('a', [])], { rounds: 2, isFresh: true }, clock([0]));
+    expect(rows[0]!.figures).toEqual({ rate: { median: 0.5, min: 0, max: 1 } });
+  });
+
   test('a disturbed warm-up is not repeated', async () => {
     const order: string[] = [];
-    await holdRounds([runner('a', order)], 1, clock([0, 1000, 1000]));
+    await holdRounds([runner('a', order)], { rounds: 1 }, clock([0, 1000, 1000]));
     expect(order).toHaveLength(2);
   });
 
   test('repetition ends after as many runs as there are rounds, and the table says what stayed disturbed', async () => {
     const order: string[] = [];
     const rising = Array.from({ length: 100 }, (_, at) => at * 1000);
-    const rows = await holdRounds([runner('a', order), runner('b', order)], 3, clock(rising));
+    const rows = await holdRounds([runner('a', order), runner('b', order)], { rounds: 3 }, clock(rising));
     expect(order).toHaveLength(2 + 6 + 3);
     expect(rows.map(({ disturbedRuns }) => disturbedRuns)).toEqual([3, 3]);
   });
