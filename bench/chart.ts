@@ -14,7 +14,14 @@ export function chart(contests: readonly Pick<Result, 'title' | 'figures' | 'row
   for (const { title, figures, rows } of contests) {
     const [figure] = figures;
     if (!figure || rows.length === 0) continue;
-    parts.push(text(8, y + 26, `${title}: ${figure.label}`, 'font-weight="bold"'));
+    parts.push(
+      text(
+        8,
+        y + 26,
+        `${title}: ${figure.label}, ${figure.isMoreBetter ? 'more' : 'less'} is better`,
+        'font-weight="bold"',
+      ),
+    );
     y += HEADING;
     const longest = Math.max(...rows.map((row) => row.figures[figure.key]?.max ?? 0));
     for (const row of rows) {

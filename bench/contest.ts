@@ -6,6 +6,8 @@ export interface Figure {
   /** With its unit. */
   readonly label: string;
   readonly digits: number;
+  /** Less is better otherwise. */
+  readonly isMoreBetter?: boolean;
 }
 
 /** What a figure of ours has to reach: a number, or a multiple of a peer's figure. Medians are compared. */

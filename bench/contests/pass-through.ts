@@ -14,7 +14,7 @@ export const passThroughPost: Contest = {
   method:
     'POST of 1 KiB over 64 kept connections; all keep their connections to the origin. The last row is the client without a proxy: nobody can be faster.',
   figures: [
-    { key: 'rate', label: 'requests/s', digits: 0 },
+    { key: 'rate', label: 'requests/s', digits: 0, isMoreBetter: true },
     { key: 'p99', label: 'p99 ms', digits: 1 },
     { key: 'cpu', label: 'CPU ms each', digits: 3 },
   ],
@@ -35,7 +35,7 @@ export const passThroughGet: Contest = {
   title: 'A large response passes through',
   method: 'GET of 1 GiB over one connection. The last row is the client without a proxy.',
   figures: [
-    { key: 'rate', label: 'MiB/s', digits: 0 },
+    { key: 'rate', label: 'MiB/s', digits: 0, isMoreBetter: true },
     { key: 'cpu', label: 'CPU s', digits: 2 },
     { key: 'peak', label: 'peak MiB', digits: 0 },
   ],

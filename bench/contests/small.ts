@@ -10,7 +10,7 @@ const SIZE = 16 * KIB;
 const CONNECTIONS = 64;
 
 const FIGURES = [
-  { key: 'rate', label: 'uploads/s', digits: 0 },
+  { key: 'rate', label: 'uploads/s', digits: 0, isMoreBetter: true },
   { key: 'p99', label: 'p99 ms', digits: 0 },
   { key: 'cpu', label: 'CPU ms each', digits: 2 },
 ];

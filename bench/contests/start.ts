@@ -14,7 +14,7 @@ export const start: Contest = {
   figures: [
     { key: 'seconds', label: 's until it listens', digits: 2 },
     { key: 'peak', label: 'peak MiB', digits: 0 },
-    { key: 'rate', label: 'uploads/s beside', digits: 0 },
+    { key: 'rate', label: 'uploads/s beside', digits: 0, isMoreBetter: true },
   ],
   bars: [atMost('rufh-proxy, 100,000 uploads', 'seconds', 5), atMost('rufh-proxy, 100,000 uploads', 'peak', 150)],
   isFresh: true,

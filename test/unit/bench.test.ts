@@ -184,7 +184,7 @@ const RESULT: Result = {
   name: 'one',
   title: 'A & B',
   method: 'This way.',
-  figures: [{ key: 'rate', label: 'MiB/s', digits: 0 }],
+  figures: [{ key: 'rate', label: 'MiB/s', digits: 0, isMoreBetter: true }],
   rows: [row('ours', 12), { ...row('theirs', 10), disturbedRuns: 2 }],
   missing: [{ contestant: 'Caddy', reason: 'not here: no apt-get' }],
   judgements: [{ bar: atLeast('ours', 'rate', 1.5, 'theirs'), reached: 1.2, verdict: 'missed' }],
@@ -213,7 +213,7 @@ describe('the page of the results', () => {
 
   test('the chart draws the first figure of every contestant', () => {
     const svg = chart([RESULT]);
-    expect(svg).toContain('A &amp; B: MiB/s');
+    expect(svg).toContain('A &amp; B: MiB/s, more is better');
     const widths = [...svg.matchAll(/width="([\d.]+)" height="12"/g)].map(([, width]) => Number(width));
     // The longest takes all the place there is.
     expect(widths).toEqual([450, 375]);
