@@ -93,16 +93,16 @@ describe('damaged bytes', () => {
     );
 
     test('a kept answer that is damaged or missing is told with a status, and never given', async () => {
-      proxy = await TestProxy.open({ config: 'delivery: { keep_answer_size: 1KiB }' });
+      proxy = await TestProxy.open({ config: 'delivery: { keep_answer_size: 4KiB }' });
       const client = new FlowClient(proxy, transport, '10');
       for (const damage of ['changed', 'missing'] as const)
-        for (const size of [100, 3000]) {
+        for (const size of [1025, 5000]) {
           const target = `/answer/${damage}/${size}`;
           proxy.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(size) }));
           const upload = await client.place({ target, length });
           expect((await upload.append(BYTES, { offset: 0, complete: true })).status).toBe(201);
           const record = join(proxy.app.data, 'uploads', `${upload.target.split('/').at(-1)!}.answer`);
-          const path = size > 1024 ? await fileOf(upload, 'answer') : record;
+          const path = size > 4096 ? await fileOf(upload, 'answer') : record;
           if (damage === 'missing') await rm(path);
           else {
             const file = await open(path, 'r+');

@@ -229,7 +229,7 @@ describe('uploads', () => {
       expect(comparable(rest)).toEqual(expected.answered(OK, length));
       expectWhole(target);
       // Its record may be written anew just now, beside the old one.
-      const left = ['.store', `${idOf(upload)}.answer`, `${idOf(upload)}.log`].join();
+      const left = ['.store', `${idOf(upload)}.log`].join();
       const files = async () => (await readdir(join(proxy.app.data, 'uploads'))).sort().join();
       await until(async () => (await files()) === left, 'the files of the upload alone to be left');
     });

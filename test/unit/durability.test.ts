@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { ChunkWriter } from '../../src/spool/spool.js';
-import { answer, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 type Done = (error: Error | null) => void;
@@ -76,9 +76,19 @@ describe.each(['always', 'group'] as const)('what is acknowledged under sync: %s
     synced = [];
     expect(await during(store.create(newUpload({ id })))).toEqual(['uploads', 'uploads/ID.log.tmp']);
     expect(await during(store.commit(id, { token: 1, chunk, complete: {}, expiresAt }))).toEqual(['uploads/ID.log']);
-    expect(await during(store.claimDelivery(id, 'w', Infinity))).toEqual(['uploads/ID.log']);
-    const answered = store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
-    expect(await during(answered)).toEqual(['uploads', 'uploads/ID.answer', 'uploads/ID.log']);
+    // A claim means nothing to the next process: it is written with the attempt.
+    expect(await during(store.claimDelivery(id, 'w', Infinity))).toEqual([]);
+    expect(await during(store.beginAttempt(id, 'w', attempt(1)))).toEqual(['uploads/ID.log']);
+    const ended = attempt(1, { endedAt: 1_700_000_000_500, reached: 'answered', status: 201 });
+    const short = { answer: answer(2), body: Buffer.from('ok'), expiresAt };
+    expect(await during(store.recordAnswer(id, 'w', short, ended))).toEqual(['uploads/ID.log']);
+    expect(await during(store.remove(id))).toEqual(['uploads']);
+    await store.create(newUpload({ id }));
+    await store.commit(id, { token: 1, chunk, complete: {}, expiresAt });
+    await store.claimDelivery(id, 'w', Infinity);
+    synced = [];
+    const long = { answer: answer(1025), body: Buffer.alloc(1025, 'x'), expiresAt };
+    expect(await during(store.recordAnswer(id, 'w', long))).toEqual(['uploads', 'uploads/ID.answer', 'uploads/ID.log']);
     expect(await during(store.remove(id))).toEqual(['uploads']);
     await store.close();
   });

@@ -117,6 +117,7 @@ describe('after a crash in the middle of a write', () => {
     const id = await grown(5);
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Date.now() + HOUR);
+    await store.beginAttempt(id, 'w', attempt(1));
     await reopen();
     expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
     expect(await store.dueDeliveries(Date.now())).toEqual([id]);
@@ -306,7 +307,8 @@ describe('a damaged record', () => {
     const id = await grown(5);
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Infinity);
-    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+    const body = Buffer.alloc(2000, 'x');
+    await store.recordAnswer(id, 'w', { answer: answer(2000), body, expiresAt });
     let failures = 0;
     useFileSystem({
       ...nodeFileSystem,
@@ -315,7 +317,7 @@ describe('a damaged record', () => {
           ? Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'open' }))
           : nodeFileSystem.open(path, ...rest),
     });
-    expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
+    expect(await store.answerBody(id)).toEqual(body);
     expect(failures).toBe(3);
     useFileSystem();
   });
@@ -333,7 +335,7 @@ describe('a damaged record', () => {
     const id = await grown(5);
     await store.commit(id, { token: 1, complete: {}, expiresAt });
     await store.claimDelivery(id, 'w', Infinity);
-    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+    await store.recordAnswer(id, 'w', { answer: answer(2000), body: Buffer.alloc(2000, 'x'), expiresAt });
     await writeFile(join(uploads(), `${id}.answer`), 'ko');
     await expect(store.answerBody(id)).rejects.toMatchObject({ code: 'BYTES_LOST' });
     await reopen();

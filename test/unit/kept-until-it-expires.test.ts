@@ -134,7 +134,14 @@ describe('a backup that was copied only in part', () => {
   const phases: [string, () => Promise<unknown>][] = [
     ['receiving', () => Promise.resolve()],
     ['complete', whole],
-    ['delivering', async () => [await whole(), await store.claimDelivery(id, 'w', Date.now() + HOUR)]],
+    [
+      'delivering',
+      async () => {
+        await whole();
+        await store.claimDelivery(id, 'w', Date.now() + HOUR);
+        await store.beginAttempt(id, 'w', attempt(1));
+      },
+    ],
     [
       'undelivered',
       async () => {

@@ -222,11 +222,89 @@ describe('room on the disk', () => {
     const once = { write: 1, fdatasync: 1 };
     expect(await each(store.commit(id, { token: 1, chunk, complete: {}, expiresAt }))).toEqual(once);
     const before = disk.contents(`uploads/${id}.log`).length;
-    expect(await each(store.claimDelivery(id, 'w', expiresAt))).toEqual(once);
+    // A claim means nothing to the next process: it is written with the attempt.
+    expect(await each(store.claimDelivery(id, 'w', expiresAt))).toEqual({});
     expect(await each(store.beginAttempt(id, 'w', attempt(1)))).toEqual(once);
-    const nowhere = { ...kept, answer: answer(0, { in: 'nowhere' }) };
-    expect(await each(store.recordAnswer(id, 'w', nowhere, ended))).toEqual(once);
+    expect(await each(store.recordAnswer(id, 'w', kept, ended))).toEqual(once);
     expect(disk.contents(`uploads/${id}.log`).length).toBe(before);
+    expect(disk.files().filter((name) => name.includes('.answer'))).toEqual([]);
+  });
+
+  describe('a claim that is not written yet', () => {
+    async function claimed(): Promise<string> {
+      const id = await complete();
+      expect(await store.claimDelivery(id, 'w', expiresAt)).toMatchObject({ phase: 'delivering' });
+      return id;
+    }
+
+    test.each(['kill', 'power-cut'] as const)('leaves an upload that is due after a %s', async (how) => {
+      const id = await claimed();
+      await crash(how);
+      expect(await store.dueDeliveries(Date.now())).toEqual([id]);
+      expect(await store.get(id)).toMatchObject({ phase: 'complete', attempts: [] });
+    });
+
+    test.each<[string, (id: string) => Promise<unknown>, object]>([
+      ['the attempt', (id) => store.beginAttempt(id, 'w', attempt(1)), { phase: 'delivering', attemptCount: 1 }],
+      ['its end', (id) => store.postpone(id, 'w', 7), { phase: 'complete', dueAt: 7 }],
+      ['a new due time', (id) => postponedTwice(id), { phase: 'complete', dueAt: 9 }],
+      ['its failure', (id) => store.giveUp(id, 'w', why), { phase: 'undelivered', undelivered: why }],
+      ['an answer without an attempt', (id) => store.recordAnswer(id, 'w', kept), { phase: 'answered' }],
+      ['the loss of its bytes', (id) => store.markLost(id), { phase: 'invalid', lost: true }],
+      ['the end of the upload', (id) => store.cancel(id), { phase: 'cancelled' }],
+    ])('is on the disk with %s', async (_, step, expected) => {
+      const id = await claimed();
+      await step(id);
+      const before = await store.get(id);
+      expect(before).toMatchObject(expected);
+      await crash('power-cut');
+      expect(await store.get(id)).toEqual(before);
+    });
+
+    async function postponedTwice(id: string): Promise<void> {
+      await store.postpone(id, 'w', 7);
+      await store.claimDelivery(id, 'w', expiresAt);
+      expect((await store.get(id))?.dueAt).toBeUndefined();
+      await store.postpone(id, 'w', 9);
+    }
+
+    test('of an upload that was given up is written at once, since a start would not try it again', async () => {
+      const id = await claimed();
+      await store.giveUp(id, 'w', why);
+      await store.claimDelivery(id, 'w', expiresAt);
+      await crash('power-cut');
+      expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
+    });
+
+    test('survives a step whose write fails, and comes with the next one', async () => {
+      const id = await claimed();
+      const files = (operation: Operation): boolean => operation === 'write' || operation === 'open';
+      disk.fail(1, true, (operation) => (files(operation) ? 'EIO' : undefined));
+      await expect(store.beginAttempt(id, 'w', attempt(1))).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      disk.heal();
+      await store.beginAttempt(id, 'w', attempt(1));
+      await crash('power-cut');
+      expect(await store.get(id)).toMatchObject({ phase: 'delivering', attemptCount: 1 });
+    });
+
+    test('does not bring back an upload that was cancelled on a full disk', async () => {
+      const id = await claimed();
+      disk.fail(1, true, (operation, flags) => (operation === 'write' || flags === 'w' ? 'ENOSPC' : undefined));
+      await store.cancel(id);
+      disk.heal();
+      expect(await store.cancel(id)).toMatchObject({ phase: 'cancelled' });
+      expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+      await crash('power-cut');
+      expect((await store.get(id))?.phase).not.toBe('complete');
+    });
+
+    test('is not in the way of a record that has to be written over itself on a full disk', async () => {
+      const id = await claimed();
+      const trouble = { fdatasync: 'EIO', w: 'ENOSPC' } as Readonly<Record<string, string>>;
+      disk.fail(1, true, (operation, flags = '') => trouble[operation] ?? trouble[flags]);
+      await expect(store.beginAttempt(id, 'w', attempt(1))).rejects.toMatchObject({ code: 'STORAGE_FULL' });
+      expect(await store.get(id)).toMatchObject({ phase: 'delivering' });
+    });
   });
 
   describe('no record stays open', () => {

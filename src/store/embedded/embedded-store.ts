@@ -35,6 +35,7 @@ import {
   type Change,
   type Claim,
   decideAnswer,
+  decideAnswerInLine,
   decideAttempt,
   decideBeginEager,
   decideCancel,
@@ -54,6 +55,7 @@ import {
   isExpired,
   isNewestAttempt,
   isSettled,
+  lacksBody,
   type Moment,
   isAlreadyPostponed,
   SettlementWaiters,
@@ -65,6 +67,8 @@ const MAX_OPEN_FILES = 16;
 
 /** A body of up to this size fits, with its head, into the room that an attempt has reserved in the record. */
 const SHORT_BODY_BYTES = 2048;
+/** A body of up to this size always goes into the record's line: it stays in memory with the record. */
+const MAX_BODY_BYTES_IN_LINE = 1024;
 
 const DEFAULT_RETRY_MS = 5000;
 
@@ -224,7 +228,9 @@ export class EmbeddedStore implements UploadStore {
     return this.records.step(id, async (entry) => {
       const change = entry && decideClaim(entry, this.momentOf(this.clocks.clock()), eagerAttempt);
       if (!change) return undefined;
-      await this.records.save(entry, change);
+      // A start delivers a complete upload like one whose claim has ended, so this claim needs no line of its own.
+      if (entry.record.upload.phase === 'complete' && !change.attempt) await this.records.saveLater(entry, change);
+      else await this.records.save(entry, change);
       entry.claim = this.claimOf(worker, until);
       return entry.record.upload;
     });
@@ -381,23 +387,28 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Records an answer. If no file can be made for its body, a short body goes into the room that the record reserves.
-   * A longer one makes the step fail, after the answer was recorded without it: a client may have seen its status.
+   * Records an answer. A short body goes into the same line, for which the record reserves room, and a longer one into
+   * a file of its own. If that file cannot be made, the step fails after the answer was recorded without its body: a
+   * client may have seen its status. Reasons: docs/decisions/0032.
    */
   private async saveAnswer(entry: RecordEntry, kept: KeptAnswer, end: Change = {}): Promise<void> {
     const { answer, body = new Uint8Array(), expiresAt } = kept;
+    const isInLine = answer.body.in === 'record' && body.length <= MAX_BODY_BYTES_IN_LINE;
     const isAlreadyRecorded = lacksBody(entry.record);
     let isFileWritten = false;
     try {
-      const change = await this.answerChange(entry.record.upload.id, kept);
+      const change = isInLine ? decideAnswerInLine(kept) : await this.answerChange(entry.record.upload.id, kept);
       isFileWritten = true;
       await this.records.save(entry, { ...end, ...change });
     } catch (fault) {
       const mayFitInRecord = !isFileWritten || (fault as Fault).code === 'STORAGE_FULL';
       if (!mayFitInRecord || answer.body.in !== 'record') throw fault;
-      const change = { ...end, ...decideAnswer(answer, expiresAt, undefined) };
-      const answerBody = Buffer.from(body).toString('base64');
-      if (body.length <= SHORT_BODY_BYTES && (await this.trySave(entry, { ...change, answerBody }))) return;
+      if (
+        !isInLine &&
+        body.length <= SHORT_BODY_BYTES &&
+        (await this.trySave(entry, { ...end, ...decideAnswerInLine(kept) }))
+      )
+        return;
       const withoutBody = { ...end, ...decideAnswer({ ...answer, body: { in: 'nowhere' } }, expiresAt, undefined) };
       if (!isAlreadyRecorded) await this.records.save(entry, withoutBody);
       throw fault;
@@ -447,10 +458,6 @@ export class EmbeddedStore implements UploadStore {
       return entry.claim?.worker === worker && isAlreadyDone(entry.record) ? {} : 'stale';
     });
   }
-}
-
-function lacksBody({ upload }: UploadRecord): boolean {
-  return upload.answer?.body.in === 'nowhere';
 }
 
 /** Gives lease tokens. Each makes every older token of the upload stale. */

@@ -18,7 +18,7 @@ import { type Log, uploadTag } from '../../observe/log.js';
 import type { SetAsideRecord } from '../upload-store.js';
 import { RecordFile, removeAnswer } from './record-file.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
-import { type Claim, type UploadRecord, withLostLine } from './transitions.js';
+import { type Change, type Claim, type UploadRecord, withLostLine } from './transitions.js';
 
 /** An upload in memory, with its file. */
 export interface RecordEntry {
@@ -26,6 +26,8 @@ export interface RecordEntry {
   readonly file: RecordFile;
   /** Valid while the phase is `delivering`. */
   claim?: Claim;
+  /** A change that `record` has and the file does not, since it waits for the next one; see `Records.saveLater`. */
+  unsaved?: { readonly change: Change; readonly recordOnDisk: UploadRecord };
   /**
    * The upload was given up because its record or bytes are damaged or missing. The files stay until the upload
    * expires, since a backup may still be restored.

@@ -99,12 +99,25 @@ export class Records {
   }
 
   /**
+   * Applies a change now and writes it with the next one: for a change whose loss in a crash changes nothing. A file
+   * that is not certain is written at once. Call within a step only.
+   * Reasons: docs/decisions/0032.
+   */
+  async saveLater(entry: RecordEntry, change: Change): Promise<void> {
+    if (entry.file.isUncertain()) return this.save(entry, change);
+    const recordOnDisk = entry.unsaved?.recordOnDisk ?? entry.record;
+    entry.unsaved = { change: joined(entry.unsaved?.change, change), recordOnDisk };
+    entry.record = applyChange(entry.record, change);
+    this.deps.onChange(entry.record.upload.id, entry.record.upload);
+  }
+
+  /**
    * Makes the file certain. Where the disk takes no record of a cancelled upload, the old record is removed instead:
    * the upload must not reappear.
    */
-  private async makeCertain({ file, record }: RecordEntry): Promise<void> {
+  private async makeCertain({ file, record, unsaved }: RecordEntry): Promise<void> {
     try {
-      await file.makeCertain(record);
+      await file.makeCertain(unsaved?.recordOnDisk ?? record);
     } catch (fault) {
       if (record.upload.phase !== 'cancelled') throw fault;
       await file.remove();
@@ -170,9 +183,11 @@ export class Records {
   async save(entry: RecordEntry, change: Change): Promise<void> {
     const { semaphore } = this.disk;
     // The step was done before, and its result may only be given once the record is certain.
-    if (Object.keys(change).length === 0) return semaphore.run(() => entry.file.makeCertain(entry.record));
+    if (Object.keys(change).length === 0)
+      return semaphore.run(() => entry.file.makeCertain(entry.unsaved?.recordOnDisk ?? entry.record));
     try {
-      entry.record = await semaphore.run(() => entry.file.save(entry.record, change));
+      const everyChange = joined(entry.unsaved?.change, change);
+      entry.record = await semaphore.run(() => entry.file.save(entry.record, everyChange));
     } catch (fault) {
       if (!endsUpload(change) || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
       // Ending an upload makes room, so it must not need any: without the file the upload is gone after a restart as
@@ -180,6 +195,7 @@ export class Records {
       await semaphore.run(() => entry.file.remove());
       entry.record = applyChange(entry.record, change);
     }
+    entry.unsaved = undefined;
     this.deps.onChange(entry.record.upload.id, entry.record.upload);
   }
 
@@ -334,6 +350,15 @@ export class Records {
   private answerPath(id: string): string {
     return join(this.disk.directory, `${id}.answer`);
   }
+}
+
+/** Both changes as one: the later one decides about a field that both set. */
+function joined(earlier: Change | undefined, later: Change): Change {
+  if (!earlier) return later;
+  const set = { ...earlier.set, ...later.set };
+  const unset = [...new Set([...(earlier.unset ?? []), ...(later.unset ?? [])])];
+  const isSetLater = (field: keyof Upload): boolean => later.set !== undefined && field in later.set;
+  return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
 }
 
 function isKeptUnchanged({ isLost = false, record }: RecordEntry): boolean {

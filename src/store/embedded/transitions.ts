@@ -1,6 +1,6 @@
 import { Fault } from '../../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../../model/upload.js';
-import type { Commit, NewUpload, ExpectedState } from '../upload-store.js';
+import type { Commit, KeptAnswer, NewUpload, ExpectedState } from '../upload-store.js';
 
 /** The complete state of one upload. The list of chunks is extended in place, because it alone can become long. */
 export interface UploadRecord {
@@ -10,7 +10,7 @@ export interface UploadRecord {
   readonly token: number;
   /** CRC-32 of an answer body in a file of its own. */
   readonly answerCrc?: number;
-  /** The answer body itself in base64, where a full disk had no room for a file. */
+  /** The answer body itself in base64, if it is short. */
   readonly answerBody?: string;
 }
 
@@ -226,6 +226,16 @@ export function withLostLine(record: UploadRecord, startedAt: number): UploadRec
 export function decideAnswer(answer: Answer, expiresAt: number, answerCrc: number | undefined): Change {
   const set = { phase: 'answered', answer, expiresAt } as const;
   return { set, unset: ['dueAt', 'undelivered'], ...(answerCrc !== undefined && { answerCrc }) };
+}
+
+/** As `decideAnswer`, with the body in the same line. */
+export function decideAnswerInLine({ answer, body = new Uint8Array(), expiresAt }: KeptAnswer): Change {
+  return { ...decideAnswer(answer, expiresAt, undefined), answerBody: Buffer.from(body).toString('base64') };
+}
+
+/** Whether the answer was recorded without its body, for which there was no room. */
+export function lacksBody({ upload }: UploadRecord): boolean {
+  return upload.answer?.body.in === 'nowhere';
 }
 
 /** delivering → complete. */
