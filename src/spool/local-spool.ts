@@ -86,8 +86,10 @@ export class LocalSpool implements Spool {
     const directory = join(this.root, id);
     const { names: directorySync } = this;
     const failuresBefore = directorySync.failures;
-    const fd = await withFault('a chunk cannot be created', () => createFile(directory, path));
-    const sums = parseChunkName(name) && new RunningSums(`${id}/${name}`);
+    const chunk = parseChunkName(name);
+    const isFirst = chunk?.kind === 'chunk' && chunk.start === 0;
+    const fd = await withFault('a chunk cannot be created', () => createFile(directory, path, isFirst));
+    const sums = chunk && new RunningSums(`${id}/${name}`);
     return new FileChunkWriter(fd, { path, directories: [directory, this.root], directorySync, failuresBefore, sums });
   }
 
@@ -262,9 +264,12 @@ function contentBytes(name: string, fileSize: number): number {
 
 /**
  * Creates the file and, if needed, the upload's directory, which a cleaner may remove while it is empty. Directories
- * above it are not created: when they are missing, the disk is, and new ones would hide that.
+ * above it are not created: when they are missing, the disk is, and new ones would hide that. `isFirst`: the directory
+ * is probably missing.
  */
-async function createFile(directory: string, path: string): Promise<number> {
+async function createFile(directory: string, path: string, isFirst = false): Promise<number> {
+  const makeDirectory = (): Promise<void> => mkdir(directory, 0o700).catch(undefinedOn('EEXIST'));
+  if (isFirst) await makeDirectory();
   for (let tries = 0; ; tries++) {
     try {
       return await open(path, 'wx', 0o600);
@@ -272,7 +277,7 @@ async function createFile(directory: string, path: string): Promise<number> {
       if (hasCode(error, 'EEXIST')) throw new Fault('CHUNK_EXISTS', 'a chunk of this name exists already', false);
       if (!hasCode(error, 'ENOENT') || tries === 3) throw error;
     }
-    await mkdir(directory, 0o700).catch(undefinedOn('EEXIST'));
+    await makeDirectory();
   }
 }
 
