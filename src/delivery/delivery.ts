@@ -13,6 +13,7 @@ import { OriginQueues } from './origin-queue.js';
 import { mayRetry, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
 import { RetryingStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
+import type { SmallContent } from './small-content.js';
 import { type InterimListener, type Pending, type RunResult, InformedClients } from './waiters.js';
 
 /** The options of a `Delivery`: its context without the parts that it makes itself, plus its timings. */
@@ -59,6 +60,8 @@ export interface ResultRequest {
   readonly snapshot?: Upload;
   /** Receives the origin's interim responses during the wait. */
   readonly onInterim?: InterimListener;
+  /** The bytes of the upload, while they are in memory. */
+  readonly content?: SmallContent;
 }
 
 /** Time for workers to notice that the store is available again and to renew their claims. */
@@ -109,7 +112,8 @@ export class Delivery {
    * wait ends after the route's `waitMs`, or rejects with the signal's reason; the delivery continues. Rejects with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const { credentials = [], addedHeaders, signal, disconnected = signal, waitMs = Infinity, onInterim } = request;
+    const { credentials = [], addedHeaders, signal, disconnected = signal, waitMs = Infinity } = request;
+    const { onInterim, content } = request;
     await this.waitForInformedRecord(id, signal);
     const snapshot =
       request.snapshot && isStableSnapshot(request.snapshot) ? request.snapshot : await this.read(id, request);
@@ -123,7 +127,7 @@ export class Delivery {
     const waitUntil = this.deps.monotonic() + limits.waitMs;
     const running = this.runs.get(id);
     running?.join({ credentials, addedHeaders });
-    const run = running ?? this.startRun(id, { by: 'client', credentials, addedHeaders, snapshot: upload });
+    const run = running ?? this.startRun(id, { by: 'client', credentials, addedHeaders, snapshot: upload, content });
     const result = await run.waiters.waitForResult(signal, limits, onInterim);
     return this.toDeliveryResult(id, result, { signal, disconnected }, waitUntil);
   }

@@ -26,6 +26,7 @@ import {
   routeOf,
   type StartDecision,
 } from './retry-policy.js';
+import { frameBytes, type SmallContent } from './small-content.js';
 import { Waiters } from './waiters.js';
 
 const BREAKER_OPEN: Undelivered = {
@@ -52,6 +53,8 @@ export interface RunRequest {
   readonly eager?: EagerAttempt;
   /** The upload as the caller has just read it. */
   readonly snapshot?: Upload;
+  /** The bytes of the upload, while they are in memory. */
+  readonly content?: SmallContent;
 }
 
 interface SendTask {
@@ -365,7 +368,10 @@ export class Run {
     const { metrics } = this.deps;
     const { completingRequest, onInterim } = this;
     const upload = withCompletingRequest(claimed, route, completingRequest);
-    const openBody = () => frameBody(upload, route.delivery.framing, chunks, this.deps.spool);
+    const { framing } = route.delivery;
+    const bytes = this.request.content?.take();
+    const openBody = () =>
+      bytes ? frameBytes(upload, framing, bytes) : frameBody(upload, framing, chunks, this.deps.spool);
     const onAnswer = this.answerListener(claimed);
     metrics.activeDeliveries.inc();
     const call = { upload, route, openBody, attempt, signal, onAnswer, onInterim };

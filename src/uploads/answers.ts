@@ -1,4 +1,5 @@
 import type { Delivery, DeliveryResult } from '../delivery/delivery.js';
+import type { SmallContent } from '../delivery/small-content.js';
 import type { InterimListener } from '../delivery/waiters.js';
 import type { Headers } from '../model/headers.js';
 import type { AppendIntent, Interrupted, InterimUpdate, Outcome, RelayedAnswer } from '../model/messages.js';
@@ -28,6 +29,8 @@ export interface AnswerCall {
   readonly sendInterim?: (news: InterimUpdate) => unknown;
   /** Receives the interim responses of the origin. */
   readonly onInterim?: InterimListener;
+  /** The bytes of the upload, while they are in memory. */
+  readonly content?: SmallContent;
 }
 
 /** Some proxies close a connection that was silent for 30 s. */
@@ -82,7 +85,7 @@ export class Answers {
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, addedHeaders, clientLeft, clientGone, doesNotWait, sendInterim, onInterim }: AnswerCall,
+    { credentials, addedHeaders, clientLeft, clientGone, doesNotWait, sendInterim, onInterim, content }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // The offset repeats what was shown before: there is nothing else to report before the origin answers.
     const sendProgress = (): unknown =>
@@ -96,6 +99,7 @@ export class Answers {
         disconnected: clientGone,
         snapshot: upload,
         onInterim,
+        content,
         ...(doesNotWait && { waitMs: 0 }),
       };
       return await this.delivery.result(upload.id, request);

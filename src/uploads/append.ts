@@ -1,5 +1,6 @@
 import type { EarlyAnswer, EagerFeed } from '../delivery/eager.js';
 import { reportClosed, reportLoss } from '../delivery/report.js';
+import type { SmallContent } from '../delivery/small-content.js';
 import type { InterimListener } from '../delivery/waiters.js';
 import { Fault } from '../model/fault.js';
 import type {
@@ -58,6 +59,8 @@ export interface AppendTask {
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
   /** The client gets its response before the origin has answered, so no byte can be held back. */
   readonly doesNotWait?: boolean;
+  /** Takes a copy of every byte that is written. */
+  readonly content?: SmallContent;
 }
 
 /** The outcome of a body that completed its upload, which now waits for its delivery. */
@@ -142,7 +145,7 @@ export class AppendBody {
   }
 
   private receive(task: AppendTask): Promise<Received> {
-    const { intent, upload, lease, body, onCommitted } = task;
+    const { intent, upload, lease, body, content, onCommitted } = task;
     this.deps.hashes.track(upload, lease);
     const appendLimitsApply = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete } = intent;
@@ -154,6 +157,7 @@ export class AppendBody {
         completionCheck: complete ? new CompletionCheck(task, this.deps.hashes) : undefined,
         allowance: allowance(upload, appendLimitsApply),
         contentDigests,
+        content,
         minBytes: appendLimitsApply ? minBytes(intent, upload) : undefined,
         onCommitted: (now) => {
           this.deps.hashes.noteCommitted(now, lease.token);

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { SmallContent } from '../delivery/small-content.js';
 import { Fault } from '../model/fault.js';
 import type { Interrupted, Refusal, RelayedAnswer } from '../model/messages.js';
 import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
@@ -29,6 +30,8 @@ export interface ReceiveTask {
   readonly contentDigests: readonly Digest[];
   /** A body with fewer bytes is refused. */
   readonly minBytes?: number;
+  /** Takes a copy of every byte that is written. */
+  readonly content?: SmallContent;
   /** Called after every commit; the next commit waits for it. */
   readonly onCommitted: (upload: Upload) => unknown;
 }
@@ -112,6 +115,7 @@ class BodyWriter {
     const { hashes, metrics } = this.deps;
     const { upload, lease } = this.task;
     this.chunk ??= await this.openChunk();
+    this.task.content?.add(buffers);
     await this.chunk.write(buffers);
     hashes.update(upload.id, lease.token, upload.offset + this.writtenBytes, buffers);
     for (const buffer of buffers) {
@@ -212,6 +216,7 @@ class BodyWriter {
       ...(trailers.length > 0 && { trailers }),
     };
     if (keptBack.length > 0) this.chunk ??= await this.openChunk();
+    this.task.content?.add(keptBack);
     const result = this.chunk
       ? await this.chunk.complete(keptBack, complete)
       : await this.commitWithoutBytes({ token: lease.token, complete, expiresAt: expiry(upload, this.deps, true) });

@@ -1,4 +1,5 @@
 import type { Delivery } from '../delivery/delivery.js';
+import { SmallContents } from '../delivery/small-content.js';
 import { removeAndReport } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type {
@@ -58,6 +59,7 @@ export class Uploads {
   private readonly eagerAppend: EagerAppend;
   private readonly answers: Answers;
   private readonly repeatedCreations: RepeatedCreations;
+  private readonly smallContents = new SmallContents();
 
   constructor(private readonly deps: UploadsOptions) {
     this.hashes = new RepresentationHashes(deps.store, deps.spool);
@@ -263,10 +265,15 @@ export class Uploads {
     lease: Lease,
     call: UploadCall,
   ): Promise<Outcome | Interrupted> {
-    const received = await this.eagerAppend.run({ ...call, intent, upload, lease });
-    if (received.kind !== 'complete') return received;
-    void lease.release();
-    return this.answers.answer(received.upload, intent.kind, call, received.reprDigest);
+    const content = intent.complete ? this.smallContents.begin(upload) : undefined;
+    try {
+      const received = await this.eagerAppend.run({ ...call, intent, upload, lease, content });
+      if (received.kind !== 'complete') return received;
+      void lease.release();
+      return await this.answers.answer(received.upload, intent.kind, { ...call, content }, received.reprDigest);
+    } finally {
+      content?.release();
+    }
   }
 
   /** A client without the URL gets it in the final response, so an upload that ends without that response is removed. */
