@@ -34,6 +34,8 @@ export interface FileSystem {
   mkdir(path: string, mode: number): Promise<void>;
   rmdir(path: string): Promise<void>;
   readdir(path: string): Promise<string[]>;
+  /** All entries at once, for a directory that is small. */
+  readdirEntries(path: string): Promise<readonly DirectoryEntry[]>;
   opendir(path: string): Promise<AsyncIterable<DirectoryEntry>>;
   rename(from: string, to: string): Promise<void>;
   link(existing: string, path: string): Promise<void>;
@@ -72,6 +74,7 @@ export const nodeFileSystem: FileSystem = {
   mkdir: (path, mode) => fs.promises.mkdir(path, { mode }),
   rmdir: (path) => fs.promises.rmdir(path),
   readdir: (path) => fs.promises.readdir(path),
+  readdirEntries: (path) => fs.promises.readdir(path, { withFileTypes: true }),
   opendir: (path) => fs.promises.opendir(path),
   rename: (from, to) => fs.promises.rename(from, to),
   link: (existing, path) => fs.promises.link(existing, path),
@@ -103,6 +106,7 @@ export const utimes: FileSystem['utimes'] = (path, accessedAt, modifiedAt) =>
 export const mkdir: FileSystem['mkdir'] = (path, mode) => files.mkdir(path, mode);
 export const rmdir: FileSystem['rmdir'] = (path) => files.rmdir(path);
 export const readdir: FileSystem['readdir'] = (path) => files.readdir(path);
+export const readdirEntries: FileSystem['readdirEntries'] = (path) => files.readdirEntries(path);
 export const opendir: FileSystem['opendir'] = (path) => files.opendir(path);
 export const rename: FileSystem['rename'] = (from, to) => files.rename(from, to);
 export const link: FileSystem['link'] = (existing, path) => files.link(existing, path);

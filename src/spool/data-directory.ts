@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { forEachOf } from '../concurrency/in-order.js';
 import { DirectorySync } from '../fs/directory-sync.js';
 import {
   access,
@@ -10,6 +11,7 @@ import {
   link,
   lstat,
   opendir,
+  readdirEntries,
   withReadRetries,
   removeDrafts,
   rename,
@@ -256,6 +258,9 @@ interface ContentScan {
   readonly readsAll: boolean;
 }
 
+/** As many directories as are listed at the same time. */
+const MAX_LISTED = 16;
+
 /** Number of possible records that are checked to find a real one. */
 const MAX_CHECKED_RECORDS = 20;
 
@@ -275,6 +280,7 @@ async function scanContents(
     : undefined;
   if (entries === undefined) return 'missing';
   let isFilled = false;
+  const directories: string[] = [];
   for await (const entry of entries) {
     if (entry.name === STORE_MARK) continue;
     const evidence = await recordEntry(part, partPath, entry, findings);
@@ -283,8 +289,9 @@ async function scanContents(
       if (part === 'uploads' && !hasMark) await checkRecord(partPath, entry.name, findings);
     }
     if (isFilled && !readsAll) break;
-    if (entry.isDirectory() && isGeneratedId(entry.name)) await assertNoLinks(join(partPath, entry.name));
+    if (entry.isDirectory() && isGeneratedId(entry.name)) directories.push(entry.name);
   }
+  await forEachOf(directories, MAX_LISTED, (name) => assertNoLinks(join(partPath, name)));
   return isFilled ? 'filled' : 'empty';
 }
 
@@ -305,7 +312,7 @@ async function checkRecord(directory: string, name: string, findings: Findings):
 async function assertNoLinks(directory: string): Promise<void> {
   let entries: readonly DirectoryEntry[];
   try {
-    entries = await entriesOf(directory);
+    entries = await withReadRetries(() => readdirEntries(directory));
   } catch {
     return;
   }

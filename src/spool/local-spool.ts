@@ -1,6 +1,7 @@
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { crc32 } from 'node:zlib';
+import { resultsInOrder } from '../concurrency/in-order.js';
 import { DirectorySync, type SyncMode } from '../fs/directory-sync.js';
 import {
   access,
@@ -48,6 +49,9 @@ export interface LocalSpoolOptions {
   readonly isMarked?: boolean;
 }
 
+/** As many calls as run at the same time when the whole spool is read. */
+const MAX_CALLS = 16;
+
 /** Number of uploads whose durable number is remembered; for older ones the number is written once more. */
 const MAX_REMEMBERED = 10_000;
 
@@ -68,17 +72,11 @@ export class LocalSpool implements Spool {
   }
 
   /**
-   * Creates the directory if it is missing, and removes empty directories that a crash has left. In a shared spool
-   * others may be about to use those, so the next listing removes them.
+   * Creates the directory if it is missing. Empty directories that a crash has left are removed by the next listing.
    */
   async open(): Promise<void> {
     if (this.isShared) return this.assertMounted();
     await withFault('the spool cannot be opened', () => this.names.makeExclusiveDirectory(this.root));
-    for await (const entry of this.entries()) {
-      // An empty directory does no harm.
-      if (entry.isDirectory() && isGeneratedId(entry.name))
-        await removeIfEmpty(join(this.root, entry.name)).catch(() => undefined);
-    }
   }
 
   async create(id: string, name: string): Promise<ChunkWriter> {
@@ -123,7 +121,7 @@ export class LocalSpool implements Spool {
     const path = this.pathOf(id, name);
     await withFault('a chunk cannot be removed', async () => {
       await unlink(path).catch(undefinedOn('ENOENT'));
-      // An empty directory does no harm, and the next start removes it.
+      // An empty directory does no harm, and the next listing removes it.
       await removeIfEmpty(join(this.root, id)).catch(() => undefined);
     });
   }
@@ -173,15 +171,17 @@ export class LocalSpool implements Spool {
   }
 
   async *list(onUnlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
-    for await (const directory of this.entries()) {
-      if (!directory.isDirectory() || !isUploadId(directory.name)) continue;
+    const filesIn = async (directory: DirectoryEntry): Promise<SpooledChunk[]> => {
+      if (!directory.isDirectory() || !isUploadId(directory.name)) return [];
       try {
-        yield* await this.filesOf(directory.name);
+        return await this.filesOf(directory.name);
       } catch (error) {
         if (!onUnlisted || !(error instanceof Fault)) throw error;
         onUnlisted(directory.name, error);
+        return [];
       }
-    }
+    };
+    for await (const files of resultsInOrder(this.entries(), MAX_CALLS, filesIn)) yield* files;
   }
 
   /** Leaves out files that are removed meanwhile. */
@@ -195,7 +195,9 @@ export class LocalSpool implements Spool {
         const stats = await lstat(join(this.root, id, name)).catch(ifMissing);
         if (stats?.isFile()) files.push({ id, name, size: contentBytes(name, stats.size), modifiedAt: stats.mtimeMs });
       }
-      if (this.isShared && names.length === 0) await removeIfEmpty(join(this.root, id));
+      // A writer that is about to use the directory makes it again; one that stays does no harm.
+      if (names.length === 0 && (this.isShared || isGeneratedId(id)))
+        await removeIfEmpty(join(this.root, id)).catch(() => undefined);
       return files;
     });
   }

@@ -12,7 +12,17 @@ const SIDE_BY_SIDE = 32;
 /** A process that does not start is started again so often. */
 const STARTS = 4;
 
-const READS: readonly Operation[] = ['read', 'readv', 'readdir', 'opendir', 'stat', 'lstat', 'fstat', 'access'];
+const READS: readonly Operation[] = [
+  'read',
+  'readv',
+  'readdir',
+  'readdirEntries',
+  'opendir',
+  'stat',
+  'lstat',
+  'fstat',
+  'access',
+];
 const NAMES: readonly Operation[] = ['mkdir', 'rename', 'link'];
 const SYNCS: readonly Operation[] = ['fsync', 'fdatasync', 'ftruncate'];
 
@@ -23,9 +33,11 @@ const TROUBLES = {
   'EIO of reads': (operation, flags = '') => (isRead(operation, flags) ? 'EIO' : undefined),
   ENOSPC: (operation, flags = '') => (grows(operation, flags) ? 'ENOSPC' : undefined),
   EDQUOT: (operation, flags = '') => (grows(operation, flags) ? 'EDQUOT' : undefined),
-  EMFILE: (operation) => (['open', 'opendir', 'readdir'].includes(operation) ? 'EMFILE' : undefined),
+  EMFILE: (operation) => (['open', 'opendir', 'readdir', 'readdirEntries'].includes(operation) ? 'EMFILE' : undefined),
   EACCES: (operation, flags = '') =>
-    ['opendir', 'readdir'].includes(operation) || (operation === 'open' && flags === 'r') ? 'EACCES' : undefined,
+    ['opendir', 'readdir', 'readdirEntries'].includes(operation) || (operation === 'open' && flags === 'r')
+      ? 'EACCES'
+      : undefined,
 } satisfies Record<string, Trouble>;
 
 function isRead(operation: Operation, flags: string): boolean {

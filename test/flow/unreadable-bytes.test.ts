@@ -55,7 +55,7 @@ describe('unreadable', () => {
       ['readdir', 'EMFILE', true],
       ['lstat', 'EIO', true],
       // To look for links, and to remove what is empty.
-      ['opendir', 'EACCES', false],
+      ['readdirEntries', 'EACCES', false],
       ['rmdir', 'EIO', false],
     ] as const)(
       'is not stopped by a directory of one upload that fails in %s with %s, and removes nothing of it',

@@ -1,4 +1,5 @@
 import { Stats } from 'node:fs';
+import { Readable } from 'node:stream';
 import type { DirectoryEntry, FileSystem } from '../../src/fs/files.js';
 
 /** A file or directory: as every process sees it, and as a power cut leaves it. */
@@ -404,14 +405,14 @@ function look(path: string, operation: Operation): Inode {
   return found(place, operation);
 }
 
-async function* entriesOf({ names }: Inode): AsyncGenerator<DirectoryEntry> {
+function* entriesOf({ names }: Inode): Generator<DirectoryEntry> {
   for (const [name, { kind }] of [...names])
-    yield await Promise.resolve({
+    yield {
       name,
       isFile: () => kind === 'file',
       isDirectory: () => kind === 'directory',
       isSymbolicLink: () => false,
-    });
+    };
 }
 
 /** Nothing is done before its caller has gone on, and a failure is a rejection. */
@@ -449,7 +450,8 @@ export const memoryDisks: FileSystem = {
   mkdir: (path) => soon(() => mkdir(path)),
   rmdir: (path) => soon(() => rmdir(path)),
   readdir: (path) => soon(() => [...look(path, 'readdir').names.keys()]),
-  opendir: (path) => soon(() => entriesOf(look(path, 'opendir'))),
+  readdirEntries: (path) => soon(() => [...entriesOf(look(path, 'readdirEntries'))]),
+  opendir: (path) => soon(() => Readable.from(entriesOf(look(path, 'opendir')))),
   rename: (from, to) => soon(() => rename(from, to)),
   link: (existing, path) => soon(() => link(existing, path)),
   unlink: (path) => soon(() => unlink(path)),

@@ -59,6 +59,7 @@ describe('local spool', () => {
       await mkdir(pathOf(newId()));
       await stored('kept');
       await spool.open();
+      for await (const { name } of spool.list()) expect(name).toBe('chunk-1');
       expect(await readdir(pathOf())).toEqual([id]);
       expect(await readFile(pathOf(id, 'chunk-1'), 'utf8')).toBe('kept');
     });

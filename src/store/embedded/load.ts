@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { forEachOf } from '../../concurrency/in-order.js';
 import type { Semaphore } from '../../concurrency/queues.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
@@ -60,6 +61,9 @@ export interface LoadedRecords {
   readonly setAside: Map<string, SetAsideRecord>;
 }
 
+/** As many files as are read at the same time at the start. */
+const MAX_READS = 16;
+
 /**
  * Reads all records and removes the leftovers of a crash. A record that cannot be read affects no other, and nothing
  * of its upload is removed.
@@ -68,20 +72,14 @@ export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Pr
   const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
   const answers: string[] = [];
   const drafts: string[] = [];
-  const tasks: Promise<void>[] = [];
-  const begin = (task: () => Promise<void>): unknown => tasks.push(disk.semaphore.run(task));
-  try {
-    for await (const { name } of await withReadRetries(() => opendir(disk.directory))) {
-      const [id, kind] = splitFileName(name);
-      if (kind === 'log') begin(() => loadRecord(id, { disk, observer, loaded }));
-      else if (kind === 'answer') answers.push(id);
-      else if (kind === 'log.tmp') drafts.push(id);
-      else if (kind === 'damaged') begin(() => registerDamaged(id, disk, loaded));
-    }
-  } finally {
-    // These tasks never reject.
-    await Promise.all(tasks);
-  }
+  const names = await withReadRetries(() => opendir(disk.directory));
+  await forEachOf(names, MAX_READS, async ({ name }) => {
+    const [id, kind] = splitFileName(name);
+    if (kind === 'log') await disk.semaphore.run(() => loadRecord(id, { disk, observer, loaded }));
+    else if (kind === 'answer') answers.push(id);
+    else if (kind === 'log.tmp') drafts.push(id);
+    else if (kind === 'damaged') await disk.semaphore.run(() => registerDamaged(id, disk, loaded));
+  });
   for (const id of drafts)
     if (!loaded.setAside.has(id)) await ignoringFailure(() => unlinkIfExists(`${recordPath(disk, id)}.tmp`));
   for (const id of answers) await ignoringFailure(() => clearAnswer(id, disk, loaded));
