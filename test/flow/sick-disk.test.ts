@@ -231,7 +231,11 @@ describe('uploads', () => {
       // Its record may be written anew just now, beside the old one.
       const left = ['.store', `${idOf(upload)}.log`].join();
       const files = async () => (await readdir(join(proxy.app.data, 'uploads'))).sort().join();
-      await until(async () => (await files()) === left, 'the files of the upload alone to be left');
+      let seen = '';
+      await until(
+        async () => (seen = await files()) === left,
+        () => `only ${left} to be left, not ${seen}`,
+      );
     });
 
     test('an upload whose acknowledged bytes vanish while more come in is given up, and the next one works', async () => {
