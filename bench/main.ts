@@ -4,6 +4,7 @@ import type { Contest, Contestant } from './contest.js';
 import { CONTESTS } from './contests.js';
 import { type MeasurementName, parsePlan, type Plan, usage } from './plan.js';
 import { knownPeers } from './peers.js';
+import { descendantsOf } from './process-figures.js';
 import { machine, printMachine, printTable } from './report.js';
 import { barsTable, isGood, keepResults, printResult, type Result } from './results.js';
 import { holdRounds } from './rounds.js';
@@ -96,4 +97,11 @@ function isHere(contestant: Contestant): contestant is Extract<Contestant, { run
   return 'run' in contestant;
 }
 
+/** Servers and clients do not outlive a bench that is ended from outside. */
+function endAll(): void {
+  for (const pid of descendantsOf(process.pid)) process.kill(pid, 'SIGKILL');
+  process.exit(1);
+}
+
+process.once('SIGINT', endAll).once('SIGTERM', endAll);
 process.exitCode = await main();

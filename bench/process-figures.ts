@@ -57,6 +57,11 @@ export function forgetHighestMemory(pid: number): void {
   for (const one of [pid, ...childrenOf(pid)]) writeFileSync(`/proc/${one}/clear_refs`, '5');
 }
 
+/** All processes that a process has started and that still run, and theirs. */
+export function descendantsOf(pid: number): number[] {
+  return childrenOf(pid).flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
 function ownCpuSeconds(pid: number): number {
   const fields = statFields(pid);
   if (!fields) return Number.NaN;

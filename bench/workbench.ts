@@ -1,4 +1,5 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type ProxyOptions, type ProxyProcess, startProxy } from '../test/support/proxy-process.js';
@@ -71,12 +72,15 @@ export class Bench {
 /** Holds a contest, or whatever else needs servers, and ends them all. */
 export async function withBench<T>(thoroughness: Thoroughness, task: (bench: Bench) => Promise<T>): Promise<T> {
   const root = await mkdtemp(join(thoroughness.data ?? tmpdir(), 'rufh-bench-'));
+  const remove = (): void => rmSync(root, { recursive: true, force: true, maxRetries: 5 });
+  process.once('exit', remove);
   const bench = new Bench(thoroughness, root);
   try {
     return await task(bench);
   } finally {
     await bench.close();
-    await rm(root, { recursive: true, force: true, maxRetries: 5 });
+    remove();
+    process.off('exit', remove);
   }
 }
 
