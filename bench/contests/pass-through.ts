@@ -20,7 +20,7 @@ export const passThroughPost: Contest = {
   ],
   bars: [atLeast('rufh-proxy', 'rate', 1.2, 'http-proxy')],
   prepare: (bench) => {
-    const requests = bench.either(30_000, 10_000);
+    const requests = bench.either(20_000, 10_000);
     return contestants(bench, async (server) => {
       const sending = { url: `${server.url}/items`, headers: {}, size: KIB, connections: CONNECTIONS, requests };
       const { value, cpuSeconds } = await costOf(server, () => sendMany(sending));

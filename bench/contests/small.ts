@@ -27,7 +27,7 @@ export const small: Contest = {
     atLeast('rufh-proxy, sync none', 'rate', 2, '@tus/server'),
   ],
   async prepare(bench) {
-    const requests = bench.either(3000, 800);
+    const requests = bench.either(2000, 800);
     const origin = (await bench.use(startOrigin())).url;
     const tus = (server: Target): Promise<Figures> => sendSmall(server, '/files/', tusCreation(SIZE, true), requests);
     return [
