@@ -27,6 +27,7 @@ import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
+import { BodyMemory } from '../uploads/body-memory.js';
 import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
@@ -238,6 +239,8 @@ export function buildHandler(config: Config, deps: HandlerDeps): { handler: Http
   const { idleTimeoutMs } = config;
   const clientFacing = clientFacingSettings(config);
   const requestRates = buildRequestRates(config, metrics);
+  const bodyMemory = new BodyMemory();
+  metrics.countBodyMemory(() => bodyMemory.bytes);
   const reverseProxy = new ReverseProxy({ ...clientFacing, log, metrics, via, idleTimeoutMs, requestRates });
   closers.push(() => reverseProxy.close());
   const uploads = buildUploads(config, deps);
@@ -249,7 +252,7 @@ export function buildHandler(config: Config, deps: HandlerDeps): { handler: Http
     ...all,
     uploadLookup: new UploadLookup(all),
     statusPages: new StatusPages(all),
-    uploadRequests: new UploadRequestHandler({ ...all, idleMs: idleTimeoutMs }),
+    uploadRequests: new UploadRequestHandler({ ...all, bodyMemory, idleMs: idleTimeoutMs }),
     discovery: new Discovery(all),
     onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
     interimMode: config.interimResponses,

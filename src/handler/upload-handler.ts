@@ -44,6 +44,7 @@ import type { InterimResponses } from '../server/interim-responses.js';
 import type { RequestRates } from '../server/slow-clients.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
+import type { BodyMemory } from '../uploads/body-memory.js';
 import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
 import { type Admission, type Authorizer, problemAnswer } from './authorize.js';
@@ -59,6 +60,8 @@ export interface UploadRequestHandlerOptions {
   readonly clock: () => number;
   /** The clock by which uploads expire; `clock` by default. */
   readonly expiryClock?: () => number;
+  /** The memory of all bodies of the process. */
+  readonly bodyMemory: BodyMemory;
   /** Ends a body that sends nothing for this long. */
   readonly idleMs: number;
   /** Ends bodies that arrive too slowly; without it there is no limit. */
@@ -192,9 +195,10 @@ export class UploadRequestHandler {
     // A client that has ended its side may have left, so nothing may depend on its getting the response. Everything it
     // has sent counts.
     const stopListening = onPeerEnded(exchange, onPeerEnd);
+    const body = this.bodyOf(uploadRequest, intent);
     try {
       return await run({
-        body: this.bodyOf(uploadRequest, intent),
+        body,
         sendInterim: (update) => this.sendUpdate(uploadRequest, update),
         onInterim: (interim) => this.relayInterim(uploadRequest, interim),
         onOffset: uploadRequest.onUpload,
@@ -206,6 +210,7 @@ export class UploadRequestHandler {
         ...(uploadRequest.route.authorize.recheck && this.recheckOf(uploadRequest)),
       });
     } finally {
+      body.close();
       stopListening();
       exchange.res.off('close', onClose);
     }
@@ -226,6 +231,7 @@ export class UploadRequestHandler {
   private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
     return new Body(exchange.req, {
       declaredLength: intent.contentLength,
+      memory: this.options.bodyMemory,
       idleMs: this.options.idleMs,
       sinceHeldBackMs: () => sinceReadHeldMs(exchange.req),
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,

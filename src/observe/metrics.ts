@@ -246,6 +246,18 @@ export class Metrics {
     });
   }
 
+  /** Calls `bytes` at every scrape for the received bytes that are not written yet. */
+  countBodyMemory(bytes: () => number): void {
+    new Gauge({
+      name: 'rufh_body_memory_bytes',
+      help: 'Received bytes of uploads that wait in memory to be written to the spool.',
+      ...this.registered,
+      collect() {
+        this.set(bytes());
+      },
+    });
+  }
+
   /** Calls `count` at every scrape for the number of deliveries that wait for their origin's concurrency limit. */
   countQueuedDeliveries(count: () => number): void {
     new Gauge({

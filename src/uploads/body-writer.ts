@@ -97,7 +97,7 @@ class BodyWriter {
     } finally {
       activeReceives.dec();
       lease.signal.removeEventListener('abort', stop);
-      stop();
+      body.close();
       await this.chunk?.close();
     }
   }
@@ -105,7 +105,10 @@ class BodyWriter {
   private async writeAll(): Promise<void> {
     const { body } = this.task;
     for (let batch = await body.next(); batch; batch = await body.next()) {
-      await this.write(this.keepBackEnd(this.withinAllowance(batch)));
+      const buffers = this.keepBackEnd(this.withinAllowance(batch));
+      await this.write(buffers);
+      // Otherwise all of it is kept back.
+      if (buffers.length > 0) releaseMemory(batch);
       if (this.overflowed || this.chunk?.refusedBy) body.stop();
     }
   }
@@ -124,7 +127,7 @@ class BodyWriter {
     }
     this.lastByte = buffers.at(-1)?.at(-1);
     metrics.bytesReceived(sizeOf(buffers));
-    releaseMemory(buffers);
+    this.task.body.free(sizeOf(buffers));
   }
 
   private async openChunk(): Promise<GrowingChunk> {
@@ -167,7 +170,8 @@ class BodyWriter {
       return [];
     }
     const newest = buffers.pop()!;
-    this.keptBack = [newest.subarray(-1)];
+    // A copy, so that the memory of the written bytes can be released.
+    this.keptBack = [Buffer.from(newest.subarray(-1))];
     return newest.length > 1 ? [...buffers, newest.subarray(0, -1)] : buffers;
   }
 

@@ -171,6 +171,7 @@ async function skipStored(
       if (first.compare(piece, at, at + length, 0, length) !== 0) return { bytes, differs: true };
       at += length;
       bytes += length;
+      body.free(length);
       batch = length < first.length ? [first.subarray(length), ...others] : others;
     }
     if (bytes === size) break;

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { type Headers, forwardableTrailers } from '../model/headers.js';
+import type { BodyMemory, BodyShare } from './body-memory.js';
 
 /** The end of a body. Only `clean` may complete an upload. */
 export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
@@ -7,6 +8,8 @@ export type BodyEnd = 'clean' | 'client-left' | 'idle' | 'slow' | 'stopped';
 export interface BodyOptions {
   /** Content-Length; a body of another size was cut off. */
   readonly declaredLength?: number;
+  /** Bounds the bytes of all bodies together; without it, only the size of a batch is bounded. */
+  readonly memory?: BodyMemory;
   /** A client that sends nothing for this long is given up. */
   readonly idleMs: number;
   /** Starts watching the speed of the body, and returns a function that ends watching. */
@@ -43,6 +46,7 @@ export class Body {
   ending: BodyEnd | undefined;
   private batch: Buffer[] = [];
   private batchBytes = 0;
+  private share: BodyShare | undefined;
   private totalBytes = 0;
   private hasBegun = false;
   private wake: (() => void) | undefined;
@@ -56,7 +60,7 @@ export class Body {
     stream.on('error', () => this.endWith('client-left'));
   }
 
-  /** Everything that has arrived, at least one byte; undefined if the body has ended. */
+  /** Everything that has arrived, at least one byte; undefined if the body has ended. Bytes that were used have to be freed. */
   async next(): Promise<Buffer[] | undefined> {
     if (!this.hasBegun) this.begin();
     while (this.batchBytes === 0 && !this.ending) await new Promise<void>((resolve) => (this.wake = resolve));
@@ -64,7 +68,7 @@ export class Body {
     const batch = this.batch;
     this.batch = [];
     this.batchBytes = 0;
-    if (!this.ending) this.stream.resume();
+    this.readIfRoom();
     return batch;
   }
 
@@ -72,6 +76,12 @@ export class Body {
   unread(buffers: readonly Buffer[]): void {
     this.batch = [...buffers, ...this.batch];
     for (const { length } of buffers) this.batchBytes += length;
+  }
+
+  /** So many of the returned bytes are not in memory any more, so that others may follow. */
+  free(bytes: number): void {
+    this.share?.free(bytes);
+    this.readIfRoom();
   }
 
   /** The trailer section of a body that ended properly. */
@@ -86,9 +96,17 @@ export class Body {
     this.endWith('stopped');
   }
 
+  /** Stops reading, and frees all bytes. */
+  close(): void {
+    this.stop();
+    this.share?.close();
+    this.share = undefined;
+  }
+
   private begin(): void {
     this.hasBegun = true;
     if (this.ending) return;
+    this.share = this.options.memory?.open(() => this.readIfRoom());
     if (this.stream.destroyed) return this.endWith('client-left');
     this.options.onFirstRead();
     this.idleTimer = setTimeout(() => this.onIdle(), this.options.idleMs);
@@ -107,8 +125,28 @@ export class Body {
     this.batchBytes += data.length;
     this.totalBytes += data.length;
     this.idleTimer?.refresh();
-    if (this.batchBytes >= MAX_BATCH_BYTES || this.batch.length >= MAX_BATCH_PIECES) this.stream.pause();
+    this.share?.add(data.length);
+    if (!this.mayRead) this.pause();
   };
+
+  private get isFull(): boolean {
+    return this.batchBytes >= MAX_BATCH_BYTES || this.batch.length >= MAX_BATCH_PIECES;
+  }
+
+  private get mayRead(): boolean {
+    return !this.isFull && this.share?.hasRoom !== false;
+  }
+
+  private pause(): void {
+    this.stream.pause();
+    if (!this.isFull) this.share?.waitForRoom();
+  }
+
+  private readIfRoom(): void {
+    if (this.ending || !this.stream.isPaused()) return;
+    if (this.mayRead) this.stream.resume();
+    else this.pause();
+  }
 
   /** Runs after all reads of this turn of the event loop, so that they form one batch. */
   private readonly wakeReader = (): void => {

@@ -49,10 +49,12 @@ describe('metrics', () => {
     metrics.activeReceives.inc();
     metrics.activeDeliveries.inc(2);
     metrics.countConnections(() => 2);
+    metrics.countBodyMemory(() => 65_536);
     expect((await figures()).sort()).toEqual(
       [
         'rufh_active_deliveries 2',
         'rufh_active_receives 1',
+        'rufh_body_memory_bytes 65536',
         info,
         'rufh_commit_duration_seconds_count 1',
         'rufh_commit_duration_seconds_sum 0.25',
