@@ -47,6 +47,8 @@ const BLOCK_BYTES = 16 * 1024;
 
 class PieceCombiner {
   private readonly originalPush: Readable['push'];
+  /** The only piece of this turn so far: a slow client needs no block, which would be most of its memory. */
+  private single: Buffer | undefined;
   private block: Buffer | undefined;
   private usedBytes = 0;
   private isFlushScheduled = false;
@@ -94,8 +96,9 @@ class PieceCombiner {
   private add(piece: Buffer): boolean {
     this.onSmallPiece();
     if (this.block && this.usedBytes + piece.length > this.block.length) this.flush();
-    this.block ??= Buffer.allocUnsafeSlow(BLOCK_BYTES);
-    this.usedBytes += piece.copy(this.block, this.usedBytes);
+    if (this.usedBytes === 0) this.single = Buffer.from(piece);
+    else this.addToBlock(piece);
+    this.usedBytes += piece.length;
     if (!this.isFlushScheduled) {
       this.isFlushScheduled = true;
       setImmediate(this.endTurn);
@@ -103,20 +106,27 @@ class PieceCombiner {
     return this.stream.readableLength + this.usedBytes < this.stream.readableHighWaterMark;
   }
 
+  private addToBlock(piece: Buffer): void {
+    this.block ??= Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    this.single?.copy(this.block);
+    this.single = undefined;
+    piece.copy(this.block, this.usedBytes);
+  }
+
   private readonly endTurn = (): void => {
     this.isFlushScheduled = false;
     if (this.stream.readableFlowing || this.stream.readableLength === 0) this.flush();
   };
 
-  /** Hands on a mostly full block as it is; otherwise copies the content, and the block is used again. */
+  /** Hands on a single piece or a mostly full block as it is; otherwise a copy, which is smaller. */
   private flush(): void {
-    const { block, usedBytes } = this;
-    if (!block || usedBytes === 0) return;
+    const { single, block, usedBytes } = this;
+    if (usedBytes === 0) return;
     this.usedBytes = 0;
-    const isMostlyFull = usedBytes > BLOCK_BYTES / 2;
-    if (isMostlyFull) this.block = undefined;
-    const content = block.subarray(0, usedBytes);
-    this.originalPush(isMostlyFull ? content : Buffer.from(content));
+    this.single = undefined;
+    this.block = undefined;
+    const content = single ?? block!.subarray(0, usedBytes);
+    this.originalPush(single || usedBytes > BLOCK_BYTES / 2 ? content : Buffer.from(content));
   }
 }
 
