@@ -8,7 +8,7 @@ import type { Config } from '../config/config.js';
 import { buildRoutes } from '../config/route-table.js';
 import { Delivery } from '../delivery/delivery.js';
 import { expectedRequest } from '../delivery/origin-request.js';
-import { UndiciOrigin } from '../delivery/undici-origin.js';
+import { HttpOrigin } from '../delivery/http-origin.js';
 import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
 import { Discovery } from '../handler/discovery.js';
@@ -200,7 +200,7 @@ type AppDeps = Storage & {
 function buildDelivery(config: Config, deps: AppDeps): Delivery {
   return new Delivery({
     ...deps,
-    origin: new UndiciOrigin(),
+    origin: new HttpOrigin(),
     worker: randomUUID(),
     claimMs: deps.timings.claimMs,
     returnGraceMs: deps.othersDeliver ? deps.timings.returnGraceMs : 0,

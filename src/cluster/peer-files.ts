@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
-import type { ClientRequest } from 'node:http';
 import { Readable } from 'node:stream';
 import { buffer as readBuffer } from 'node:stream/consumers';
-import { pipeline } from 'node:stream/promises';
 import { Fault } from '../model/fault.js';
 import { type Log, uploadTag } from '../observe/log.js';
-import { CONNECT_TIMEOUT_MS, enforceConnectTimeout, OriginRequests, type OriginTls } from '../origin/origin-client.js';
+import type { OriginTls } from '../origin/endpoint.js';
+import { CONNECT_TIMEOUT_MS, OriginClient } from '../origin/origin-client.js';
+import { NoResponse, StreamedExchange, type StreamedRequest } from '../origin/streamed-request.js';
 import { PEER_FIELD, type PeerSignature } from '../proxy/peer-auth.js';
 import { destroyExchange, type Exchange } from '../server/exchange.js';
 import { respondEarly } from '../server/response.js';
@@ -13,7 +13,6 @@ import { ArrivingBlocks } from '../spool/block-sums.js';
 import type { Spool } from '../spool/spool.js';
 import type { NodeState } from '../store/nodes.js';
 import type { UploadStore } from '../store/upload-store.js';
-import { responseTo } from '../streams/node-http.js';
 import { Body } from '../uploads/request-body.js';
 
 export interface PeerFilesOptions {
@@ -195,10 +194,10 @@ interface PeerRequest {
 
 /** Sends the files of uploads to other nodes. */
 export class PeerFilesClient {
-  private readonly requests: OriginRequests;
+  private readonly client: OriginClient;
 
   constructor(private readonly options: PeerFilesClientOptions) {
-    this.requests = new OriginRequests(options.tls);
+    this.client = new OriginClient(options.tls);
   }
 
   /**
@@ -222,7 +221,7 @@ export class PeerFilesClient {
   }
 
   close(): void {
-    this.requests.close();
+    this.client.close();
   }
 
   private async send(
@@ -238,51 +237,40 @@ export class PeerFilesClient {
     ] as const;
     const signed = this.options.signature.sign({ kind: 'files', to: name }, { method, target, headers: lines });
     const headers = [...lines, [PEER_FIELD, signed]] as const;
-    const request = this.requests.open({ origin: url, method, target, headers, connection: 'kept' });
     const { idleMs = IDLE_MS, connectTimeoutMs = CONNECT_TIMEOUT_MS } = this.options;
-    // The idle time only begins once there is a connection.
-    request.once('socket', (socket) => enforceConnectTimeout(socket, connectTimeoutMs));
-    request.setTimeout(idleMs, () => request.destroy(new Error(`it accepted nothing for ${idleMs / 1000} s`)));
-    const stop = (): void => void request.destroy(signal.reason as Error);
-    signal.addEventListener('abort', stop, { once: true });
-    if (signal.aborted) stop();
+    const content = { body, bodySize: size, maxSilenceMs: idleMs };
+    const request = { origin: url, method, target, headers, connection: 'kept', connectTimeoutMs, ...content } as const;
     try {
-      const status = await sendBody(body, request);
+      const status = await statusOf(this.client, request, signal);
       if (status !== DONE) throw new FileRefused(statusMessage(status));
     } catch (error) {
       signal.throwIfAborted();
       throw error;
-    } finally {
-      signal.removeEventListener('abort', stop);
     }
   }
 }
 
 /** Returns the status of the response. Rejects with `FileRefused`, or with the `Fault` of the body. */
-async function sendBody(body: Readable, request: ClientRequest): Promise<number> {
-  const pendingStatus = responseStatus(request);
-  // After a refusal the rest of the body is not needed. Node emits no `drain` after a response, so without `destroy` the
-  // pipeline would wait forever.
-  pendingStatus.then(
-    (status) => status === DONE || request.destroy(),
-    () => undefined,
-  );
+async function statusOf(client: OriginClient, request: StreamedRequest, signal: AbortSignal): Promise<number> {
+  const exchange = new StreamedExchange(client, request);
+  const stop = (): void => exchange.end(signal.reason as Error);
+  signal.addEventListener('abort', stop, { once: true });
+  if (signal.aborted) stop();
   try {
-    await pipeline(body, request);
-    return await pendingStatus;
+    const { status, body } = await exchange.response;
+    body.resume();
+    if (status === DONE && !exchange.hasSentBody) throw new Error('it answered before it had the whole file');
+    return status;
   } catch (error) {
+    const reason = error instanceof NoResponse ? error.cause : error;
     // A `Fault` comes from reading our own disk; another node could not do better.
-    if (error instanceof Fault) throw error;
-    // A response may say why the connection has ended.
-    const status = await pendingStatus.catch(() => undefined);
-    throw new FileRefused(status === undefined ? errorMessage(error) : statusMessage(status), { cause: error });
+    if (reason instanceof Fault) throw reason;
+    throw new FileRefused(errorMessage(reason), { cause: reason });
+  } finally {
+    signal.removeEventListener('abort', stop);
+    // After a refusal the rest of the body is useless.
+    if (!exchange.hasSentBody) exchange.end(new Error('the file is refused'));
   }
-}
-
-async function responseStatus(request: ClientRequest): Promise<number> {
-  const response = await responseTo(request);
-  response.resume();
-  return response.statusCode!;
 }
 
 function statusMessage(status: number): string {

@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import ipaddr from 'ipaddr.js';
 import * as z from 'zod';
 import { withoutTrailing } from '../model/uri.js';
+import { MAX_TIMER_MS } from '../model/timer.js';
 
 /** An address to listen on. */
 export type Address =
@@ -74,8 +75,6 @@ export function sizeOrNull() {
 
 const DURATION = /^(\d+(?:\.\d+)?)\s?(ms|s|m|h|d)$/;
 const MILLISECONDS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3600e3, d: 86400e3 };
-/** The longest delay of a Node timer; a longer one fires immediately. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 interface Bounds {
   readonly minMs?: number;

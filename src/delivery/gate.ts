@@ -1,16 +1,16 @@
 import { isUtf8 } from 'node:buffer';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { pipeline, type Readable } from 'node:stream';
-import { request } from 'undici';
 import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
-import type { HeaderLine, Headers } from '../model/headers.js';
+import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Gate, Route } from '../model/route.js';
 import { type Answer, identifiersOf, type Undelivered, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
 import { removeChunks, retryUntilRecorded } from './finish.js';
 import { filenameOf, representationType } from './origin-body.js';
+import { type Origin, type OriginAnswer, Unanswered } from './origin.js';
 
 /** The result of asking the gate about an upload. */
 export type GateOutcome =
@@ -43,7 +43,11 @@ export async function passGate(task: GateTask, deps: DeliveryContext): Promise<G
   const { store, spool, monotonic, log } = deps;
   const chunks = await store.chunks(upload.id);
   try {
-    const verdict = await askGate({ gate, upload, via: deps.via }, spool.read(upload.id, chunks), signal);
+    const verdict = await askGate(
+      { gate, upload, via: deps.via, origin: deps.origin },
+      spool.read(upload.id, chunks),
+      signal,
+    );
     log.info({ ...uploadFields(identifiersOf(upload)), verdict: verdict.kind }, 'gate');
     return isWaived() ? { kind: 'open' } : await outcomeOf(verdict, upload, delivery.keepAnswerMs, deps);
   } catch (error) {
@@ -140,12 +144,21 @@ interface GateInput {
   readonly client: string;
 }
 
+/** A gate, the upload it is asked about, and the client that sends requests. */
+interface GateQuestion {
+  readonly gate: Gate;
+  readonly upload: Upload;
+  /** This proxy's name in `Via`. */
+  readonly via?: string;
+  readonly origin: Origin;
+}
+
 /**
  * Asks a gate about an upload. `bytes` is read to its end, or destroyed when the gate decides earlier. Rejects with
  * `GateFailed` if there is no verdict.
  */
 export async function askGate(
-  { gate, upload, via }: { readonly gate: Gate; readonly upload: Upload; readonly via?: string },
+  { gate, upload, via, origin }: GateQuestion,
   bytes: Readable,
   signal: AbortSignal,
 ): Promise<Verdict> {
@@ -153,7 +166,7 @@ export async function askGate(
   const input = { ...inputOf(upload), via };
   try {
     return await (gate.kind === 'http'
-      ? askService(gate, input, bytes, limited)
+      ? askService({ gate, input, origin }, bytes, limited)
       : askCommand(gate, input, bytes, limited));
   } catch (error) {
     if (error instanceof GateFailed) throw error;
@@ -188,43 +201,56 @@ const VERDICT_HEADER = 'x-upload-verdict';
  * Posts the bytes to a service. 2xx allows, or quarantines with `X-Upload-Verdict: quarantine`; 4xx refuses, and the
  * client gets its status, type and body. Any other status is no verdict.
  */
-async function askService(gate: HttpGate, input: GateInput, bytes: Readable, signal: AbortSignal): Promise<Verdict> {
-  const response = await request(gate.url, {
-    method: 'POST',
-    headers: headersOf(input),
-    body: input.length === 0 ? null : bytes,
-    signal,
-    headersTimeout: gate.timeoutMs,
-    bodyTimeout: gate.timeoutMs,
-  });
-  const { statusCode: status } = response;
-  const body = status === 204 ? withoutContent(response.body) : await readUpTo(MAX_BODY_BYTES, response.body);
-  const verdict = firstValue(response.headers[VERDICT_HEADER])?.trim().toLowerCase();
+async function askService(
+  { gate, input, origin }: { readonly gate: HttpGate; readonly input: GateInput; readonly origin: Origin },
+  bytes: Readable,
+  signal: AbortSignal,
+): Promise<Verdict> {
+  const { status, headers: received, body: content } = await sendTo(gate, input, { origin, bytes, signal });
+  const body = await readUpTo(MAX_BODY_BYTES, content);
+  const verdict = fieldValue(received, VERDICT_HEADER)?.trim().toLowerCase();
   if (status >= 200 && status < 300) {
     return verdict === 'quarantine' ? { kind: 'quarantined', problem: quarantineProblem(body) } : { kind: 'allowed' };
   }
   if (status < 400 || status > 499) throw new GateFailed(`the gate answered ${status}`);
-  const type = firstValue(response.headers['content-type']);
+  const type = received.find(([name]) => name.toLowerCase() === 'content-type')?.[1];
   const headers: HeaderLine[] = type === undefined ? [] : [['Content-Type', type]];
   return { kind: 'refused', answer: { status, headers, body } };
 }
 
-function headersOf({ method, target, length, contentType, filename, client, via }: GateInput): Record<string, string> {
-  return {
-    'Content-Type': contentType,
-    'Content-Length': `${length}`,
-    'X-Upload-Method': method,
-    'X-Upload-Target': target,
-    'X-Upload-Client': client,
-    ...(via === undefined ? {} : { Via: `1.1 ${via}` }),
-    ...(filename === undefined ? {} : { 'X-Upload-Filename': encodeURIComponent(filename) }),
-  };
+async function sendTo(
+  { url, timeoutMs }: HttpGate,
+  input: GateInput,
+  { origin, bytes, signal }: { readonly origin: Origin; readonly bytes: Readable; readonly signal: AbortSignal },
+): Promise<OriginAnswer> {
+  const { origin: base, host, pathname, search } = new URL(url);
+  const { length } = input;
+  const request = {
+    origin: base,
+    method: 'POST',
+    target: pathname + search,
+    headers: [['Host', host], ...headersOf(input)] as const,
+    content: length === 0 ? {} : { size: length, body: bytes },
+    timeoutMs,
+    connection: 'kept',
+  } as const;
+  try {
+    return await origin.send(request, signal);
+  } catch (error) {
+    // The reason may be damaged bytes.
+    throw error instanceof Unanswered ? error.cause : error;
+  }
 }
 
-/** RFC 9112 §6.3: a 204 ends with its head, whatever length it announces; undici would report missing content. */
-function withoutContent(body: Readable): Buffer {
-  body.on('error', () => undefined).destroy();
-  return Buffer.alloc(0);
+function headersOf({ method, target, contentType, filename, client, via }: GateInput): HeaderLine[] {
+  return [
+    ['Content-Type', contentType],
+    ['X-Upload-Method', method],
+    ['X-Upload-Target', target],
+    ['X-Upload-Client', client],
+    ...(via === undefined ? [] : [['Via', `1.1 ${via}`] as const]),
+    ...(filename === undefined ? [] : [['X-Upload-Filename', encodeURIComponent(filename)] as const]),
+  ];
 }
 
 /** Reads a stream to its end and returns its first `maxBytes`. */
@@ -236,10 +262,6 @@ async function readUpTo(maxBytes: number, stream: AsyncIterable<Uint8Array>): Pr
     size += piece.length;
   }
   return Buffer.concat(pieces).subarray(0, maxBytes);
-}
-
-function firstValue(value: string | string[] | undefined): string | undefined {
-  return Array.isArray(value) ? value[0] : value;
 }
 
 function quarantineProblem(text: Buffer): string {

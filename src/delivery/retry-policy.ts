@@ -3,6 +3,7 @@ import { fieldValue, type Headers } from '../model/headers.js';
 import { isIdempotent } from '../model/request-head.js';
 import { type Guarantee, type RetryRules, type Route, routeFor, type Routes } from '../model/route.js';
 import { type Attempt, PLAIN_DIALECT, type Undelivered, type Upload } from '../model/upload.js';
+import { MAX_TIMER_MS } from '../model/timer.js';
 
 /** The rules for retrying one upload's delivery. */
 export interface RetryPolicy {
@@ -234,9 +235,6 @@ export class RetryBudget {
   }
 }
 
-/** The longest delay of a Node timer. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
-
 /** The delay between two attempts, which a client or the operator can shorten. */
 export class RetryDelay {
   private readonly changed = new Notifier();
@@ -259,7 +257,7 @@ export class RetryDelay {
     this.notBefore = notBefore;
     const measure = (): number => this.until! - this.monotonic();
     for (let remainingMs = measure(); remainingMs > 0 && !this.draining.aborted; remainingMs = measure()) {
-      const timer = setTimeout(() => this.changed.notifyAll(), Math.min(remainingMs, LONGEST_TIMER_MS));
+      const timer = setTimeout(() => this.changed.notifyAll(), Math.min(remainingMs, MAX_TIMER_MS));
       // The loop condition handles draining.
       await this.changed.next(this.draining).catch(() => undefined);
       clearTimeout(timer);

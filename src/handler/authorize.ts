@@ -16,7 +16,8 @@ import type { Authorize, Route } from '../model/route.js';
 import { statusPhrase } from '../model/status-phrases.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
-import { sendShortRequest, ShortRequestAgents, type ShortResponse } from '../origin/short-request.js';
+import { OriginClient } from '../origin/origin-client.js';
+import { sendShortRequest, type ShortResponse } from '../origin/short-request.js';
 import { problemBody } from '../protocol/problem.js';
 
 /** Whether a client may upload, or use a protected route. */
@@ -59,7 +60,7 @@ const PREFLIGHT_TIMEOUT_MS = 2000;
  * Reasons: docs/decisions/0027.
  */
 export class Authorizer {
-  private readonly agents = new ShortRequestAgents();
+  private readonly client = new OriginClient();
 
   /**
    * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: the change
@@ -107,7 +108,7 @@ export class Authorizer {
 
   /** Closes every connection to a service. */
   close(): void {
-    this.agents.close();
+    this.client.close();
   }
 
   private async askService(head: RequestHead, route: Route, auth: ForwardAuth): Promise<Admission> {
@@ -115,7 +116,7 @@ export class Authorizer {
     let answer: ShortResponse;
     try {
       const headers = serviceHeaders(head, route, url, this.via);
-      answer = await sendShortRequest({ url, method: 'GET', headers, timeoutMs, agents: this.agents });
+      answer = await sendShortRequest(this.client, { url, method: 'GET', headers, timeoutMs, connection: 'kept' });
     } catch (error) {
       this.log.error({ err: error }, 'authorization service gave no answer: requests are refused');
       return { kind: 'rejected', answer: UNDECIDED_ANSWER, isUndecided: true };
@@ -149,13 +150,14 @@ export class Authorizer {
     const headers: HeaderLine[] = [...lines, length, ['Expect', '100-continue'], ['Connection', 'close']];
     try {
       const timeoutMs = Math.min(PREFLIGHT_TIMEOUT_MS, delivery.timeoutMs);
-      const answer = await sendShortRequest({
+      const answer = await sendShortRequest(this.client, {
         url: base.origin,
         target,
         method: head.method,
         headers,
         timeoutMs,
         expectsContinue: true,
+        connection: 'fresh',
       });
       // 508 (RFC 5842 §7.2): the upload would loop back to this proxy.
       const isRefused = (answer.status >= 400 && answer.status < 500) || answer.status === 508;

@@ -1,4 +1,5 @@
 import type { HeaderLine, Headers } from './headers.js';
+import { remembered } from './remembered.js';
 import type { Authorize, Route } from './route.js';
 
 /** The rules of a route for the fields of its clients. */
@@ -28,7 +29,7 @@ const IDENTITY_FIELDS: readonly RegExp[] = [
 ];
 
 /** Whether services name the user in the field with this key (`fieldKey`). */
-export const isIdentityField = (key: string): boolean => IDENTITY_FIELDS.some((names) => names.test(key));
+export const isIdentityField = remembered((key) => IDENTITY_FIELDS.some((names) => names.test(key)));
 
 /** Lower-case names of the fields with credentials, unless a route configures others. */
 export const DEFAULT_CREDENTIALS: readonly string[] = ['authorization', 'cookie'];
@@ -48,9 +49,7 @@ export interface CredentialRules {
  * One key for all field names that an application may read as the same field: CGI, WSGI and PHP turn fields into
  * variables, where every character that is neither letter nor digit becomes `_`.
  */
-export function fieldKey(name: string): string {
-  return name.toLowerCase().replace(/[^a-z0-9]/g, '-');
-}
+export const fieldKey = remembered((name) => name.toLowerCase().replace(/[^a-z0-9]/g, '-'));
 
 /** The lines whose names have none of these keys (`fieldKey`). */
 export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): HeaderLine[] {
@@ -89,17 +88,13 @@ const ORIGINAL_METHOD = /^(?:x-)?(?:(?:envoy-)?original|rewrite|forwarded)-(?:(?
  * Whether the field with this key (`fieldKey`) names another target or the original method. Some applications (on IIS,
  * Zend, Symfony, Spring and others) serve that target, for which no authorization was checked.
  */
-export function isTargetOverrideField(key: string): boolean {
-  return TARGET_OVERRIDE.test(key) || ORIGINAL_METHOD.test(key);
-}
+export const isTargetOverrideField = remembered((key) => TARGET_OVERRIDE.test(key) || ORIGINAL_METHOD.test(key));
 
 const METHOD_FIELD = /^(?:x-)?(?:(?:http|rest|request|requested)-)?(?:method|verb)(?:-override)?$/;
 const METHOD_OVERRIDE = /^(?:x-)?(?:http-override|override-(?:http-)?(?:method|verb))$/;
 
 /** Whether the field with this key (`fieldKey`) lets clients that can only send GET and POST ask for another method. */
-export function isMethodOverrideField(key: string): boolean {
-  return METHOD_FIELD.test(key) || METHOD_OVERRIDE.test(key);
-}
+export const isMethodOverrideField = remembered((key) => METHOD_FIELD.test(key) || METHOD_OVERRIDE.test(key));
 
 /**
  * Keys (`fieldKey`) of the fields that the authorization services of these routes set; undefined without such a

@@ -7,6 +7,7 @@ import {
   originFields,
 } from './client-fields.js';
 import { fieldValue, type HeaderLine, type Headers } from './headers.js';
+import { remembered } from './remembered.js';
 import { withoutTrailing } from './uri.js';
 
 /**
@@ -209,7 +210,7 @@ function isReplaced(
 ): boolean {
   const key = fieldKey(name);
   if (FORWARDING_FIELDS.has(key)) return true;
-  if (!facts.peerIsTrusted) return isProxyField(key) || isConnectionField(key);
+  if (!facts.peerIsTrusted) return describesHop(key);
   if (CLIENT_ADDRESS_FIELD.test(key)) return plainAddress(value.trim()) !== plainAddress(facts.clientAddress ?? '');
   const isKept = TRUSTED_PROXY_FIELD.test(key) || FORWARDED_IDENTITY_FIELD.test(key);
   return PROXY_FIELD.test(key) && !isTargetOverrideField(key) && !isKept;
@@ -231,6 +232,8 @@ const SERVICE_ADDRESS_FIELD =
 
 /** Other names with which proxies describe a connection, and which no client needs. */
 const SCHEME_OR_ADDRESS_FIELD = /^(?:x-forwarded|forwarded-for|front-end-https|x-url-scheme|x-arr-ssl)$/;
+
+const describesHop = remembered((key) => isProxyField(key) || isConnectionField(key));
 
 function isConnectionField(key: string): boolean {
   return CLIENT_ADDRESS_FIELD.test(key) || SERVICE_ADDRESS_FIELD.test(key) || SCHEME_OR_ADDRESS_FIELD.test(key);

@@ -23,8 +23,12 @@ const HOP_BY_HOP = new Set([
 /** All lines of one field joined with ", " (RFC 9110 §5.3); undefined if there is none. */
 export function fieldValue(headers: Headers, name: string): string | undefined {
   const wanted = name.toLowerCase();
-  const values = headers.filter(([line]) => line.toLowerCase() === wanted).map(([, value]) => value);
-  return values.length === 0 ? undefined : values.join(', ');
+  let joined: string | undefined;
+  for (const [line, value] of headers) {
+    if (line.length !== wanted.length || line.toLowerCase() !== wanted) continue;
+    joined = joined === undefined ? value : `${joined}, ${value}`;
+  }
+  return joined;
 }
 
 /** The lines whose lower-case name is not in `names`. */
@@ -34,14 +38,23 @@ export function withoutFields(headers: Headers, names: ReadonlySet<string>): Hea
 
 /** The end-to-end lines: without hop-by-hop fields and without those that `Connection` names (RFC 9110 §7.6.1). */
 export function endToEnd(headers: Headers): HeaderLine[] {
-  const options = (fieldValue(headers, 'connection') ?? '').split(',').map((token) => token.trim().toLowerCase());
-  return withoutFields(headers, new Set([...HOP_BY_HOP, ...options]));
+  return withoutFields(headers, connectionFields(headers));
+}
+
+/** The lower-case names of the fields that concern only this connection. */
+function connectionFields(headers: Headers): ReadonlySet<string> {
+  const value = fieldValue(headers, 'connection');
+  if (value === undefined || /^keep-alive$/i.test(value)) return HOP_BY_HOP;
+  return new Set([...HOP_BY_HOP, ...value.split(',').map((token) => token.trim().toLowerCase())]);
 }
 
 /** The lines that a gateway forwards: `Trailer` only if the new framing can carry trailers. */
 export function forwardableHeaders(headers: Headers, withTrailers: boolean): HeaderLine[] {
-  const kept = new Set(endToEnd(headers));
-  return headers.filter((line) => kept.has(line) || (withTrailers && line[0].toLowerCase() === 'trailer'));
+  const dropped = connectionFields(headers);
+  return headers.filter(([name]) => {
+    const field = name.toLowerCase();
+    return !dropped.has(field) || (withTrailers && field === 'trailer');
+  });
 }
 
 /**
@@ -55,7 +68,8 @@ export function forwardableTrailers(trailers: Headers): HeaderLine[] {
  * The lines with `Trailer` (RFC 9110 §6.6.2) reduced to the trailers that `filter` keeps, so that no recipient waits
  * for a removed one.
  */
-export function withAnnouncedTrailers(headers: Headers, filter: (trailers: Headers) => Headers): HeaderLine[] {
+export function withAnnouncedTrailers(headers: Headers, filter: (trailers: Headers) => Headers): Headers {
+  if (fieldValue(headers, 'trailer') === undefined) return headers;
   return headers.flatMap(([name, value]): HeaderLine[] => {
     if (name.toLowerCase() !== 'trailer') return [[name, value]];
     const announced = value.split(',').map((field): HeaderLine => [field.trim(), '']);
@@ -68,7 +82,7 @@ export function withAnnouncedTrailers(headers: Headers, filter: (trailers: Heade
 /**
  * The lines without the fields of upload protocols: in an origin's response they refer to none of this proxy's uploads.
  */
-export function withoutUploadFields(headers: Headers): HeaderLine[] {
+export function withoutUploadFields(headers: Headers): Headers {
   const others = (lines: Headers): HeaderLine[] => lines.filter(([name]) => !/^(?:upload|tus)-/i.test(name));
   return withAnnouncedTrailers(others(headers), others);
 }

@@ -67,12 +67,7 @@ export class Metrics {
   private readonly registry = new Registry();
   private readonly registered = { registers: [this.registry] };
 
-  private readonly requests = new Counter({
-    name: 'rufh_requests_total',
-    help: 'Finished requests, by their kind for the proxy; status is "none" if no final response was sent.',
-    labelNames: ['kind', 'method', 'status'],
-    ...this.registered,
-  });
+  private readonly requestCounts = new LabelCounts();
   private readonly requestSeconds = new Histogram({
     name: 'rufh_request_duration_seconds',
     help: 'Time from a request’s head to the end of its response.',
@@ -163,6 +158,16 @@ export class Metrics {
   /** `version` of the program, for `rufh_build_info`. */
   constructor(version = 'unknown') {
     collectDefaultMetrics({ register: this.registry });
+    const { requestCounts } = this;
+    new Counter({
+      name: 'rufh_requests_total',
+      help: 'Finished requests, by their kind for the proxy; status is "none" if no final response was sent.',
+      labelNames: ['kind', 'method', 'status'],
+      ...this.registered,
+      collect() {
+        requestCounts.moveTo(this);
+      },
+    });
     new Gauge({
       name: 'rufh_build_info',
       help: 'Always 1; the labels are the versions of the proxy and of Node.',
@@ -174,7 +179,8 @@ export class Metrics {
 
   requestEnded({ kind, method, status, seconds }: EndedRequest): void {
     const methodLabel = METHODS.has(method) ? method : 'other';
-    this.requests.inc({ kind, method: methodLabel, status: status === undefined ? 'none' : statusLabel(status) });
+    const labels = { kind, method: methodLabel, status: status === undefined ? 'none' : statusLabel(status) };
+    this.requestCounts.add(`${kind} ${methodLabel} ${labels.status}`, labels);
     this.requestSeconds.observe({ kind }, seconds);
   }
 
@@ -350,6 +356,23 @@ export class Metrics {
 
   private gauge(name: string, help: string): Gauge {
     return new Gauge({ name, help, ...this.registered });
+  }
+}
+
+/** Counts events by their labels between two scrapes, because prom-client checks and sorts the labels of each one. */
+class LabelCounts {
+  private readonly counts = new Map<string, { readonly labels: Record<string, string>; count: number }>();
+
+  /** `key` stands for the labels. */
+  add(key: string, labels: Record<string, string>): void {
+    const known = this.counts.get(key);
+    if (known) known.count++;
+    else this.counts.set(key, { labels, count: 1 });
+  }
+
+  moveTo(counter: Counter): void {
+    for (const { labels, count } of this.counts.values()) counter.inc(labels, count);
+    this.counts.clear();
   }
 }
 

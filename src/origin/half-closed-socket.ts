@@ -10,7 +10,7 @@ type WriteDone = (error?: Error | null) => void;
 /**
  * Makes a socket continue to read after its peer refuses a write. Node would destroy it immediately, and lose an answer
  * that has already arrived (413, then a reset). After a refused write nothing more is sent, and pending writes fail
- * when the socket closes.
+ * when the socket closes (docs/decisions/0001).
  */
 export function keepReadingAfterWriteError<T extends Socket>(socket: T, longestSilenceMs = LONGEST_SILENCE_MS): T {
   const write = socket._write.bind(socket);

@@ -40,7 +40,10 @@ export function headersForRoute(
   { route, addedHeaders: added = [], via }: RouteHeaderOptions,
 ): HeaderLine[] {
   const lines = headersForOrigin({ ...head, headers: originFields(head.headers, route) }, host, via);
-  return [...originFields(lines, { ...route, passesUnderscores: true }), ...added];
+  const { trustsTargetOverrides, reservedNames, authorize } = route;
+  // Names with `_` are gone by now, except those of the forwarding fields.
+  const rules = { passesUnderscores: true, trustsTargetOverrides, reservedNames, authorize };
+  return [...originFields(lines, rules), ...added];
 }
 
 /** Like `headersForOrigin` for another node of the cluster: without forwarding fields of this hop. */
@@ -89,9 +92,13 @@ function framingLines(head: RequestHead, lines: Headers, framing: Framing): Head
 }
 
 function withHost(lines: readonly HeaderLine[], host: string): HeaderLine[] {
-  const at = lines.findIndex(([name]) => name.toLowerCase() === 'host');
-  const others = lines.filter(([name]) => name.toLowerCase() !== 'host');
-  return [...others.slice(0, Math.max(at, 0)), [lines[at]?.[0] ?? 'Host', host], ...others.slice(Math.max(at, 0))];
+  const isHost = ([name]: HeaderLine): boolean => name.length === 4 && name.toLowerCase() === 'host';
+  const first = lines.find(isHost);
+  if (!first) return [['Host', host], ...lines];
+  return lines.flatMap((line): HeaderLine[] => {
+    if (!isHost(line)) return [line];
+    return line === first ? [[line[0], host]] : [];
+  });
 }
 
 /** If the client accepts trailers, so do we: `TE` applies to one hop and is sent again for ours (RFC 9110 §10.1.4). */

@@ -1,16 +1,12 @@
-import type { ClientRequest, IncomingMessage } from 'node:http';
-import type { Socket } from 'node:net';
 import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { UnknownOutcome } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import {
-  CONNECT_TIMEOUT_MS,
-  enforceConnectTimeout,
-  OriginRequests,
-  type OriginTls,
-  type OutgoingRequest,
-} from '../origin/origin-client.js';
+import { fieldValue } from '../model/headers.js';
+import type { OriginTls } from '../origin/endpoint.js';
+import { CONNECT_TIMEOUT_MS, OriginClient, type OutgoingRequest } from '../origin/origin-client.js';
+import type { ExchangeListener, OriginExchange } from '../origin/origin-exchange.js';
+import type { ResponseHead } from '../origin/response-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { clientOf } from '../server/client-connection.js';
@@ -80,17 +76,17 @@ const UNREACHABLE = 'The bytes of this upload cannot be reached right now. What 
  * Reasons: docs/decisions/0015.
  */
 export class PeerRelay implements Relay {
-  private readonly requests: OriginRequests;
+  private readonly client: OriginClient;
   private readonly exchanges = new Set<ProxiedExchange>();
   private readonly pendingReports = new Set<Promise<void>>();
 
   constructor(private readonly options: PeerRelayOptions) {
-    this.requests = new OriginRequests(options.tls);
+    this.client = new OriginClient(options.tls, KEEP_ALIVE_MS);
   }
 
   /** Open connections to other nodes, in use or idle. */
   get openConnections(): number {
-    return this.requests.openConnections;
+    return this.client.openConnections;
   }
 
   isRemote(node: string | undefined): node is string {
@@ -102,7 +98,7 @@ export class PeerRelay implements Relay {
     // The next request of a client that was just informed depends on these records.
     if (this.pendingReports.size > 0) await Promise.all(this.pendingReports);
     const owner = await this.options.owners.find(node);
-    if (owner) return this.run(new PeerConnection(this.requests, this.options.connectTimeoutMs), owner, task);
+    if (owner) return this.run(new PeerConnection(this.client, this.options.connectTimeoutMs), owner, task);
     const reply = refusalReply({ reason: 'unknown-upload' });
     if (reply === 'cut') clientOf(exchange).abort();
     else await respondEarly(exchange, reply);
@@ -115,7 +111,7 @@ export class PeerRelay implements Relay {
 
   /** Closes every connection to other nodes. */
   close(): void {
-    this.requests.close();
+    this.client.close();
   }
 
   private async run(
@@ -143,7 +139,7 @@ export class PeerRelay implements Relay {
       head,
       client,
       outgoing: { origin: owner.url, method, target, headers: headersForOwner(head) },
-      open: (outgoing) => connection.open(signed(outgoing)),
+      open: (outgoing, listener) => connection.open(signed(outgoing), listener),
       // The owner applies both limits, because it knows how long an origin may take.
       stallLimits: { origin: undefined, client: undefined },
       fieldsForClient: (headers, kind) => {
@@ -225,37 +221,34 @@ class OwnerSilence {
   }
 }
 
-/** The connection to an owner in one exchange; `isOpen` once the owner has accepted it. */
+/** The connection to an owner in one exchange. */
 class PeerConnection {
-  isOpen = false;
+  private exchange: OriginExchange | undefined;
+  private hasRejected = false;
 
   constructor(
-    private readonly requests: OriginRequests,
+    private readonly client: OriginClient,
     private readonly connectTimeoutMs = CONNECT_TIMEOUT_MS,
   ) {}
 
+  /** The owner has accepted the connection, and not rejected our signature. */
+  get isOpen(): boolean {
+    return !this.hasRejected && (this.exchange?.isConnected ?? false);
+  }
+
   /** Sends the request. Called again, over a new connection, when a reused one broke before any response. */
-  open(outgoing: OutgoingRequest): ClientRequest {
-    this.isOpen = false;
-    const request = this.requests.open(outgoing);
-    request.once('socket', (socket: Socket) => this.onSocket(socket));
-    return request;
+  open(outgoing: OutgoingRequest, listener: ExchangeListener): OriginExchange {
+    const { connectTimeoutMs } = this;
+    this.exchange = this.client.open({ ...outgoing, connectTimeoutMs }, listener);
+    return this.exchange;
   }
 
   /** The peer has rejected our signature, or is not the intended node. */
-  checkAnswer({ statusCode, headers }: IncomingMessage): ExchangeFailure | undefined {
-    const failure = headers[PEER_FIELD.toLowerCase()];
-    if (statusCode !== 403 || failure === undefined) return undefined;
-    this.isOpen = false;
-    return { status: 502, code: `PEER_${String(failure).toUpperCase()}`, detail: UNREACHABLE };
-  }
-
-  private onSocket(socket: Socket): void {
-    const isNew = socket.connecting;
-    enforceConnectTimeout(socket, this.connectTimeoutMs, () => {
-      this.isOpen = true;
-      if (isNew) socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    });
+  checkAnswer({ status, headers }: ResponseHead): ExchangeFailure | undefined {
+    const failure = fieldValue(headers, PEER_FIELD);
+    if (status !== 403 || failure === undefined) return undefined;
+    this.hasRejected = true;
+    return { status: 502, code: `PEER_${failure.toUpperCase()}`, detail: UNREACHABLE };
   }
 }
 

@@ -1,36 +1,28 @@
-import { type ClientRequest, type IncomingMessage, type InformationEvent, STATUS_CODES } from 'node:http';
-import { Socket } from 'node:net';
-import type { Duplex, Readable } from 'node:stream';
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
+import type { Readable } from 'node:stream';
 import {
   fieldValue,
   forwardableHeaders,
   forwardableTrailers,
-  fromRawHeaders,
   type Headers,
   withAnnouncedTrailers,
 } from '../model/headers.js';
 import { isIdempotent, type RequestHead } from '../model/request-head.js';
+import { MAX_TIMER_MS } from '../model/timer.js';
 import { type Framing, framingOf } from '../origin/headers.js';
 import type { OutgoingRequest } from '../origin/origin-client.js';
+import type { ExchangeListener, OriginExchange } from '../origin/origin-exchange.js';
+import type { ResponseHead } from '../origin/response-head.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-import { type ClientSide, discard, type DiscardLimits } from '../server/closing.js';
+import type { ClientSide } from '../server/closing.js';
 import type { WatchedBody } from '../server/slow-clients.js';
-import { limitSmallPieces, sinceReadHeldMs } from '../streams/small-pieces.js';
-import { type AwaitedSide, StallDetector, type StallLimits } from './stall.js';
-
-/** Stands for a connection that closed without an error event. */
-const CONNECTION_CLOSED = Object.assign(new Error('connection closed'), { code: 'ECONNRESET' });
+import { sinceReadHeldMs } from '../streams/small-pieces.js';
+import { type AwaitedSide, StallDetector, type StallLimits } from '../origin/stall.js';
 
 /** Limits for reading the rest of a replaced answer, which keeps the connection to the origin. */
-const REPLACED_ANSWER_LIMITS: DiscardLimits = { bytes: 64 * 1024, ms: 2000 };
-
-/** Limits of the interim responses in one exchange, against an origin that never stops sending them. */
-const MAX_INTERIMS = 1000;
-const MAX_INTERIM_BYTES = 256 * 1024;
-
-/** Node's limit; a longer timer would fire immediately. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+const REPLACED_ANSWER_LIMITS = { bytes: 64 * 1024, ms: 2000 };
 
 /** The head of a final response. */
 export interface AnswerHead {
@@ -59,7 +51,7 @@ export interface ExchangeOptions {
   readonly client: ClientSide;
   readonly outgoing: Omit<OutgoingRequest, 'connection'>;
   /** Opens the request to the origin; called again when a reused connection turns out to be closed. */
-  readonly open: (outgoing: OutgoingRequest) => ClientRequest;
+  readonly open: (outgoing: OutgoingRequest, listener: ExchangeListener) => OriginExchange;
   readonly stallLimits: StallLimits;
   /** Limits the time from the end of the request to the head of the answer; without it only silence is limited. */
   readonly headTimeoutMs?: number;
@@ -81,25 +73,28 @@ export interface ExchangeOptions {
    */
   readonly failureReply?: (failure: ExchangeFailure) => Reply | 'cut';
   /** Returns the failure that replaces an answer which the client must not get. */
-  readonly checkAnswer?: (answer: IncomingMessage) => ExchangeFailure | undefined;
+  readonly checkAnswer?: (answer: ResponseHead) => ExchangeFailure | undefined;
   /** Called when the origin has accepted a protocol switch: both connections no longer speak HTTP. */
-  readonly onSwitched?: (answer: IncomingMessage, socket: Socket, early: Buffer) => void;
+  readonly onSwitched?: (answer: ResponseHead, socket: Socket, early: Buffer) => void;
 }
 
 /** Streams one request to the origin and its answer to the client. */
-export class ProxiedExchange {
+export class ProxiedExchange implements ExchangeListener {
   private readonly client: ClientSide;
   private readonly framing: Framing;
-  private request: ClientRequest | undefined;
+  private exchange: OriginExchange | undefined;
   private stallDetector: StallDetector | undefined;
   private headTimer: NodeJS.Timeout | undefined;
-  private interimCount = 0;
-  private interimBytes = 0;
+  private bodyBytes = 0;
   private stopWatching: (() => void) | undefined;
-  private answer: IncomingMessage | undefined;
+  private answer: ResponseHead | undefined;
+  /** Bytes of a replaced answer that may still be read; undefined while the answer goes to the client. */
+  private discardableBytes: number | undefined;
+  private listensForDrain = false;
   /** The origin has sent a response, interim or final, and so must have seen the request. */
   private hasOriginResponded = false;
   private isFinished = false;
+  private onExchangeClosed: (() => void) | undefined;
 
   constructor(private readonly options: ExchangeOptions) {
     this.client = options.client;
@@ -110,12 +105,13 @@ export class ProxiedExchange {
   async run(): Promise<void> {
     const { client } = this;
     client.onLeft(() => this.stop());
-    client.body.on('error', () => undefined);
-    client.out.on('error', () => undefined);
+    client.body.on('error', ignore);
+    client.out.on('error', ignore);
     if (!client.hasLeft) this.begin();
     await client.closed;
     clearTimeout(this.headTimer);
-    if (this.request) await requestClosed(this.request);
+    if (this.exchange && !this.exchange.isClosed)
+      await new Promise<void>((resolve) => (this.onExchangeClosed = resolve));
     this.stallDetector?.stop();
     this.stopWatching?.();
   }
@@ -135,72 +131,64 @@ export class ProxiedExchange {
   private begin(): void {
     const coding = fieldValue(this.options.head.headers, 'transfer-encoding') ?? 'chunked';
     const { maxBodyBytes = Infinity, head } = this.options;
-    if (!/^\s*chunked\s*$/i.test(coding)) this.fail(unknownCoding(coding));
+    if (!isChunked(coding)) this.fail(unknownCoding(coding));
     else if ((head.contentLength ?? 0) > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
     else this.attempt('kept');
   }
 
   private attempt(connection: 'kept' | 'fresh'): void {
     const { open, outgoing, stallLimits } = this.options;
-    let request: ClientRequest;
+    let exchange: OriginExchange;
     try {
       const headers = withAnnouncedTrailers(outgoing.headers, (trailers) => this.trailersToOrigin(trailers));
-      request = open({ ...outgoing, headers, connection });
+      exchange = open({ ...outgoing, headers, connection }, this);
     } catch (error) {
       return this.fail(badGateway('The request cannot be passed on to the origin.', error));
     }
-    this.request = request;
+    this.exchange = exchange;
     this.stallDetector?.stop();
-    this.stallDetector = new StallDetector(request, stallLimits, this.awaitedSide, (side) => {
-      this.fail(side === 'origin' ? originSilent(stallLimits.origin!) : bodyStopped(stallLimits.client!));
-    });
-    request.on('information', (interim) => this.relayInterim(interim));
-    request.on('finish', () => request === this.request && this.startHeadTimer());
-    request.on('response', (answer) => this.relayAnswer(answer));
-    request.on('upgrade', (answer, socket, early) => this.switchProtocols(answer, socket, early));
-    request.on('error', (error) => request === this.request && this.onRequestEnded(request, error));
-    request.on('close', () => request === this.request && this.onRequestEnded(request));
-    this.sendBody(request);
+    this.stallDetector = new StallDetector(exchange, stallLimits, this);
+    this.sendBody(exchange);
   }
 
-  private sendBody(request: ClientRequest): void {
+  private sendBody(exchange: OriginExchange): void {
     const { body } = this.client;
     if (this.framing === 'none') {
       body.resume();
-      request.end();
+      exchange.end();
+      this.onBodySent();
       return;
     }
-    this.limitBody();
     this.stopWatching ??= this.options.watchBody?.({
       isAwaited: () => !this.isFinished && this.awaitedSide() === 'client',
       onSlow: () => this.fail(bodyTooSlow()),
     });
-    body.pipe(request, { end: false });
-    body.once('end', () => this.endBody(request));
-    // The head is sent alone when the body has no bytes yet.
-    setImmediate(() => !body.readableDidRead && !request.destroyed && request.flushHeaders());
+    body.on('data', this.onBody).once('end', this.onBodyEnd);
   }
 
-  /** Counts the body before it is piped on, so that excess bytes cannot complete it. */
-  private limitBody(): void {
+  private readonly onBody = (bytes: Buffer): void => {
     const { maxBodyBytes } = this.options;
-    if (maxBodyBytes === undefined || this.framing === 'length') return;
-    let bodyBytes = 0;
-    this.client.body.on('data', (bytes: Buffer) => {
-      bodyBytes += bytes.length;
-      if (bodyBytes > maxBodyBytes) this.fail(bodyTooLarge(maxBodyBytes));
-    });
-  }
+    // A body with a length was checked before; excess bytes must not complete one without.
+    if (maxBodyBytes !== undefined && this.framing === 'chunked') {
+      this.bodyBytes += bytes.length;
+      if (this.bodyBytes > maxBodyBytes) return this.fail(bodyTooLarge(maxBodyBytes));
+    }
+    if (!this.exchange!.write(bytes)) this.client.body.pause();
+  };
 
-  private endBody(request: ClientRequest): void {
+  private readonly onBodyEnd = (): void => {
+    const exchange = this.exchange!;
     this.stopWatching?.();
     // An HTTP/2 stream emits 'end' even after a reset.
-    if (this.client.hasLeft || request.destroyed) return;
-    if (this.framing === 'chunked') {
-      const trailers = this.trailersToOrigin(this.client.trailers());
-      if (trailers.length > 0) request.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
-    }
-    request.end();
+    if (this.client.hasLeft || exchange.isClosed) return;
+    exchange.end(this.framing === 'chunked' ? this.trailersToOrigin(this.client.trailers()) : []);
+    this.onBodySent();
+  };
+
+  onDrain(): void {
+    if (this.isFinished) return;
+    if (this.isBodySent) this.startHeadTimer();
+    else this.client.body.resume();
   }
 
   private trailersToOrigin(received: Headers): Headers {
@@ -208,30 +196,28 @@ export class ProxiedExchange {
     return this.options.trailersForOrigin?.(trailers) ?? trailers;
   }
 
+  private onBodySent(): void {
+    if (!this.exchange!.needsDrain) this.startHeadTimer();
+  }
+
   /** Starts the limit for the final head, which interim responses do not extend. */
   private startHeadTimer(): void {
     const { headTimeoutMs } = this.options;
-    if (headTimeoutMs === undefined || this.answer || this.isFinished) return;
+    if (headTimeoutMs === undefined || this.headTimer || this.answer || this.isFinished) return;
     const fail = (): void =>
       this.fail(badGateway(`The origin did not come to its answer within ${headTimeoutMs / 1000} s.`));
     this.headTimer = setTimeout(fail, Math.min(headTimeoutMs, MAX_TIMER_MS));
   }
 
-  private relayInterim({ statusCode, statusMessage, rawHeaders }: InformationEvent): void {
+  onInterim({ status, reason, headers }: ResponseHead): void {
+    if (this.isFinished) return;
     this.hasOriginResponded = true;
-    this.interimBytes += rawHeaders.reduce((sum, { length }) => sum + length, statusMessage.length);
-    if (++this.interimCount > MAX_INTERIMS || this.interimBytes > MAX_INTERIM_BYTES)
-      return this.fail(badGateway('The origin sends interim responses without end.'));
-    this.client.sendInterim(
-      statusCode,
-      statusMessage,
-      this.fieldsToClient(forwardableHeaders(fromRawHeaders(rawHeaders), false), 'interim'),
-    );
+    this.client.sendInterim(status, reason, this.fieldsToClient(forwardableHeaders(headers, false), 'interim'));
   }
 
-  private switchProtocols(answer: IncomingMessage, socket: Duplex, early: Buffer): void {
+  onSwitched(answer: ResponseHead, socket: Socket, early: Buffer): void {
     const { onSwitched } = this.options;
-    if (onSwitched && socket instanceof Socket && !this.isFinished) {
+    if (onSwitched && !this.isFinished) {
       this.isFinished = true;
       this.stallDetector?.stop();
       onSwitched(answer, socket, early);
@@ -239,44 +225,66 @@ export class ProxiedExchange {
       socket.destroy();
       this.fail(badGateway('The origin switched protocols without being asked to.'));
     }
+    this.onExchangeClosed?.();
   }
 
-  private relayAnswer(answer: IncomingMessage): void {
-    const { client } = this;
+  onHead(answer: ResponseHead, contentIsLate: boolean): void {
+    if (this.isFinished) return;
     this.hasOriginResponded = true;
     const failure = this.options.checkAnswer?.(answer);
     if (failure) return this.fail(failure);
-    if (!/^\s*chunked\s*$/i.test(answer.headers['transfer-encoding'] ?? 'chunked')) {
-      return this.fail(badGateway("The origin's answer has a transfer coding that nobody asked for."));
-    }
     this.answer = answer;
     clearTimeout(this.headTimer);
-    limitSmallPieces(answer, answer.socket);
-    answer.on('error', () => undefined);
     const rewritten = this.rewriteHead(answer);
-    if ('replacement' in rewritten) return this.replace(answer, rewritten.replacement);
-    if (!this.sendHead(rewritten)) return;
-    answer.pipe(client.out, { end: false });
-    answer.once('end', () => this.endAnswer(answer));
-    answer.once('close', () => !answer.readableEnded && this.fail(failureOf(CONNECTION_CLOSED)));
-    setImmediate(() => !answer.readableDidRead && !answer.readableEnded && client.flush());
+    if ('replacement' in rewritten) this.replace(rewritten.replacement);
+    else if (this.sendHead(rewritten) && contentIsLate) this.client.flush();
   }
 
-  private rewriteHead({ statusCode, statusMessage, rawHeaders }: IncomingMessage): RewrittenAnswer {
-    const lines = fromRawHeaders(rawHeaders);
-    const fields = this.fieldsToClient(forwardableHeaders(lines, this.client.takesTrailers(lines)), 'final');
+  onContent(bytes: Buffer): void {
+    if (this.discardableBytes !== undefined) {
+      this.discardableBytes -= bytes.length;
+      if (this.discardableBytes < 0) this.exchange!.destroy();
+    } else if (!this.isFinished && !this.client.out.write(bytes)) {
+      this.exchange!.pause();
+      if (!this.listensForDrain) this.client.out.on('drain', this.onClientDrain);
+      this.listensForDrain = true;
+    }
+  }
+
+  private readonly onClientDrain = (): void => this.exchange!.resume();
+
+  onEnd(trailers: Headers): void {
+    const exchange = this.exchange!;
+    if (this.listensForDrain) this.client.out.off('drain', this.onClientDrain);
+    if (this.isFinished) return;
+    // An origin that keeps the connection open may want the rest of the body; one that closes it does not.
+    if (!exchange.isSent && this.answer?.isPersistent === false) this.abandonBody();
+    this.client.end(this.trailersToClient(trailers));
+  }
+
+  onClosed(error: Error | undefined): void {
+    this.onExchangeClosed?.();
+    if (this.isFinished) return;
+    if (!this.answer && error && this.mayRepeat(error)) this.attempt('fresh');
+    else if (error) this.fail(failureOf(error));
+    else if (!this.isBodySent) this.abandonBody();
+  }
+
+  private rewriteHead({ status, reason, headers: received }: ResponseHead): RewrittenAnswer {
+    const fields = this.fieldsToClient(forwardableHeaders(received, this.client.takesTrailers(received)), 'final');
     const headers = withAnnouncedTrailers(fields, (trailers) => this.trailersToClient(trailers));
-    const head = { status: statusCode!, reason: statusMessage ?? '', headers };
+    const head = { status, reason, headers };
     return this.options.rewrite?.(head) ?? head;
   }
 
   /** Sends our reply instead of the answer; a short rest of the answer is read to keep the connection to the origin. */
-  private replace(answer: IncomingMessage, reply: Reply): void {
-    const request = this.request!;
-    if (this.isBodySent) {
+  private replace(reply: Reply): void {
+    const exchange = this.exchange!;
+    if (exchange.isSent) {
       this.isFinished = true;
       this.stallDetector?.stop();
-      discard(answer, REPLACED_ANSWER_LIMITS, (hasEnded) => !hasEnded && request.destroy());
+      this.discardableBytes = REPLACED_ANSWER_LIMITS.bytes;
+      setTimeout(() => exchange.destroy(), REPLACED_ANSWER_LIMITS.ms).unref();
     } else this.abandonBody();
     this.sendReply(reply);
   }
@@ -299,28 +307,10 @@ export class ProxiedExchange {
     return this.fieldsToClient(forwardableTrailers(trailers), 'trailers');
   }
 
-  private endAnswer(answer: IncomingMessage): void {
-    const request = this.request!;
-    if (!this.isBodySent) {
-      // An origin that keeps the connection open may want the rest of the body; one that closes it does not.
-      if (!request.shouldKeepAlive || request.destroyed) this.abandonBody();
-      else keepDraining(request);
-    }
-    this.client.end(this.trailersToClient(fromRawHeaders(answer.rawTrailers)));
-  }
-
-  private onRequestEnded(request: ClientRequest, error: Error = CONNECTION_CLOSED): void {
-    if (this.isFinished) return;
-    if (!this.answer && this.mayRepeat(request, error)) this.attempt('fresh');
-    // Node ends an answer without a length when its connection breaks; the client must not take that for its end.
-    else if (!this.answer?.complete) this.fail(failureOf(error));
-    else if (this.answer.readableEnded && !this.isBodySent) this.abandonBody();
-  }
-
   /** RFC 9110 §9.2.2: the origin may close an idle connection while the request is being sent over it. */
-  private mayRepeat({ reusedSocket }: ClientRequest, error: Error): boolean {
+  private mayRepeat(error: Error): boolean {
     const isRepeatable = this.framing === 'none' && isIdempotent(this.options.head);
-    return reusedSocket && isRepeatable && !this.hasOriginResponded && isBrokenConnection(error);
+    return this.exchange!.isReused && isRepeatable && !this.hasOriginResponded && isBrokenConnection(error);
   }
 
   private fail(failure: ExchangeFailure): void {
@@ -329,7 +319,7 @@ export class ProxiedExchange {
     const { client, options } = this;
     const hasBegun = client.headSent;
     const reply = hasBegun ? undefined : (options.failureReply ?? problemReplyOf)(failure);
-    if (reply === 'cut' || (hasBegun && !this.answer?.readableEnded)) {
+    if (reply === 'cut' || (hasBegun && !this.exchange?.isAnswered)) {
       this.stop();
       client.abort();
       return;
@@ -346,20 +336,24 @@ export class ProxiedExchange {
   }
 
   private get isBodySent(): boolean {
-    return this.request?.writableEnded ?? false;
+    return this.exchange?.isSent ?? false;
   }
 
   /**
    * A client that waits for 100 waits for the origin. Neither side is blamed while the client reads slowly or the proxy
    * holds back what it reads.
    */
-  private readonly awaitedSide = (): AwaitedSide | undefined => {
-    const { request, answer, client } = this;
-    if (answer && !answer.readableEnded) return client.needsDrain || isHeldBack(answer) ? undefined : 'origin';
-    const isBlocked = (answer ? request!.socket?.writableNeedDrain : request!.writableNeedDrain) === true;
-    if (request!.writableEnded || isBlocked || client.awaitsContinue) return 'origin';
+  awaitedSide(): AwaitedSide | undefined {
+    const { exchange, answer, client } = this;
+    if (answer && !exchange!.isAnswered) return client.needsDrain ? undefined : 'origin';
+    if (exchange!.isSent || exchange!.needsDrain || client.awaitsContinue) return 'origin';
     return isHeldBack(client.body) ? undefined : 'client';
-  };
+  }
+
+  onStall(side: AwaitedSide): void {
+    const { origin, client } = this.options.stallLimits;
+    this.fail(side === 'origin' ? originSilent(origin!) : bodyStopped(client!));
+  }
 
   /** Discards the rest of the body, because the client may need time to notice the response. */
   private abandonBody(): void {
@@ -371,10 +365,20 @@ export class ProxiedExchange {
     this.isFinished = true;
     this.stallDetector?.stop();
     clearTimeout(this.headTimer);
-    if (!this.request) return;
-    this.client.body.unpipe(this.request);
-    this.request.destroy();
+    if (!this.exchange) return;
+    const { body } = this.client;
+    body.off('data', this.onBody).off('end', this.onBodyEnd);
+    if (this.framing !== 'none') body.pause();
+    this.exchange.destroy();
   }
+}
+
+function ignore(): void {
+  // A broken connection is seen by its end.
+}
+
+function isChunked(coding: string): boolean {
+  return /^\s*chunked\s*$/i.test(coding);
 }
 
 function isHeldBack(body: Readable): boolean {
@@ -383,21 +387,6 @@ function isHeldBack(body: Readable): boolean {
 
 function problemReplyOf({ status, detail }: ExchangeFailure): Reply {
   return problemReply({ status, detail });
-}
-
-/** Node stops passing the socket's 'drain' to a request at the end of its answer; this continues it. */
-function keepDraining(request: ClientRequest): void {
-  const { socket } = request;
-  const drained = (): void => void request.emit('drain');
-  socket?.on('drain', drained);
-  request.once('close', () => socket?.off('drain', drained));
-}
-
-function requestClosed(request: ClientRequest): Promise<void> {
-  return new Promise((resolve) => {
-    if (request.closed) resolve();
-    else request.once('close', () => resolve());
-  });
 }
 
 const CONNECTION_REFUSED = 'The origin refused the connection. It may be down or restarting; try again later.';
@@ -414,6 +403,8 @@ const DETAILS: ReadonlyMap<string, string> = new Map([
   ['EAI_AGAIN', UNKNOWN_NAME],
   ['ECONNRESET', CONNECTION_LOST],
   ['EPIPE', CONNECTION_LOST],
+  ['HPE_TOO_MANY_INTERIMS', 'The origin sends interim responses without end.'],
+  ['HPE_INVALID_TRANSFER_ENCODING', "The origin's answer has a transfer coding that nobody asked for."],
 ]);
 
 /** The failure that an error of a request to the origin means. */

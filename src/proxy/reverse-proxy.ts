@@ -5,7 +5,9 @@ import type { RelayedAnswer } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
 import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
-import { OriginRequests, type OriginTls, type OutgoingRequest } from '../origin/origin-client.js';
+import type { OriginTls } from '../origin/endpoint.js';
+import { OriginClient, type OutgoingRequest } from '../origin/origin-client.js';
+import type { ExchangeListener } from '../origin/origin-exchange.js';
 import { clientOf, DISCARD_LIMITS } from '../server/client-connection.js';
 import type { DiscardLimits } from '../server/closing.js';
 import { connectionOf, type Exchange, type HttpRequest } from '../server/exchange.js';
@@ -62,17 +64,17 @@ export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
 /** Forwards requests that are not resumable uploads to the origin, and its answers to the client. */
 export class ReverseProxy {
-  private readonly requests: OriginRequests;
+  private readonly client: OriginClient;
   private readonly upgrades: Upgrades;
 
   constructor(private readonly options: ReverseProxyOptions) {
-    this.requests = new OriginRequests(options.tls);
+    this.client = new OriginClient(options.tls);
     this.upgrades = new Upgrades(this.open);
   }
 
   /** Open connections to origins: in use, idle, or switched to another protocol. */
   get openConnections(): number {
-    return this.requests.openConnections + this.upgrades.size;
+    return this.client.openConnections + this.upgrades.size;
   }
 
   /** Forwards one request. Resolves when the exchange is over, whatever its outcome; never rejects. */
@@ -100,11 +102,11 @@ export class ReverseProxy {
 
   /** Closes every connection to an origin. */
   async close(): Promise<void> {
-    this.requests.close();
+    this.client.close();
     await this.upgrades.close();
   }
 
-  private readonly open = (request: OutgoingRequest) => this.requests.open(request);
+  private readonly open = (request: OutgoingRequest, listener: ExchangeListener) => this.client.open(request, listener);
 
   private exchangeOptions(
     request: HttpRequest,

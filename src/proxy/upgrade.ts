@@ -1,7 +1,7 @@
-import { type ClientRequest, type IncomingMessage, ServerResponse } from 'node:http';
+import { type IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { endToEnd, fieldValue, fromRawHeaders, type HeaderLine } from '../model/headers.js';
-import type { OutgoingRequest } from '../origin/origin-client.js';
+import { endToEnd, fieldValue, type HeaderLine } from '../model/headers.js';
+import type { ResponseHead } from '../origin/response-head.js';
 import { Http1Client } from '../server/client-connection.js';
 import type { DiscardLimits } from '../server/closing.js';
 import { reasonPhrase } from '../streams/node-http.js';
@@ -28,7 +28,7 @@ export class Upgrades {
   /** Keyed by the connection to the origin. */
   private readonly tunnels = new Map<Socket, Promise<void>>();
 
-  constructor(private readonly open: (outgoing: OutgoingRequest) => ClientRequest) {}
+  constructor(private readonly open: ExchangeOptions['open']) {}
 
   /** The number of connections to origins that have switched protocols. */
   get size(): number {
@@ -122,13 +122,12 @@ function switchHeaders(headers: ExchangeOptions['head']['headers']): HeaderLine[
 
 /** The 101 for the client; it is an interim response (RFC 9110 §15.2). */
 function switchingHead(
-  { statusCode = 101, statusMessage, rawHeaders }: IncomingMessage,
+  { status, reason, headers: lines }: ResponseHead,
   fieldsForClient: UpgradeOptions['fieldsForClient'] = (headers) => headers,
 ): Buffer {
-  const lines = fromRawHeaders(rawHeaders);
   const headers = [...fieldsForClient(endToEnd(lines), 'interim'), ...switchHeaders(lines)];
   const text = headers.map(([name, value]) => `${name}: ${value}\r\n`).join('');
-  return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(statusCode, statusMessage)}\r\n${text}\r\n`, 'latin1');
+  return Buffer.from(`HTTP/1.1 101 ${reasonPhrase(status, reason)}\r\n${text}\r\n`, 'latin1');
 }
 
 /** Forwards bytes both ways between two sockets, together with ends and errors. Resolves when both have closed. */

@@ -37,6 +37,8 @@ export class Http1Client implements ClientSide {
   private readonly response: ServerResponse;
   /** The end of the connection delimits the response. */
   private endsWithConnection = false;
+  private onClosed: (() => void) | undefined;
+  private openSides = 2;
 
   constructor(
     private readonly exchange: Http1Exchange,
@@ -46,7 +48,9 @@ export class Http1Client implements ClientSide {
     this.response = exchange.res;
     // Each of many pipelined requests adds a listener to the shared socket.
     this.request.socket.setMaxListeners(0);
-    this.closed = Promise.all([this.responseClosed(), this.requestClosed()]).then(() => undefined);
+    this.closed = new Promise((resolve) => (this.onClosed = resolve));
+    this.watchResponse();
+    this.watchRequest();
   }
 
   get body(): IncomingMessage {
@@ -126,38 +130,39 @@ export class Http1Client implements ClientSide {
     });
   }
 
-  private responseClosed(): Promise<void> {
+  private watchResponse(): void {
     const { response } = this;
+    response.once('close', this.onResponseClosed);
     // A response behind a pipelined one has no socket yet and gets no event when the connection ends.
-    const connection = response.socket ? response : this.request.socket;
-    return new Promise((resolve) => {
-      const onClose = (): void => {
-        connection.off('close', onClose);
-        response.off('close', onClose);
-        if (!response.writableFinished) this.markLeft();
-        resolve();
-      };
-      connection.once('close', onClose);
-      response.once('close', onClose);
-    });
+    if (!response.socket) this.request.socket.once('close', this.onResponseClosed);
   }
 
-  private requestClosed(): Promise<void> {
+  private readonly onResponseClosed = (): void => {
+    this.response.off('close', this.onResponseClosed);
+    this.request.socket.off('close', this.onResponseClosed);
+    if (!this.response.writableFinished) this.markLeft();
+    this.sideClosed();
+  };
+
+  private watchRequest(): void {
     const { request } = this;
-    const { socket } = request;
+    if (request.closed) return this.onRequestClosed();
+    request.once('close', this.onRequestClosed);
     // A request whose response is finished gets no event when the connection ends either.
-    const onConnectionLost = (): void => void request.destroy();
-    return new Promise((resolve) => {
-      const onClose = (): void => {
-        socket.off('close', onConnectionLost);
-        // An interrupted body never emits 'end': its request closes without it.
-        if (!request.readableEnded) this.markLeft();
-        resolve();
-      };
-      if (request.closed) return onClose();
-      request.once('close', onClose);
-      socket.once('close', onConnectionLost);
-    });
+    request.socket.once('close', this.onConnectionLost);
+  }
+
+  private readonly onConnectionLost = (): void => void this.request.destroy();
+
+  private readonly onRequestClosed = (): void => {
+    this.request.socket.off('close', this.onConnectionLost);
+    // An interrupted body never emits 'end': its request closes without it.
+    if (!this.request.readableEnded) this.markLeft();
+    this.sideClosed();
+  };
+
+  private sideClosed(): void {
+    if (--this.openSides === 0) this.onClosed!();
   }
 
   private markLeft(): void {

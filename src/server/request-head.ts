@@ -1,5 +1,6 @@
 import { Http2ServerRequest } from 'node:http2';
 import { fieldValue, fromRawHeaders, type HeaderLine, type Headers } from '../model/headers.js';
+import { remembered } from '../model/remembered.js';
 import type { RequestHead } from '../model/request-head.js';
 import { normalizePath, percentEncoded, removeDotSegments, withoutTrailing } from '../model/uri.js';
 import { type HttpRequest, peerOf } from './exchange.js';
@@ -159,14 +160,19 @@ export function canonicalTarget({ target, path }: Pick<Target, 'target' | 'path'
 
 function originForm(target: string): Target {
   const raw = pathOf(target);
+  if (PLAIN_PATH.test(raw)) return { target, path: raw };
   const normalized = normalizePath(raw);
   const ambiguity = ambiguityOf(raw, normalized);
   if (ambiguity !== undefined) return { target, path: normalized, pathAmbiguity: ambiguity };
   return { target, path: removeDotSegments(normalized) };
 }
 
+/** A path that every server reads in the same way: it has no escapes, no empty segments and none that begins with a dot. */
+const PLAIN_PATH = /^(?:\/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$/;
+
 function pathOf(target: string): string {
-  return target.split('?', 1)[0]!;
+  const query = target.indexOf('?');
+  return query === -1 ? target : target.slice(0, query);
 }
 
 /** Forms that servers read in different ways and that clients do not need. */
@@ -257,8 +263,10 @@ export function otherReadings({ target, path }: Pick<Target, 'target' | 'path'>)
  */
 export function mayBeBelow({ target }: Pick<Target, 'target'>, below: string): boolean {
   const targetLetters = alphanumericsOf(pathOf(target));
-  return below.split('/').every((segment) => targetLetters.includes(alphanumericsOf(segment)));
+  return segmentLetters(below).every((letters) => targetLetters.includes(letters));
 }
+
+const segmentLetters = remembered((path) => path.split('/').map(alphanumericsOf));
 
 /**
  * Whether some reading of the target could climb above the root, and thereby leave the path of an origin URL that has
@@ -284,6 +292,7 @@ function escapesRoot(unescaped: string): boolean {
 
 /** The letters and digits of a fully unescaped path. */
 function alphanumericsOf(path: string): string {
+  if (PLAIN_PATH.test(path)) return path.replace(/[^A-Za-z0-9]/g, '');
   let current = path;
   for (let round = 0; round < 5; round++) current = unescape(current).replace(/[\0-\x1f\x7f]/g, '');
   return toNfkc(current).replace(/[^A-Za-z0-9]/g, '');

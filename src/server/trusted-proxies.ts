@@ -105,6 +105,7 @@ export class TrustedProxies {
 
   private find(address: string): TrustedProxy | undefined {
     if (address === '') return this.unix;
+    if (this.ranges.length === 0) return undefined;
     if (!ipaddr.isValid(address)) return undefined;
     // A dual-stack socket shows an IPv4 peer as ::ffff:a.b.c.d.
     const plain = ipaddr.process(address);

@@ -52,6 +52,8 @@ class PieceCombiner {
   private block: Buffer | undefined;
   private usedBytes = 0;
   private isFlushScheduled = false;
+  /** A stream with a single small piece costs nothing more. */
+  private hasPassedPiece = false;
 
   constructor(
     private readonly stream: Readable,
@@ -95,6 +97,10 @@ class PieceCombiner {
   /** Like `push`, returns false when no more data should come for now. */
   private add(piece: Buffer): boolean {
     this.onSmallPiece();
+    if (!this.hasPassedPiece) {
+      this.hasPassedPiece = true;
+      return this.originalPush(piece);
+    }
     if (this.block && this.usedBytes + piece.length > this.block.length) this.flush();
     if (this.usedBytes === 0) this.single = Buffer.from(piece);
     else this.addToBlock(piece);

@@ -3,8 +3,9 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { afterAll, afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { askGate, type Verdict } from '../../src/delivery/gate.js';
+import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Gate } from '../../src/model/route.js';
 import type { Upload } from '../../src/model/upload.js';
@@ -17,6 +18,9 @@ import { startTestApp, type TestApp } from '../support/test-proxy.js';
 import type { WireRequest } from '../support/wire.js';
 
 describe('gates', () => {
+  const origin = new HttpOrigin();
+  afterAll(() => origin.close());
+
   const HEADERS: HeaderLine[] = [
     ['Content-Type', 'text/plain'],
     ['Content-Disposition', 'inline; filename="a ü.txt"'],
@@ -30,7 +34,7 @@ describe('gates', () => {
   ): Promise<Verdict> {
     const request = { method: 'POST', target: '/t?q=1', headers, clientAddress: '192.0.2.1' };
     const upload = { offset: Buffer.byteLength(content), request } as unknown as Upload;
-    return askGate({ gate, upload }, Readable.from([Buffer.from(content)]), signal);
+    return askGate({ gate, upload, origin }, Readable.from([Buffer.from(content)]), signal);
   }
 
   function shell(script: string, timeoutMs = 5000): Gate {
@@ -103,7 +107,11 @@ describe('gates', () => {
         const pieces = Readable.from(Array.from({ length: 100 }, () => Buffer.alloc(65_536)));
         const upload = { offset: 6_553_600, request: { method: 'POST', target: '/', headers: [], clientAddress: '' } };
         const gate = shell(`${reading}exit ${code}`);
-        const asked = askGate({ gate, upload: upload as unknown as Upload }, pieces, new AbortController().signal);
+        const asked = askGate(
+          { gate, upload: upload as unknown as Upload, origin },
+          pieces,
+          new AbortController().signal,
+        );
         expect((await asked).kind).toBe(kind);
       });
     });
@@ -127,7 +135,7 @@ describe('gates', () => {
     );
     const upload = { offset: 8, request: { headers: [], target: '/', method: 'POST', clientAddress: '' } };
     const asked = askGate(
-      { gate: shell('cat >/dev/null'), upload: upload as unknown as Upload },
+      { gate: shell('cat >/dev/null'), upload: upload as unknown as Upload, origin },
       broken,
       new AbortController().signal,
     );

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
+import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { reasonPhrase } from '../../src/streams/node-http.js';
 import { connect, exchangeOver, requestOnce, type Transport, TRANSPORTS } from '../support/client.js';
@@ -331,7 +331,7 @@ describe.each(TRANSPORTS)('a body over %s', (transport) => {
 });
 
 test('trailers follow also a body that is all there before the connection is', async () => {
-  const client = new UndiciOrigin();
+  const client = new HttpOrigin();
   ends.push(() => client.close());
   const body = new PassThrough();
   body.end('hello');

@@ -1,5 +1,4 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import type { ClientRequest, IncomingMessage } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { afterEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { ReverseProxy, type ReverseProxyOptions } from '../../src/proxy/reverse-proxy.js';
@@ -226,46 +225,71 @@ describe('idle connections', () => {
       expect((await held.readFinal()).status).toBe(200);
       held.destroy();
     });
+  });
+});
 
-    test('is no origin that is silent', async () => {
-      let goOn = (): void => undefined;
-      const later = new Promise<void>((resolve) => (goOn = resolve));
-      let hasGoneOn = false;
-      const script = async (exchange: RawExchange): Promise<void> => {
-        await exchange.write('HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none');
-        if (exchange.target !== '/held') return;
-        await later;
-        await exchange.write('two');
-        hasGoneOn = true;
-      };
-      const onAnswer = (message: unknown): void => {
-        const { request, response } = message as {
-          readonly request: ClientRequest;
-          readonly response: IncomingMessage;
-        };
-        hold(request.path, response);
-      };
-      subscribe('http.client.response.finish', onAnswer);
-      try {
-        const listener = await open(script, { timeoutMs: 300 });
-        const held = await connect(listener.url);
-        await held.sendHead('GET', '/held');
-        await until(() => gate, 'the answer');
-        for (let count = 0; count < 2; count++) {
-          const other = await connect(listener.url);
-          await other.sendHead('GET', '/');
-          await expect(other.readFinal()).rejects.toThrow();
-          other.destroy();
-        }
-        goOn();
-        await until(() => hasGoneOn, 'the rest of the answer');
-        gate!.release();
-        expect((await held.readFinal()).body.toString()).toBe('onetwo');
-        held.destroy();
-      } finally {
-        unsubscribe('http.client.response.finish', onAnswer);
+describe('an origin is not silent', () => {
+  /** Long enough for two silent answers, one after the other, to be given up. */
+  async function untilTwoAreSilent(url: string): Promise<void> {
+    for (let count = 0; count < 2; count++) {
+      const other = await connect(url);
+      await other.sendHead('GET', '/silent');
+      await expect(other.readFinal()).rejects.toThrow();
+      other.destroy();
+    }
+  }
+
+  const BEGINNING = 'HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none';
+
+  test('while it sends tiny chunks', async () => {
+    let isEnough = false;
+    let count = 0;
+    const script = async (exchange: RawExchange): Promise<void> => {
+      if (exchange.target === '/silent') return exchange.write(BEGINNING);
+      await exchange.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n');
+      for (; !isEnough; count++) {
+        await exchange.write('1\r\nx\r\n');
+        await new Promise((resolve) => setTimeout(resolve, 20));
       }
-    });
+      await exchange.write('0\r\n\r\n');
+    };
+    await play(
+      'ours',
+      async ({ front }) => {
+        const client = await connect(front.url);
+        await client.sendHead('GET', '/');
+        await untilTwoAreSilent(front.url);
+        isEnough = true;
+        expect((await client.readFinal()).body.toString()).toBe('x'.repeat(count));
+        client.destroy();
+      },
+      { script, timeoutMs: 300 },
+    );
+  });
+
+  test('while its client does not read', async () => {
+    const size = 64 * 1024 * 1024;
+    let sent = 0;
+    const script = async (exchange: RawExchange): Promise<void> => {
+      if (exchange.target === '/silent') return exchange.write(BEGINNING);
+      await exchange.write(`HTTP/1.1 200 OK\r\nContent-Length: ${size}\r\n\r\n`);
+      for (const piece = Buffer.alloc(65_536); sent < size; sent += piece.length) await exchange.write(piece);
+    };
+    await play(
+      'ours',
+      async ({ front }) => {
+        const client = await connect(front.url);
+        await client.sendHead('GET', '/');
+        const body = client.bodyOf((await client.readHead())!);
+        await untilTwoAreSilent(front.url);
+        // The rest of the answer waits at the origin.
+        expect(sent).toBeLessThan(size);
+        await body.readAll();
+        expect(body.size).toBe(size);
+        client.destroy();
+      },
+      { script, timeoutMs: 300 },
+    );
   });
 });
 

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { afterAll, afterEach, beforeAll, describe, expect, jest, test } from '@jest/globals';
-import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
+import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { ReadGate } from '../../src/streams/read-gate.js';
@@ -104,7 +104,7 @@ describe('small pieces', () => {
     const origin = await startRawOrigin((exchange) =>
       exchange.write(`HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${'1\r\nx\r\n'.repeat(COUNT)}0\r\n\r\n`),
     );
-    const sender = new UndiciOrigin();
+    const sender = new HttpOrigin();
     const request = { origin: origin.url, method: 'GET', target: '/', headers: [], content: { size: 0 } } as const;
     const { body } = await sender.send(
       { ...request, timeoutMs: 20_000, connection: 'fresh' },

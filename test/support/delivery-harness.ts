@@ -1,5 +1,5 @@
 import { Delivery, type DeliveryOptions, type DeliveryResult } from '../../src/delivery/delivery.js';
-import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
+import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { Headers } from '../../src/model/headers.js';
 import type { RelayedAnswer } from '../../src/model/messages.js';
 import type { DeliveryRules, Route, Routes } from '../../src/model/route.js';
@@ -132,7 +132,7 @@ export class DeliveryHarness {
     return new Delivery({
       store: storeSeenAs(this.store),
       spool: this.spool,
-      origin: new UndiciOrigin({ ca }),
+      origin: new HttpOrigin({ ca }),
       routes: onlyRoute(this.route),
       worker,
       clock: this.clock,

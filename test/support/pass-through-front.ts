@@ -2,13 +2,13 @@ import { Agent, createServer, type IncomingMessage, type Server, type ServerResp
 import { createServer as createHttp2Server, type Http2ServerRequest, type Http2ServerResponse } from 'node:http2';
 import { type AddressInfo, Socket } from 'node:net';
 import { silentLog } from '../../src/observe/log.js';
-import { loadHttpProxy } from '../../src/origin/origin-client.js';
 import { ReverseProxy, type ReverseProxyOptions } from '../../src/proxy/reverse-proxy.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { InvalidHead, readHead } from '../../src/server/request-head.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
 import { type RawOrigin, type RawScript, startRawOrigin } from './raw-origin.js';
 import { until } from './temporary.js';
+import { loadHttpProxy } from './load-http-proxy.js';
 
 /** A server that gives every request to one origin. */
 export interface Front {

@@ -9,7 +9,7 @@ import { PeerFiles, PeerFilesClient } from '../../src/cluster/peer-files.js';
 import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { Delivery } from '../../src/delivery/delivery.js';
-import { UndiciOrigin } from '../../src/delivery/undici-origin.js';
+import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { HttpHandler } from '../../src/handler/handler.js';
 import type { UnknownOutcome } from '../../src/model/upload.js';
 import { createLog, type Log, silentLog } from '../../src/observe/log.js';
@@ -170,7 +170,7 @@ export class PeerNode {
     const deps = { ...clocks, ...shared, store: this.store, spool: this.spool, leases: cluster.leases };
     const delivery = new Delivery({
       ...deps,
-      origin: new UndiciOrigin(),
+      origin: new HttpOrigin(),
       worker: randomUUID(),
       random: Math.random,
     });

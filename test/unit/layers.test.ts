@@ -18,12 +18,12 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   'store/embedded': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: [] },
   'store/redis': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: ['ioredis'] },
   spool: { folders: ['fs', 'concurrency', 'model', 'observe'], packages: [] },
-  origin: { folders: ['streams', 'model'], packages: ['http-proxy'] },
+  origin: { folders: ['streams', 'model'], packages: [] },
   server: { folders: ['protocol', 'streams', 'fs', 'model', 'observe'], packages: ['ipaddr.js'] },
   proxy: { folders: ['server', 'origin', 'protocol', 'streams', 'model', 'observe'], packages: [] },
   delivery: {
-    folders: ['spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
-    packages: ['undici'],
+    folders: ['origin', 'spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
+    packages: [],
   },
   uploads: { folders: ['delivery', 'spool', 'store', 'streams', 'concurrency', 'model', 'observe'], packages: [] },
   handler: {
@@ -47,7 +47,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
 };
 
 /** Implementations behind an interface: only `app/` and their own folder may name them. */
-const IMPLEMENTATIONS = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/undici-/];
+const IMPLEMENTATIONS = [/^store\/(embedded|redis)\//, /^spool\/local-/, /^delivery\/http-origin/];
 
 interface Import {
   readonly file: string;
