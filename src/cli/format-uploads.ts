@@ -1,4 +1,4 @@
-import { PLAIN_DIALECT } from '../model/upload.js';
+import { PLAIN_DIALECT, TUS_DIALECT } from '../model/upload.js';
 
 /** An upload in the list of the admin listener; `show` has more. */
 export interface ListedUpload {
@@ -178,6 +178,7 @@ function formatStatus({ attempts }: ShownUpload, { status, reason }: NonNullable
 
 function formatVersion(dialect: string): string {
   if (dialect === PLAIN_DIALECT) return 'none: an ordinary request whose body was spooled';
+  if (dialect === TUS_DIALECT) return 'tus 1.0.0';
   return dialect === 'final' ? 'without an interop version' : `interop ${dialect}`;
 }
 

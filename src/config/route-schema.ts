@@ -35,6 +35,18 @@ export function plainBodies() {
   );
 }
 
+/** `protocols`, without a default: for the top level and for routes. */
+export function protocols() {
+  return z
+    .array(oneOf(['rufh', 'tus']))
+    .min(1, 'at least one protocol; `resumable: false` on a route offers none')
+    .describe(
+      'The upload protocols that clients may use. `rufh`: Resumable Uploads for HTTP of the IETF, in all its versions. `tus`: tus ' +
+        '1.0.0. An upload may begin with one and continue with the other. A client of a protocol that is left out gets a 400 that says ' +
+        'so, and nothing of it reaches the origin.',
+    );
+}
+
 /** The settings for header fields of clients, without defaults. */
 export const headerSettings = {
   underscores: oneOf(['drop', 'pass']).describe(
@@ -93,6 +105,7 @@ export const routeSettings = z.strictObject({
       'Replaces single settings of the top-level `limits`, except `idle_timeout`, `head_timeout`, `min_rate` and `connections`, which are the same for all routes.',
     ),
   plain_bodies: plainBodies().optional(),
+  protocols: protocols().optional(),
   delivery: routeDelivery,
   headers: z
     .strictObject(headerSettings)

@@ -41,6 +41,7 @@ export function toDefaultRoute(settings: Settings): Route {
     delivery,
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
+    protocols: settings.protocols,
     plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && needsSpool(delivery)),
     ...headerRules(settings.headers),
   };
@@ -62,6 +63,7 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       delivery,
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
+      protocols: own.protocols ?? top.protocols,
       plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, spoolsPlainBodies),
       ...headerRules({ ...top.headers, ...own.headers }),
     },

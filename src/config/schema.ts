@@ -1,7 +1,7 @@
 import * as z from 'zod';
 import { admin } from './admin.js';
 import { access, delivery } from './delivery-schema.js';
-import { headerSettings, limitSettings, plainBodies, routeSettings } from './route-schema.js';
+import { headerSettings, limitSettings, plainBodies, protocols, routeSettings } from './route-schema.js';
 import { pathOrNull, secretOrNull, MIN_SECRET_LENGTH } from './secrets.js';
 import { store } from './store-schema.js';
 import {
@@ -294,6 +294,7 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Limits of uploads. Announced to clients in `Upload-Limit`.'),
   plain_bodies: plainBodies().prefault(null),
+  protocols: protocols().prefault(['rufh', 'tus']),
   alt_svc: altSvc()
     .prefault(null)
     .describe(

@@ -86,11 +86,21 @@ export class UploadLookup {
     const route = exists ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
     const head = withClientFields(received, route);
     if (upload instanceof Fault)
-      return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: upload };
+      return {
+        head,
+        target: { kind: 'upload', id, dialect: undefined, protocols: route.protocols },
+        route,
+        fault: upload,
+      };
     const ownUpload = upload && (await this.unlessForeign(upload, head, route));
     if (ownUpload instanceof Fault)
-      return { head, target: { kind: 'upload', id, dialect: undefined }, route, fault: ownUpload };
-    const target: RequestTarget = { kind: 'upload', id, dialect: ownUpload?.dialect };
+      return {
+        head,
+        target: { kind: 'upload', id, dialect: undefined, protocols: route.protocols },
+        route,
+        fault: ownUpload,
+      };
+    const target: RequestTarget = { kind: 'upload', id, dialect: ownUpload?.dialect, protocols: route.protocols };
     return { head, target, route, upload: ownUpload, page: page as ResolvedTarget['page'] };
   }
 
@@ -139,6 +149,7 @@ function targetOf({ method }: RequestHead, route: Route): RequestTarget {
     plainBodies: plainBodiesFor(method, route),
     shapesEmptyBodies: reshapesRequest(delivery),
     refusesForms: addsFormFields(delivery.framing),
+    protocols: route.protocols,
   };
 }
 

@@ -1,5 +1,6 @@
 import type { Headers } from './headers.js';
-import type { Digest, DigestAlgorithm, Undelivered, Upload } from './upload.js';
+import type { UploadProtocol } from './route.js';
+import type { ContentDigest, Digest, DigestAlgorithm, Undelivered, Upload } from './upload.js';
 
 /** Creates an upload from a body with some, all or none of its bytes. */
 export interface CreateIntent {
@@ -7,13 +8,18 @@ export interface CreateIntent {
   readonly dialect: string;
   /** This body is the end of the representation. */
   readonly complete: boolean;
+  /**
+   * The protocol counts bytes instead of stating the end (tus 1.0.0): the body is the end if it reaches the length of
+   * the upload, and one that exceeds it does not end the upload.
+   */
+  readonly completesAtLength?: true;
   /** From `Upload-Length`. */
   readonly declaredLength?: number;
   /** From `Content-Length`. */
   readonly contentLength?: number;
   /** `max-append-size` and `min-append-size` hold for a creation's body too (RUFH §4.1.4 since interop 9). */
   readonly appendLimitsApply: boolean;
-  readonly contentDigests: readonly Digest[];
+  readonly contentDigests: readonly ContentDigest[];
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
 }
@@ -24,9 +30,11 @@ export interface AppendIntent {
   readonly id: string;
   readonly offset: number;
   readonly complete: boolean;
+  /** As in a creation. */
+  readonly completesAtLength?: true;
   readonly declaredLength?: number;
   readonly contentLength?: number;
-  readonly contentDigests: readonly Digest[];
+  readonly contentDigests: readonly ContentDigest[];
   /** Some clients repeat it on every append; used only if the creation had none. */
   readonly reprDigests: readonly Digest[];
 }
@@ -56,6 +64,10 @@ export type Intent = CreateIntent | AppendIntent | RetrieveIntent | CancelIntent
 export type Refusal =
   | { readonly reason: 'malformed'; readonly detail: string; readonly upload?: Upload }
   | { readonly reason: 'unknown-upload' }
+  /** A tus request of another version, or without one. */
+  | { readonly reason: 'unsupported-tus-version' }
+  /** The route does not offer the protocol of the request. */
+  | { readonly reason: 'protocol-not-offered'; readonly protocol: UploadProtocol }
   /** The upload is known, but expired, cancelled or invalid. */
   | { readonly reason: 'gone'; readonly detail: string }
   | { readonly reason: 'mismatching-offset'; readonly upload: Upload; readonly provided: number }
@@ -63,8 +75,8 @@ export type Refusal =
   /** The same `Idempotency-Key` was used for an upload with other content or to another target. */
   | { readonly reason: 'key-reused'; readonly differsIn: string }
   | { readonly reason: 'inconsistent-length'; readonly detail: string; readonly upload?: Upload }
-  /** The content exceeds the declared length, which makes the upload invalid. */
-  | { readonly reason: 'exceeds-length'; readonly length: number }
+  /** The content exceeds the declared length, which makes the upload invalid unless it is in `upload`. */
+  | { readonly reason: 'exceeds-length'; readonly length: number; readonly upload?: Upload }
   | { readonly reason: 'too-large'; readonly maxSize: number; readonly upload?: Upload }
   /** The route puts the content into a form with fields of its own and accepts no content that is a form already. */
   | { readonly reason: 'nested-form' }

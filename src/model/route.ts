@@ -126,6 +126,9 @@ export interface Authorize {
  */
 export type PlainBodies = 'pass' | 'refuse' | 'spool';
 
+/** The upload protocols that a route may offer: the IETF's Resumable Uploads for HTTP, and tus 1.0.0. */
+export type UploadProtocol = 'rufh' | 'tus';
+
 /** The origin for a set of targets, and the rules for uploads to it. */
 export interface Route {
   readonly name: string;
@@ -138,6 +141,8 @@ export interface Route {
   /** Binds an upload to its creator by the values of these headers, or by the principal from `forwardAuth`. */
   readonly bindTo: readonly string[] | 'principal';
   readonly plainBodies: PlainBodies;
+  /** The upload protocols that are accepted. */
+  readonly protocols: readonly UploadProtocol[];
   /**
    * Keys (`fieldKey`) of the fields that only authorization services may set, collected from all routes: the
    * applications behind the routes may trust each other. Missing: no route has an authorization service.

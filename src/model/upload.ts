@@ -47,6 +47,12 @@ export interface Digest {
 }
 export type DigestAlgorithm = 'sha-256' | 'sha-512';
 
+/** A digest of the content of one message, which may also have an algorithm of tus 1.0.0. */
+export interface ContentDigest {
+  readonly algorithm: DigestAlgorithm | 'sha-1' | 'md5';
+  readonly value: string;
+}
+
 /**
  * The progress of an attempt, which decides whether it may be repeated. `sent-in-part`: the origin cannot have all
  * bytes.
@@ -100,13 +106,16 @@ export interface Answer {
 /** The dialect of an ordinary request whose body was spooled: it has no upload URL and cannot be resumed. */
 export const PLAIN_DIALECT = 'plain';
 
+/** The dialect of uploads that were created with tus 1.0.0. */
+export const TUS_DIALECT = 'tus';
+
 /** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
   readonly id: string;
   /** The node whose disk has the bytes; missing if all nodes share a spool. */
   readonly node?: string;
   readonly route: string;
-  /** The protocol it was created with: '3' … '10', 'final', or `PLAIN_DIALECT`. */
+  /** The protocol it was created with: '3' … '10', 'final', `TUS_DIALECT`, or `PLAIN_DIALECT`. */
   readonly dialect: string;
   readonly request: StoredRequest;
   readonly limits: Limits;

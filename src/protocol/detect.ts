@@ -2,12 +2,14 @@ import { fieldValue } from '../model/headers.js';
 import type { Intent, Refusal } from '../model/messages.js';
 import { METHODS_WITHOUT_CONTENT } from '../model/methods.js';
 import type { RequestHead } from '../model/request-head.js';
-import type { PlainBodies } from '../model/route.js';
+import type { PlainBodies, UploadProtocol } from '../model/route.js';
+import { PLAIN_DIALECT, TUS_DIALECT } from '../model/upload.js';
 import { knownContentLength, mediaType, parseCreation, parseUploadRequest, readCompleteness } from './parse.js';
 import { plain, plainCreation } from './plain.js';
 import type { Protocol } from './protocol.js';
 import { renderInterim, renderOutcome } from './render.js';
 import { isValue, readInteger, valueOf } from './structured-fields.js';
+import { isTusRequest, OFFSET_STREAM, tus, tusAnnouncement, tusMethod } from './tus.js';
 import { type Dialect, dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion } from './versions.js';
 
 /** The resource that a request's path leads to, from the routes and the store. */
@@ -27,9 +29,16 @@ export type RequestTarget =
        * itself.
        */
       readonly refusesForms: boolean;
+      /** The upload protocols that are accepted here. */
+      readonly protocols: readonly UploadProtocol[];
     }
   /** `dialect` is that of the stored upload; undefined if there is no such upload. */
-  | { readonly kind: 'upload'; readonly id: string; readonly dialect: string | undefined };
+  | {
+      readonly kind: 'upload';
+      readonly id: string;
+      readonly dialect: string | undefined;
+      readonly protocols: readonly UploadProtocol[];
+    };
 
 /** The classification of a request: a CORS preflight, the origin's own, or one of an upload protocol. */
 export type Detected =
@@ -73,14 +82,48 @@ function detectUpload(head: RequestHead, target: TargetResource, settings: IetfS
   // Neither browsers nor upload clients send OPTIONS with content, so its content is treated like any other.
   if (head.method === 'OPTIONS' && head.hasBody && target.plainBodies !== 'pass') return PASS_THROUGH;
   if (isPreflight(head)) return { kind: 'preflight' };
-  if (isTusRequest(head)) return PASS_THROUGH;
   const dialect = targetDialect(head);
-  if (head.method === 'OPTIONS') return resumable(ietf(dialect, settings), { kind: 'discover' });
+  if (head.method === 'OPTIONS')
+    return resumable(discovery(ietf(dialect, settings), target.protocols), { kind: 'discover' });
+  if (isTusRequest(head)) return detectTus(head, target.protocols);
+  if (!target.protocols.includes('rufh')) return detectOtherProtocol(head);
   // An append to something that is no upload must not create one, and the origin does not understand appends.
   if (head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD) {
     return resumable(ietf(dialect, settings), { reason: 'unknown-upload' });
   }
   return METHODS_WITHOUT_CONTENT.has(head.method) ? PASS_THROUGH : detectCreation(head, target, settings);
+}
+
+/**
+ * A tus client never means an ordinary request to the origin by POST: its creation would become an empty object there.
+ */
+function detectTus(head: RequestHead, protocols: readonly UploadProtocol[]): Detected {
+  const method = tusMethod(head);
+  const isCreation = method === 'POST';
+  if (!isCreation && !(method === 'PATCH' && mediaType(head) === OFFSET_STREAM)) return PASS_THROUGH;
+  if (!protocols.includes('tus')) return resumable(tus, { reason: 'protocol-not-offered', protocol: 'tus' });
+  return resumable(tus, isCreation ? tus.parseCreation(head) : { reason: 'unknown-upload' });
+}
+
+/** Where only tus is offered, a complete request of the draft works as an ordinary one; an incomplete one cannot. */
+function detectOtherProtocol(head: RequestHead): Detected {
+  const dialect = targetDialect(head);
+  const isIncomplete = valueOf(readCompleteness(dialect, head)) === false;
+  return isIncomplete ? resumable(ietf(dialect), { reason: 'protocol-not-offered', protocol: 'rufh' }) : PASS_THROUGH;
+}
+
+/** The response to OPTIONS announces every protocol that is offered, because it need not name the client's. */
+function discovery(protocol: Protocol, protocols: readonly UploadProtocol[]): Protocol {
+  if (!protocols.includes('tus')) return protocol;
+  return {
+    ...protocol,
+    render: (outcome, context) => {
+      const reply = protocol.render(outcome, context);
+      if (outcome.kind !== 'discovered') return reply;
+      const headers = protocols.includes('rufh') ? reply.headers : [];
+      return { ...reply, headers: [...headers, ...tusAnnouncement(context.limits)] };
+    },
+  };
 }
 
 /** Detects an upload by its completeness field. An invalid field counts as absent (RFC 9651 §4.2). */
@@ -100,12 +143,24 @@ function detectCreation(head: RequestHead, { minSize }: TargetResource, settings
 /** The request's version decides the form of the response, or the stored upload's if the request names none. */
 function detectOnUpload(head: RequestHead, upload: UploadResource, settings: IetfSettings): Detected {
   if (isPreflight(head)) return { kind: 'preflight' };
-  const stored = upload.dialect === undefined ? undefined : dialects.get(upload.dialect);
-  const protocol = ietf(uploadDialect(head, stored ?? final), settings);
-  // Protocols do not share uploads: tus requests find none here, and no request finds the upload of an ordinary
-  // request.
-  if (isTusRequest(head) || !stored) return resumable(protocol, { reason: 'unknown-upload' });
-  return resumable(protocol, protocol.parseUploadRequest(head, upload.id));
+  const protocol = protocolOnUpload(head, upload, settings);
+  const name = protocol === tus ? 'tus' : 'rufh';
+  // No request finds the upload of an ordinary request.
+  const exists = upload.dialect !== undefined && upload.dialect !== PLAIN_DIALECT;
+  if (!exists) return resumable(protocol, { reason: 'unknown-upload' });
+  if (!upload.protocols.includes(name)) return resumable(protocol, { reason: 'protocol-not-offered', protocol: name });
+  const request = protocol.parseUploadRequest(head, upload.id);
+  const discovers = 'kind' in request && request.kind === 'discover';
+  return resumable(discovers ? discovery(protocol, upload.protocols) : protocol, request);
+}
+
+/** An upload may continue in another protocol than it began with: its client may have been updated meanwhile. */
+function protocolOnUpload(head: RequestHead, { dialect }: UploadResource, settings: IetfSettings): Protocol {
+  if (isTusRequest(head)) return tus;
+  const isDraft = namedDialect(head) !== undefined || isValue(readCompleteness(final, head));
+  if (dialect === TUS_DIALECT && !isDraft) return tus;
+  const stored = dialect === undefined ? undefined : dialects.get(dialect);
+  return ietf(uploadDialect(head, stored ?? final), settings);
 }
 
 function uploadDialect(head: RequestHead, stored: Dialect): Dialect {
@@ -125,11 +180,6 @@ function namedDialect(head: RequestHead): Dialect | 'unknown' | undefined {
   const version = readInteger(head.headers, 'Upload-Draft-Interop-Version');
   if (version === 'absent') return undefined;
   return dialects.get(String(version)) ?? 'unknown';
-}
-
-/** Takes precedence over RUFH, because a tus 1.0.0 client on iOS sends the fields of both protocols. */
-function isTusRequest({ headers }: RequestHead): boolean {
-  return fieldValue(headers, 'Tus-Resumable') !== undefined;
 }
 
 function isPreflight({ method, headers }: RequestHead): boolean {

@@ -27,7 +27,7 @@ export interface ReplyContext {
 
 /** One version of an upload protocol: pure functions from requests to intents and from outcomes to responses. */
 export interface Protocol {
-  /** The dialect stored with an upload: '3' … '10', 'final', or `PLAIN_DIALECT`. */
+  /** The dialect stored with an upload: '3' … '10', 'final', `TUS_DIALECT`, or `PLAIN_DIALECT`. */
   readonly name: string;
   /** Parses a request that `detect` classified as a creation. */
   parseCreation(head: RequestHead): Intent | Refusal;

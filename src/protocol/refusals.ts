@@ -47,9 +47,12 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
     case 'exceeds-length':
     case 'append-too-small':
     case 'digest-mismatch':
+    case 'protocol-not-offered':
       return 400;
     case 'unknown-upload':
       return 404;
+    case 'unsupported-tus-version':
+      return 412;
     case 'method-not-allowed':
       return 405;
     case 'mismatching-offset':
@@ -117,6 +120,12 @@ const DETAILS: Details = {
   malformed: ({ detail }) => detail,
   'unknown-upload': () =>
     'There is no upload at this address: it never existed, was cancelled, or has expired. Begin a new one.',
+  'unsupported-tus-version': () => 'The version of tus that is spoken here is 1.0.0: send it as Tus-Resumable.',
+  'protocol-not-offered': ({ protocol }) =>
+    protocol === 'tus'
+      ? 'Uploads with tus are not accepted at this address (the setting "protocols"). Nothing was stored or passed on.'
+      : 'Resumable uploads of this kind are not accepted at this address (the setting "protocols"); tus 1.0.0 is. ' +
+        'Nothing was stored or passed on.',
   gone: ({ detail }) => `${detail} Begin a new one.`,
   'mismatching-offset': ({ upload, provided }) =>
     `This upload stands at offset ${shownOffset(upload)}, not at ${provided}. Go on from ${shownOffset(upload)}.`,

@@ -12,6 +12,7 @@ import {
   locationLine,
   type MaybeLines,
   offsetLine,
+  outcomeUnknownLine,
   retryAfterLine,
   uploadLimit,
   versionLine,
@@ -114,11 +115,6 @@ function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined,
   );
 }
 
-/** RFC 9209: informs a client of an unknown outcome even if it lost the response that said so. */
-function outcomeUnknownLine({ undelivered }: Upload): HeaderLine | undefined {
-  return undelivered?.reason === 'outcome-unknown' ? ['Proxy-Status', OUTCOME_UNKNOWN] : undefined;
-}
-
 /** RUFH §4.1.4. Limits are sent even in dialects that do not define them. Apple's clients require a 200. */
 function discovered(dialect: Dialect, { limits }: ReplyContext): Reply {
   const value = uploadLimit(limits, dialect.lifetimeLimit ?? 'max-age', limits.maxAgeSeconds);
@@ -211,10 +207,6 @@ const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
   unauthorized: 'The upload is whole and kept, but its target wants other credentials. Append its end again with them.',
   quarantined: 'The upload is whole, but it is kept back and will not be given to its target.',
 };
-
-const OUTCOME_UNKNOWN =
-  'rufh-proxy; error=http_response_incomplete; ' +
-  'details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
 
 function reprDigestLine(digest: Digest | undefined): HeaderLine | undefined {
   return digest && ['Repr-Digest', digestField(digest)];

@@ -65,3 +65,12 @@ export function uploadLimit(limits: Limits, lifetimeName: 'expires' | 'max-age',
     .map(([key, value]) => `${key}=${value}`)
     .join(', ');
 }
+
+const OUTCOME_UNKNOWN =
+  'rufh-proxy; error=http_response_incomplete; ' +
+  'details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
+
+/** RFC 9209: informs a client of an unknown outcome even if it lost the response that said so. */
+export function outcomeUnknownLine({ undelivered }: Upload): HeaderLine | undefined {
+  return undelivered?.reason === 'outcome-unknown' ? ['Proxy-Status', OUTCOME_UNKNOWN] : undefined;
+}

@@ -155,6 +155,7 @@ export class AppendBody {
         lease,
         body,
         completionCheck: complete ? new CompletionCheck(task, this.deps.hashes) : undefined,
+        completesAtLength: intent.completesAtLength,
         allowance: allowance(upload, appendLimitsApply),
         contentDigests,
         content,
@@ -195,7 +196,7 @@ export class AppendBody {
       case 'invalid':
         return this.invalidate(task.upload, lease, received.refusal);
       case 'overflow':
-        return this.overflow(received.upload, lease, received.beyond);
+        return this.overflow(received.upload, task, received.beyond);
       case 'completed':
         return { kind: 'complete', upload: received.upload, reprDigest: received.reprDigest };
       case 'received':
@@ -217,11 +218,17 @@ export class AppendBody {
     return false;
   }
 
-  private async overflow(upload: Upload, lease: Lease, beyond: Allowance['beyond']): Promise<Outcome | Interrupted> {
+  private async overflow(
+    upload: Upload,
+    { intent, lease }: AppendTask,
+    beyond: Allowance['beyond'],
+  ): Promise<Outcome | Interrupted> {
     const { maxSize = 0, maxAppendSize = 0 } = upload.limits;
     switch (beyond) {
-      case 'exceeds-length':
-        return this.invalidate(upload, lease, { reason: 'exceeds-length', length: upload.length ?? 0 });
+      case 'exceeds-length': {
+        const refusal = { reason: 'exceeds-length', length: upload.length ?? 0, upload } as const;
+        return intent.completesAtLength ? { kind: 'refused', refusal } : this.invalidate(upload, lease, refusal);
+      }
       case 'too-large':
         return this.invalidate(upload, lease, { reason: 'too-large', maxSize });
       case 'append-too-large':

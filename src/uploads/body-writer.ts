@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { SmallContent } from '../delivery/small-content.js';
 import { Fault } from '../model/fault.js';
 import type { Interrupted, Refusal, RelayedAnswer } from '../model/messages.js';
-import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
+import type { ContentDigest, Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
 import type { ReleaseReason, Lease } from '../store/leases.js';
@@ -25,9 +25,11 @@ export interface ReceiveTask {
   readonly body: Body;
   /** Present when the proper end of the body completes the upload, unless this check objects. */
   readonly completionCheck?: CompletionCheck;
+  /** The body completes the upload only if it reaches its length; a shorter one is received like any other. */
+  readonly completesAtLength?: boolean;
   readonly allowance?: Allowance;
   /** Verified for this body alone before any of it counts (RFC 9530 §2). */
-  readonly contentDigests: readonly Digest[];
+  readonly contentDigests: readonly ContentDigest[];
   /** A body with fewer bytes is refused. */
   readonly minBytes?: number;
   /** Takes a copy of every byte that is written. */
@@ -180,13 +182,18 @@ class BodyWriter {
     const isComplete = ending === 'clean' && !this.overflowed;
     const refusal = isComplete ? this.refuseBody() : undefined;
     if (refusal) return this.discard(refusal);
-    if (isComplete && this.task.completionCheck) return this.complete(this.task.completionCheck);
+    if (isComplete && this.task.completionCheck && this.reachesEnd) return this.complete(this.task.completionCheck);
     await this.chunk?.commit();
     if (this.chunk?.refusedBy) return this.takenOver();
     const { upload } = this.chunk ?? this.task;
     if (this.overflowed && this.task.allowance) return { kind: 'overflow', upload, beyond: this.task.allowance.beyond };
     if (ending === 'clean') return { kind: 'received', upload };
     return this.interrupted();
+  }
+
+  private get reachesEnd(): boolean {
+    const { upload, completesAtLength = false } = this.task;
+    return !completesAtLength || upload.offset + this.writtenBytes + sizeOf(this.keptBack) === upload.length;
   }
 
   private refuseBody(): Refusal | undefined {

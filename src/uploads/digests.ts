@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import type { Digest, DigestAlgorithm, Upload } from '../model/upload.js';
+import type { ContentDigest, Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import type { UploadStore } from '../store/upload-store.js';
@@ -110,7 +110,7 @@ export class RepresentationHashes {
 }
 
 /** Whether the computed digests contain every digest that the client sent. */
-export function matches(expected: readonly Digest[], actual: readonly Digest[]): boolean {
+export function matches(expected: readonly ContentDigest[], actual: readonly ContentDigest[]): boolean {
   return expected.every((digest) =>
     actual.some(({ algorithm, value }) => algorithm === digest.algorithm && value === digest.value),
   );

@@ -26,7 +26,7 @@ import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './acknowledged-offsets.js';
-import { refuseAppend, refuseCreation, refused, goneReason } from './validate.js';
+import { refuseAppend, refuseCreation, refused, goneReason, withCompleteness } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
@@ -97,11 +97,12 @@ export class Uploads {
   }
 
   async create(
-    intent: CreateIntent,
+    stated: CreateIntent,
     route: Route,
     request: StoredRequest,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
+    const intent = withCompleteness(stated);
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
     const creation = { request, ...call.creator };
@@ -114,14 +115,15 @@ export class Uploads {
   async append(intent: AppendIntent, call: UploadCall, loaded?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return this.answers.repeat(intent, known, call);
+    if (known.phase !== 'receiving') return this.answers.repeat(withCompleteness(intent, known.length), known, call);
     const lease = await this.deps.leases.take(intent.id);
     try {
       const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
-      if (upload.phase === 'receiving') return await this.appendUnderLease(intent, upload, lease, call);
+      const counted = withCompleteness(intent, upload.length);
+      if (upload.phase === 'receiving') return await this.appendUnderLease(counted, upload, lease, call);
       void lease.release();
-      return await this.answers.repeat(intent, upload, call);
+      return await this.answers.repeat(counted, upload, call);
     } finally {
       void lease.release();
     }

@@ -36,10 +36,25 @@ export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdic
   const length = upload.length ?? intent.declaredLength;
   const reaches = offset + (intent.contentLength ?? 0);
   if (length !== undefined && reaches > length)
-    return { refusal: { reason: 'exceeds-length', length }, invalidates: true };
+    return intent.completesAtLength
+      ? { refusal: { reason: 'exceeds-length', length, upload } }
+      : { refusal: { reason: 'exceeds-length', length }, invalidates: true };
   if (limits.maxSize !== undefined && Math.max(reaches, length ?? 0) > limits.maxSize)
     return { refusal: { reason: 'too-large', maxSize: limits.maxSize, upload } };
   return undefined;
+}
+
+/**
+ * The intent with `complete` as the length decides it, for a protocol that counts bytes. Without Content-Length, only
+ * the end of the body shows whether it reaches the length.
+ */
+export function withCompleteness<T extends CreateIntent | AppendIntent>(intent: T, uploadLength?: number): T {
+  if (!intent.completesAtLength) return intent;
+  const length = uploadLength ?? intent.declaredLength;
+  const offset = intent.kind === 'append' ? intent.offset : 0;
+  const { contentLength } = intent;
+  const complete = length !== undefined && (contentLength === undefined || offset + contentLength === length);
+  return { ...intent, complete };
 }
 
 /** The number of bytes that a body may bring, and the reason to refuse more. */

@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import type { HeaderLine } from '../../src/model/headers.js';
 import {
   missingTests,
   type RouteRow,
@@ -66,6 +67,18 @@ const LIMITS: SettingRow[] = [
 
 const CHECKS: SettingRow[] = [
   row('plain_bodies', 'plain_bodies: refuse', async (probe) => expect((await probe.post()).status).toBe(428)),
+  row(
+    'protocols',
+    'protocols: [rufh]',
+    async (probe) => {
+      const fields: HeaderLine[] = [
+        ['Tus-Resumable', '1.0.0'],
+        ['Upload-Length', '5'],
+      ];
+      expect((await probe.post('', fields)).status).toBe(400);
+    },
+    seenAtTop('flow/tus.test.ts', 'where tus is not offered a client hears so, and the origin nothing'),
+  ),
   ...['authorize.forward_auth', 'authorize.forward_auth.url'].map((setting, at) =>
     row(
       setting,

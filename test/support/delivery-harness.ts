@@ -239,6 +239,7 @@ export function routeTo(origin: string, { rules, retry }: Pick<DeliveryHarnessOp
     authorize: { preflight: false, recheck: false },
     bindTo: [],
     plainBodies: 'pass',
+    protocols: ['rufh', 'tus'],
   };
 }
 

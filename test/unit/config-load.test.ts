@@ -87,6 +87,7 @@ describe('loading', () => {
           authorize: { preflight: false, recheck: false },
           bindTo: [],
           plainBodies: 'pass',
+          protocols: ['rufh', 'tus'],
         },
         routes: [],
       },
@@ -207,6 +208,7 @@ routes:
         authorize: { preflight: false, recheck: false },
         bindTo: [],
         plainBodies: 'pass',
+        protocols: ['rufh', 'tus'],
       },
     });
   });

@@ -19,6 +19,7 @@ describe('routes', () => {
     authorize: { preflight: false, recheck: false },
     bindTo: [],
     plainBodies: 'pass',
+    protocols: ['rufh', 'tus'],
   };
 
   function route(

@@ -5,7 +5,12 @@ import { detect, type RequestTarget } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
 
 describe('targets', () => {
-  const PASS = { plainBodies: 'pass', shapesEmptyBodies: false, refusesForms: false } as const;
+  const PASS = {
+    plainBodies: 'pass',
+    shapesEmptyBodies: false,
+    refusesForms: false,
+    protocols: ['rufh', 'tus'],
+  } as const;
   const RESUMABLE: RequestTarget = { kind: 'target', resumable: true, minSize: 0, ...PASS };
   const FROM_1000: RequestTarget = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
   const ORDINARY: RequestTarget = { kind: 'target', resumable: false, minSize: 0, ...PASS };
@@ -96,6 +101,7 @@ describe('targets', () => {
       plainBodies: 'spool',
       shapesEmptyBodies: true,
       refusesForms: true,
+      protocols: ['rufh', 'tus'],
     };
     test.each([
       ['POST /f\nUpload-Complete: ?1\nContent-Type: multipart/form-data; boundary=b', 'final nested-form'],
@@ -157,11 +163,44 @@ describe('targets', () => {
 
   describe('tus 1.0.0 wins over RUFH, because a tus client on iOS sends the fields of both', () => {
     test.each([
-      'POST /f\nTus-Resumable: 1.0.0\nUpload-Length: 5',
-      'POST /f\nTus-Resumable: 1.0.0\nUpload-Draft-Interop-Version: 6\nUpload-Complete: ?1',
-      'OPTIONS /f\nTus-Resumable: 1.0.0',
-    ])('%j passes through', (text) => {
-      expect(verdict(head(text))).toBe('pass-through');
+      ['POST /f\nTus-Resumable: 1.0.0\nUpload-Length: 5', 'tus create'],
+      [
+        'POST /f\nTus-Resumable: 1.0.0\nUpload-Draft-Interop-Version: 6\nUpload-Complete: ?1\nUpload-Length: 5',
+        'tus create',
+      ],
+      ['POST /f\nTus-Resumable: 1.0.0', 'tus malformed'],
+      ['POST /f\nTus-Resumable: 0.2.2\nUpload-Length: 5', 'tus unsupported-tus-version'],
+      ['PATCH /f\nTus-Resumable: 1.0.0\nContent-Type: application/offset+octet-stream', 'tus unknown-upload'],
+      ['POST /f\nTus-Resumable: 1.0.0\nX-HTTP-Method-Override: PATCH', 'pass-through'],
+      ['PATCH /f\nTus-Resumable: 1.0.0\nContent-Type: application/json', 'pass-through'],
+      ['HEAD /f\nTus-Resumable: 1.0.0', 'pass-through'],
+      ['DELETE /f\nTus-Resumable: 1.0.0', 'pass-through'],
+      ['PUT /f\nTus-Resumable: 1.0.0\nUpload-Length: 5\nUpload-Complete: ?0', 'pass-through'],
+      ['OPTIONS /f\nTus-Resumable: 1.0.0', 'final discover'],
+    ])('%j → %s', (text, expected) => {
+      expect(verdict(head(text))).toBe(expected);
+    });
+  });
+
+  describe('a protocol that is not offered', () => {
+    const TUS = 'POST /f\nTus-Resumable: 1.0.0\nUpload-Length: 5';
+    test.each([
+      [TUS, 'rufh', 'tus protocol-not-offered'],
+      [
+        'PATCH /f\nTus-Resumable: 1.0.0\nContent-Type: application/offset+octet-stream',
+        'rufh',
+        'tus protocol-not-offered',
+      ],
+      ['HEAD /f\nTus-Resumable: 1.0.0', 'rufh', 'pass-through'],
+      ['POST /f\nUpload-Complete: ?0', 'rufh', 'final create'],
+      [TUS, 'tus', 'tus create'],
+      ['POST /f\nUpload-Complete: ?0', 'tus', 'final protocol-not-offered'],
+      ['POST /f\nUpload-Draft-Interop-Version: 3\nUpload-Incomplete: ?1', 'tus', '3 protocol-not-offered'],
+      // Every upload task of an iOS app says so, whether it could be resumed or not.
+      ['POST /f\nUpload-Complete: ?1', 'tus', 'pass-through'],
+      ['POST /f', 'tus', 'pass-through'],
+    ] as const)('%j where only %s is → %s', (text, protocol, expected) => {
+      expect(verdict(head(text), { ...RESUMABLE, protocols: [protocol] })).toBe(expected);
     });
   });
 
@@ -210,7 +249,12 @@ describe('targets', () => {
 });
 
 describe('uploads', () => {
-  const at = (dialect: string | undefined): RequestTarget => ({ kind: 'upload', id: 'b530ce8ff', dialect });
+  const at = (dialect: string | undefined): RequestTarget => ({
+    kind: 'upload',
+    id: 'b530ce8ff',
+    dialect,
+    protocols: ['rufh', 'tus'],
+  });
   const settings = { finalInterim: false };
 
   function verdict(text: string, dialect: string | undefined): string {
@@ -274,18 +318,43 @@ describe('uploads', () => {
     });
   });
 
-  describe('an upload that is not there, or of another family, is unknown whatever is asked of it', () => {
+  describe('an upload continues in whichever protocol its client speaks', () => {
+    const tusAppend = 'Tus-Resumable: 1.0.0\nUpload-Offset: 5\nContent-Type: application/offset+octet-stream';
+    const append = 'PATCH /u\nUpload-Offset: 5\nUpload-Complete: ?1\nContent-Type: application/partial-upload';
+    test.each([
+      ['HEAD /u\nTus-Resumable: 1.0.0', '6', 'tus retrieve'],
+      [`PATCH /u${version('6')}\n${tusAppend}`, 'final', 'tus append'],
+      [`PATCH /u\n${tusAppend}`, 'tus', 'tus append'],
+      [`POST /u\nX-HTTP-Method-Override: PATCH\n${tusAppend}`, 'tus', 'tus append'],
+      ['DELETE /u\nTus-Resumable: 1.0.0', 'tus', 'tus cancel'],
+      ['DELETE /u\nTus-Resumable: 2.0.0', 'tus', 'tus unsupported-tus-version'],
+      ['DELETE /u', 'tus', 'tus unsupported-tus-version'],
+      ['PUT /u\nTus-Resumable: 1.0.0', 'tus', 'tus method-not-allowed'],
+      ['OPTIONS /u', 'tus', 'tus discover'],
+      ['HEAD /u', 'tus', 'tus retrieve'],
+      ['GET /u', 'tus', 'tus retrieve'],
+      [`HEAD /u${version('6')}`, 'tus', '6 retrieve'],
+      [append, 'tus', 'final append'],
+      [
+        'PATCH /u\nContent-Type: application/offset+octet-stream\nUpload-Offset: 5',
+        'tus',
+        'tus unsupported-tus-version',
+      ],
+    ])('%j on an upload of %s → %s', (text, dialect, expected) => {
+      expect(verdict(text, dialect)).toBe(expected);
+    });
+  });
+
+  describe('an upload that is not there is unknown whatever is asked of it', () => {
     test.each([
       ['HEAD /u', undefined, 'final unknown-upload'],
       [`DELETE /u${version('6')}`, undefined, '6 unknown-upload'],
       [`PATCH /u${version('98')}`, undefined, 'final unknown-upload'],
       ['PUT /u', undefined, 'final unknown-upload'],
       ['OPTIONS /u', undefined, 'final unknown-upload'],
-      ['HEAD /u', 'tus', 'final unknown-upload'],
-      [`HEAD /u${version('6')}`, 'tus', '6 unknown-upload'],
-      ['HEAD /u\nTus-Resumable: 1.0.0', '6', '6 unknown-upload'],
-      [`PATCH /u${version('6')}\nTus-Resumable: 1.0.0`, 'final', '6 unknown-upload'],
-      ['HEAD /u\nTus-Resumable: 1.0.0', undefined, 'final unknown-upload'],
+      ['HEAD /u\nTus-Resumable: 1.0.0', undefined, 'tus unknown-upload'],
+      ['HEAD /u', 'plain', 'final unknown-upload'],
+      ['HEAD /u\nTus-Resumable: 1.0.0', 'plain', 'tus unknown-upload'],
     ])('%j on an upload of %s → %s', (text, dialect, expected) => {
       expect(verdict(text, dialect)).toBe(expected);
     });
@@ -368,6 +437,7 @@ describe('uploads', () => {
       plainBodies: 'pass',
       shapesEmptyBodies: false,
       refusesForms: false,
+      protocols: ['rufh', 'tus'],
     });
     fc.assert(
       fc.property(methods, headers, places, (method, lines, place) => {
@@ -375,7 +445,7 @@ describe('uploads', () => {
         expect(['preflight', 'pass-through', 'resumable']).toContain(detected.kind);
         if (detected.kind !== 'resumable' || !('reason' in detected.request)) return;
         const reply = detected.protocol.render({ kind: 'refused', refusal: detected.request }, CONTEXT);
-        expect([400, 404, 405, 415]).toContain(reply.status);
+        expect([400, 404, 405, 412, 415]).toContain(reply.status);
         expect(JSON.parse(reply.body as string)).toMatchObject({ status: reply.status });
       }),
       { numRuns: 2000 },

@@ -1,0 +1,319 @@
+import { fieldValue, type HeaderLine, withoutUploadFields } from '../model/headers.js';
+import type { AppendIntent, Intent, Outcome, Refusal } from '../model/messages.js';
+import type { RequestHead } from '../model/request-head.js';
+import type { Limits } from '../model/route.js';
+import { type ContentDigest, shownOffset, TUS_DIALECT, type Undelivered, type Upload } from '../model/upload.js';
+import { knownContentLength, mediaType } from './parse.js';
+import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
+import type { Protocol, Reply, ReplyContext } from './protocol.js';
+import { adviceLine, problemOf } from './refusals.js';
+import {
+  lines,
+  locationLine,
+  type MaybeLines,
+  offsetLine,
+  outcomeUnknownLine,
+  retryAfterLine,
+} from './upload-headers.js';
+import { final } from './versions.js';
+
+/** The media type of every body with bytes of an upload (tus 1.0.0, Core: PATCH). */
+export const OFFSET_STREAM = 'application/offset+octet-stream';
+
+const VERSION = '1.0.0';
+
+const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination';
+
+/** Names of checksum algorithms in tus, with those of this program; the first is required of every server. */
+const CHECKSUMS: ReadonlyMap<string, { readonly algorithm: ContentDigest['algorithm']; readonly bytes: number }> =
+  new Map([
+    ['sha1', { algorithm: 'sha-1', bytes: 20 }],
+    ['md5', { algorithm: 'md5', bytes: 16 }],
+    ['sha256', { algorithm: 'sha-256', bytes: 32 }],
+    ['sha512', { algorithm: 'sha-512', bytes: 64 }],
+  ]);
+
+/**
+ * tus 1.0.0 with the extensions above. An upload is complete when its offset reaches its length, so the last request
+ * gets the origin's answer, and its last byte is not acknowledged before a good one. There are no interim responses.
+ * Reasons: docs/decisions/0033.
+ */
+export const tus: Protocol = {
+  name: TUS_DIALECT,
+  parseCreation,
+  parseUploadRequest,
+  interim: () => undefined,
+  render,
+};
+
+/** Header fields that announce tus in the response to OPTIONS (Core: OPTIONS). */
+export function tusAnnouncement({ maxSize }: Limits): HeaderLine[] {
+  return lines(
+    ['Tus-Resumable', VERSION],
+    ['Tus-Version', VERSION],
+    ['Tus-Extension', EXTENSIONS],
+    ['Tus-Checksum-Algorithm', [...CHECKSUMS.keys()].join(',')],
+    maxSize === undefined ? undefined : ['Tus-Max-Size', String(maxSize)],
+  );
+}
+
+/** Whether the request is one of tus, whatever its version. Each of them has the field, except OPTIONS (Core: headers). */
+export function isTusRequest({ headers }: RequestHead): boolean {
+  return fieldValue(headers, 'Tus-Resumable') !== undefined;
+}
+
+/** The method, or the one that overrides it where an environment knows only some (Core: X-HTTP-Method-Override). */
+export function tusMethod({ method, headers }: RequestHead): string {
+  const override = method === 'POST' ? fieldValue(headers, 'X-HTTP-Method-Override') : undefined;
+  return override === 'PATCH' || override === 'DELETE' || override === 'HEAD' ? override : method;
+}
+
+function parseCreation(head: RequestHead): Intent | Refusal {
+  if (fieldValue(head.headers, 'Tus-Resumable') !== VERSION) return { reason: 'unsupported-tus-version' };
+  if (fieldValue(head.headers, 'Upload-Concat') !== undefined)
+    return malformed('Uploads are not joined here: leave Upload-Concat out, and send the file as one upload.');
+  const length = readInteger(head, 'Upload-Length');
+  const deferred = fieldValue(head.headers, 'Upload-Defer-Length');
+  if (
+    length === 'invalid' ||
+    (deferred !== undefined && deferred !== '1') ||
+    (length === undefined) !== (deferred === '1')
+  )
+    return malformed('A new upload needs either its Upload-Length in bytes, or Upload-Defer-Length: 1.');
+  const contentLength = knownContentLength(head);
+  if (contentLength !== 0 && mediaType(head) !== OFFSET_STREAM)
+    return { reason: 'unsupported-media-type', expected: OFFSET_STREAM };
+  const contentDigests = readChecksum(head);
+  if ('reason' in contentDigests) return contentDigests;
+  return {
+    kind: 'create',
+    dialect: TUS_DIALECT,
+    complete: false,
+    completesAtLength: true,
+    declaredLength: length,
+    contentLength,
+    appendLimitsApply: true,
+    contentDigests,
+    reprDigests: [],
+  };
+}
+
+function parseUploadRequest(head: RequestHead, id: string): Intent | Refusal {
+  const method = tusMethod(head);
+  // Reading is harmless without the field, and operators do it by hand.
+  const mayOmitVersion = method === 'HEAD' || method === 'GET' || method === 'OPTIONS';
+  const version = fieldValue(head.headers, 'Tus-Resumable');
+  if (version !== VERSION && !(mayOmitVersion && (version === undefined || method === 'OPTIONS')))
+    return { reason: 'unsupported-tus-version' };
+  switch (method) {
+    case 'HEAD':
+    case 'GET':
+      return { kind: 'retrieve', id };
+    case 'PATCH':
+      return parseAppend(head, id);
+    case 'DELETE':
+      return { kind: 'cancel', id };
+    case 'OPTIONS':
+      return { kind: 'discover', id };
+    default:
+      return { reason: 'method-not-allowed', allowed: ['HEAD', 'GET', 'PATCH', 'DELETE', 'OPTIONS'] };
+  }
+}
+
+/** Core: PATCH; Upload-Length is that of the extension creation-defer-length. */
+function parseAppend(head: RequestHead, id: string): AppendIntent | Refusal {
+  if (mediaType(head) !== OFFSET_STREAM) return { reason: 'unsupported-media-type', expected: OFFSET_STREAM };
+  const offset = readInteger(head, 'Upload-Offset');
+  if (typeof offset !== 'number') return malformed('Upload-Offset has to say in digits where the content belongs.');
+  const declaredLength = readInteger(head, 'Upload-Length');
+  if (declaredLength === 'invalid') return malformed('Upload-Length has to be the length of the file in digits.');
+  const contentDigests = readChecksum(head);
+  if ('reason' in contentDigests) return contentDigests;
+  return {
+    kind: 'append',
+    id,
+    offset,
+    complete: false,
+    completesAtLength: true,
+    declaredLength,
+    contentLength: knownContentLength(head),
+    contentDigests,
+    reprDigests: [],
+  };
+}
+
+/** Reads a non-negative integer: digits and nothing else (Core: Upload-Offset, Upload-Length). */
+function readInteger({ headers }: RequestHead, name: string): number | 'invalid' | undefined {
+  const text = fieldValue(headers, name);
+  if (text === undefined) return undefined;
+  return /^\d{1,15}$/.test(text) ? Number(text) : 'invalid';
+}
+
+/** Reads `Upload-Checksum`: an algorithm and a checksum in Base64 (extension checksum). */
+function readChecksum({ headers }: RequestHead): readonly ContentDigest[] | Refusal {
+  const text = fieldValue(headers, 'Upload-Checksum');
+  if (text === undefined) return [];
+  const [, name = '', encoded = ''] = /^([a-z0-9]+) ([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
+  const known = CHECKSUMS.get(name);
+  const value = Buffer.from(encoded, 'base64');
+  if (known && value.length === known.bytes) return [{ algorithm: known.algorithm, value: value.toString('hex') }];
+  const names = [...CHECKSUMS.keys()].join(', ');
+  return malformed(`Upload-Checksum has to be an algorithm (${names}), a space, and the checksum in Base64.`);
+}
+
+function malformed(detail: string): Refusal {
+  return { reason: 'malformed', detail };
+}
+
+function render(outcome: Outcome, context: ReplyContext): Reply {
+  switch (outcome.kind) {
+    case 'created':
+      return reply(201, locationLine(outcome.upload, context), offsetLine(outcome.upload), expiresLine(outcome.upload));
+    case 'appended':
+      return reply(204, offsetLine(outcome.upload), expiresLine(outcome.upload));
+    case 'retrieved':
+      return retrieved(outcome.upload);
+    case 'answered':
+      return answered(outcome, context);
+    case 'parked':
+      return relayed(outcome.answer, offsetLine(outcome.upload));
+    case 'turned-away':
+      return relayed(outcome.answer);
+    case 'answer-lost':
+      return problem(outcome.upload, answerLostProblem(outcome.upload));
+    case 'accepted':
+      return reply(204, offsetLine(outcome.upload));
+    case 'undelivered':
+      return undelivered(outcome.upload, outcome.failure, outcome.retryAfterSeconds);
+    case 'pending':
+      if (outcome.failure) return undelivered(outcome.upload, outcome.failure, outcome.retryAfterSeconds);
+      return problem(outcome.upload, { status: 504, detail: PENDING }, retryAfterLine(outcome.retryAfterSeconds));
+    case 'cancelled':
+      return reply(204);
+    case 'discovered':
+      return { status: 204, headers: tusAnnouncement(context.limits) };
+    case 'refused':
+      return refused(outcome.refusal);
+  }
+}
+
+function reply(status: number, ...maybe: MaybeLines): Reply {
+  return { status, headers: [...lines(['Tus-Resumable', VERSION], ...maybe), NO_STORE] };
+}
+
+/** Core: HEAD; the extensions creation, creation-defer-length and expiration add their fields. */
+function retrieved(upload: Upload): Reply {
+  const metadata = fieldValue(upload.request.headers, 'Upload-Metadata');
+  return reply(
+    200,
+    offsetLine(upload),
+    upload.length === undefined ? ['Upload-Defer-Length', '1'] : ['Upload-Length', String(upload.length)],
+    metadata === undefined ? undefined : ['Upload-Metadata', metadata],
+    expiresLine(upload),
+    outcomeUnknownLine(upload),
+  );
+}
+
+/** The extension expiration: only an unfinished upload expires for its client. */
+function expiresLine({ phase, expiresAt }: Upload): HeaderLine | undefined {
+  return phase === 'receiving' ? ['Upload-Expires', new Date(expiresAt).toUTCString()] : undefined;
+}
+
+type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
+
+/**
+ * The origin's answer. Clients take every 2xx for success, and some only the statuses of the protocol: 201 for a
+ * creation, 204 for an append, so an answer without content gets these. A redirection would be followed by browsers
+ * before the client sees it.
+ */
+function answered({ to, upload, answer }: Answered, context: ReplyContext): Reply {
+  const isRedirection = answer.status >= 300 && answer.status < 400;
+  const isGood = answer.status < 400;
+  const { headers, ...rest } = relayed(answer, offsetLine(upload));
+  // The Location of a creation is the upload's: a client that ends its upload must not delete the origin's resource.
+  const drops = isRedirection || (isGood && to === 'create') ? 'location' : undefined;
+  const kept = headers.filter(([name]) => name.toLowerCase() !== drops);
+  if (!isGood) return { ...rest, headers: kept };
+  if (to === 'create') return { ...rest, ...statusOf(201), headers: [...kept, locationLine(upload, context)] };
+  const isEmpty = answer.bodySize === 0 || fieldValue(answer.headers, 'Content-Length') === '0';
+  if (isEmpty) return { ...rest, ...statusOf(204), headers: withoutLength(kept) };
+  return { ...rest, ...(isRedirection ? statusOf(200) : {}), headers: kept };
+}
+
+function statusOf(status: number): Pick<Reply, 'status' | 'reason'> {
+  return { status, reason: undefined };
+}
+
+/** RFC 9110 §8.6: a 204 has no `Content-Length`. */
+function withoutLength(headers: readonly HeaderLine[]): HeaderLine[] {
+  return headers.filter(([name]) => !/^(?:content-length|content-type)$/i.test(name));
+}
+
+function relayed(answer: Answered['answer'], ...maybe: MaybeLines): Reply {
+  return {
+    status: answer.status,
+    reason: answer.reason,
+    headers: [...withoutUploadFields(answer.headers), ...lines(['Tus-Resumable', VERSION], ...maybe)],
+    body: answer.body,
+    bodySize: answer.bodySize,
+    trailers: () => withoutUploadFields(answer.trailers()),
+  };
+}
+
+/** The upload has all its bytes, but there is no good answer: its offset stays one below its length. */
+function problem(upload: Upload, what: Parameters<typeof problemReply>[0], ...maybe: MaybeLines): Reply {
+  return problemReply(what, lines(['Tus-Resumable', VERSION], offsetLine(upload), ...maybe));
+}
+
+const PENDING =
+  'The upload is complete and kept, but its target has not answered yet. Continue it later to get the answer.';
+
+/** The details are general, because clients must not learn what exactly failed behind the proxy. */
+const UNDELIVERED: Readonly<Record<Undelivered['reason'], string>> = {
+  unreachable:
+    'The upload is complete and kept, but its target could not be reached. Continue it later to have it sent.',
+  refused: 'The upload is complete and kept, but its target cannot take it now. Continue it later to have it sent.',
+  'outcome-unknown':
+    'The upload is complete and kept. It was sent to its target, which may have taken it but did not answer. ' +
+    'Continuing it sends it once more.',
+  unauthorized: 'The upload is complete and kept, but its target wants other credentials. Continue it with them.',
+  quarantined: 'The upload is complete, but it is kept back and will not be given to its target.',
+};
+
+function undelivered(upload: Upload, { reason, invalidAnswer }: Undelivered, retryAfterSeconds: number): Reply {
+  const detail = UNDELIVERED[reason];
+  if (reason === 'quarantined') return problem(upload, { status: 403, detail });
+  return problem(upload, { status: invalidAnswer ? 502 : 503, detail }, retryAfterLine(retryAfterSeconds));
+}
+
+/** Statuses that differ from those of the drafts. */
+const STATUS: Readonly<Partial<Record<Refusal['reason'], number>>> = {
+  gone: 410,
+  // The client asks for the offset and continues, or finds that nothing is left to do.
+  'already-complete': 409,
+  'exceeds-length': 413,
+  'unsupported-media-type': 415,
+  'digest-mismatch': 460,
+};
+
+const DETAIL: Readonly<Partial<Record<Refusal['reason'], string>>> = {
+  'exceeds-length': 'The content goes beyond the length of this upload. Continue it with what is missing, and no more.',
+  'digest-mismatch': 'The content does not match its Upload-Checksum, so none of it was kept. Send it again.',
+};
+
+/** Core: HEAD: the offset is only sent with an upload that exists. */
+function refused(refusal: Refusal): Reply {
+  const base = problemOf(refusal, final);
+  const { reason } = refusal;
+  const upload = 'upload' in refusal ? refusal.upload : undefined;
+  const reply = problemReply(
+    { status: STATUS[reason] ?? base.status, detail: DETAIL[reason] ?? base.detail },
+    lines(
+      ['Tus-Resumable', VERSION],
+      reason === 'unsupported-tus-version' ? ['Tus-Version', VERSION] : undefined,
+      upload && ['Upload-Offset', String(shownOffset(upload))],
+      adviceLine(refusal),
+    ),
+  );
+  return reason === 'digest-mismatch' ? { ...reply, reason: 'Checksum Mismatch' } : reply;
+}
