@@ -49,7 +49,7 @@ import { Body } from '../uploads/request-body.js';
 import type { Uploads } from '../uploads/uploads.js';
 import { type Admission, type Authorizer, problemAnswer } from './authorize.js';
 import { PlainReplies } from './plain-requests.js';
-import type { ResolvedTarget } from './upload-lookup.js';
+import { type ResolvedTarget, WELL_FORMED_ID } from './upload-lookup.js';
 
 export interface UploadRequestHandlerOptions {
   readonly uploads: Uploads;
@@ -155,6 +155,16 @@ export class UploadRequestHandler {
     return this.options.uploads.refuseIncremental(request, route, upload);
   }
 
+  /** The ids of the uploads that a creation is made of; undefined if one of the URLs is none of an upload. */
+  private idsOfParts(urls: readonly string[]): string[] | undefined {
+    const { uploadsPath } = this.options;
+    const ids = urls.map((url) => {
+      const path = url.replace(/^[A-Za-z][A-Za-z0-9+.-]*:\/\/[^/?#]*/, '');
+      return path.startsWith(uploadsPath) ? path.slice(uploadsPath.length) : '';
+    });
+    return ids.every((id) => WELL_FORMED_ID.test(id)) ? ids : undefined;
+  }
+
   /** No byte of a body is read before the route's authorization has admitted the client. */
   private async create(uploadRequest: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = uploadRequest;
@@ -170,8 +180,10 @@ export class UploadRequestHandler {
       ? clientKeyOf(head, route.name, principal ?? admission.principal)
       : undefined;
     const creator = { addedHeaders, principal, ...(clientKey !== undefined && { clientKey }) };
+    const parts = intent.parts && this.idsOfParts(intent.parts);
+    if (intent.parts && !parts) return { kind: 'refused', refusal: { reason: 'malformed', detail: NO_PARTS } };
     return this.withCall(uploadRequest, intent, (call) =>
-      uploads.create(intent, route, storedRequestOf(head), { ...call, creator }),
+      uploads.create({ ...intent, parts }, route, storedRequestOf(head), { ...call, creator }),
     );
   }
 
@@ -283,6 +295,8 @@ export class UploadRequestHandler {
 }
 
 const NO_OP = (): void => undefined;
+
+const NO_PARTS = 'Upload-Concat has to name uploads of this server by the URLs in their Location.';
 
 const NO_PRINCIPAL = 'The authorization service named nobody to whom this upload could belong.';
 

@@ -56,7 +56,7 @@ export interface UploadLookupOptions {
 }
 
 /** The form of upload ids: anything else is no upload and reaches neither store nor disk. */
-const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
+export const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
 
 /** Finds targets and uploads. Where a route binds uploads to their creator, others do not find them. */
 export class UploadLookup {

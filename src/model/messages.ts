@@ -22,6 +22,11 @@ export interface CreateIntent {
   readonly contentDigests: readonly ContentDigest[];
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
+  /**
+   * The uploads whose bytes this one has, in order (tus 1.0.0, concatenation): their URLs as the client sent them, and
+   * their ids for `Uploads`. The body is empty.
+   */
+  readonly parts?: readonly string[];
 }
 
 /** Appends the body at `offset`. */
@@ -66,6 +71,8 @@ export type Refusal =
   | { readonly reason: 'unknown-upload' }
   /** A tus request of another version, or without one. */
   | { readonly reason: 'unsupported-tus-version' }
+  /** The upload was made of parts, so nothing can be appended to it. */
+  | { readonly reason: 'joined-upload' }
   /** The route does not offer the protocol of the request. */
   | { readonly reason: 'protocol-not-offered'; readonly protocol: UploadProtocol }
   /** The upload is known, but expired, cancelled or invalid. */

@@ -109,6 +109,19 @@ export const PLAIN_DIALECT = 'plain';
 /** The dialect of uploads that were created with tus 1.0.0. */
 export const TUS_DIALECT = 'tus';
 
+/**
+ * The role of an upload in the extension concatenation of tus 1.0.0: a `part` is never delivered itself, and a `joined`
+ * upload has the bytes of its parts.
+ */
+export function concatenationRole({
+  dialect,
+  request,
+}: Pick<Upload, 'dialect' | 'request'>): 'part' | 'joined' | undefined {
+  const value = dialect === TUS_DIALECT ? fieldValue(request.headers, 'upload-concat') : undefined;
+  if (value === undefined) return undefined;
+  return value === 'partial' ? 'part' : 'joined';
+}
+
 /** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
   readonly id: string;

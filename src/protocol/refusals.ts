@@ -53,6 +53,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return 404;
     case 'unsupported-tus-version':
       return 412;
+    case 'joined-upload':
+      return 403;
     case 'method-not-allowed':
       return 405;
     case 'mismatching-offset':
@@ -121,6 +123,7 @@ const DETAILS: Details = {
   'unknown-upload': () =>
     'There is no upload at this address: it never existed, was cancelled, or has expired. Begin a new one.',
   'unsupported-tus-version': () => 'The version of tus that is spoken here is 1.0.0: send it as Tus-Resumable.',
+  'joined-upload': () => 'This upload was made of parts: nothing can be appended to it.',
   'protocol-not-offered': ({ protocol }) =>
     protocol === 'tus'
       ? 'Uploads with tus are not accepted at this address (the setting "protocols"). Nothing was stored or passed on.'

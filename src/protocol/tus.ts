@@ -2,7 +2,14 @@ import { fieldValue, type HeaderLine, withoutUploadFields } from '../model/heade
 import type { AppendIntent, Intent, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
-import { type ContentDigest, shownOffset, TUS_DIALECT, type Undelivered, type Upload } from '../model/upload.js';
+import {
+  concatenationRole,
+  type ContentDigest,
+  shownOffset,
+  TUS_DIALECT,
+  type Undelivered,
+  type Upload,
+} from '../model/upload.js';
 import { knownContentLength, mediaType } from './parse.js';
 import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
@@ -22,7 +29,7 @@ export const OFFSET_STREAM = 'application/offset+octet-stream';
 
 const VERSION = '1.0.0';
 
-const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination';
+const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation';
 
 /** Names of checksum algorithms in tus, with those of this program; the first is required of every server. */
 const CHECKSUMS: ReadonlyMap<string, { readonly algorithm: ContentDigest['algorithm']; readonly bytes: number }> =
@@ -70,8 +77,8 @@ export function tusMethod({ method, headers }: RequestHead): string {
 
 function parseCreation(head: RequestHead): Intent | Refusal {
   if (fieldValue(head.headers, 'Tus-Resumable') !== VERSION) return { reason: 'unsupported-tus-version' };
-  if (fieldValue(head.headers, 'Upload-Concat') !== undefined)
-    return malformed('Uploads are not joined here: leave Upload-Concat out, and send the file as one upload.');
+  const concat = fieldValue(head.headers, 'Upload-Concat');
+  if (concat !== undefined && concat !== 'partial') return parseConcatenation(head, concat);
   const length = readInteger(head, 'Upload-Length');
   const deferred = fieldValue(head.headers, 'Upload-Defer-Length');
   if (
@@ -95,6 +102,32 @@ function parseCreation(head: RequestHead): Intent | Refusal {
     appendLimitsApply: true,
     contentDigests,
     reprDigests: [],
+  };
+}
+
+/** The extension concatenation: the length is the sum of all parts, and not stated. */
+function parseConcatenation(head: RequestHead, concat: string): Intent | Refusal {
+  const [kind, ...lists] = concat.split(';');
+  const parts = lists
+    .join(';')
+    .split(' ')
+    .filter((part) => part !== '');
+  if (kind !== 'final' || parts.length === 0)
+    return malformed('Upload-Concat has to be "partial", or "final;" and the URLs of the parts, separated by spaces.');
+  const isStated = ['Upload-Length', 'Upload-Defer-Length'].some(
+    (name) => fieldValue(head.headers, name) !== undefined,
+  );
+  if (isStated || knownContentLength(head) !== 0)
+    return malformed('An upload that is made of parts has their bytes: it has no content and no length of its own.');
+  return {
+    kind: 'create',
+    dialect: TUS_DIALECT,
+    complete: true,
+    contentLength: 0,
+    appendLimitsApply: false,
+    contentDigests: [],
+    reprDigests: [],
+    parts,
   };
 }
 
@@ -203,12 +236,17 @@ function reply(status: number, ...maybe: MaybeLines): Reply {
 
 /** Core: HEAD; the extensions creation, creation-defer-length and expiration add their fields. */
 function retrieved(upload: Upload): Reply {
-  const metadata = fieldValue(upload.request.headers, 'Upload-Metadata');
+  const [metadata, concat] = ['Upload-Metadata', 'Upload-Concat'].map((name) =>
+    fieldValue(upload.request.headers, name),
+  );
+  // The extension concatenation: only then all parts are in it, and their sum is its offset.
+  const hasOffset = concatenationRole(upload) !== 'joined' || shownOffset(upload) === upload.length;
   return reply(
     200,
-    offsetLine(upload),
+    hasOffset ? offsetLine(upload) : undefined,
     upload.length === undefined ? ['Upload-Defer-Length', '1'] : ['Upload-Length', String(upload.length)],
     metadata === undefined ? undefined : ['Upload-Metadata', metadata],
+    concat === undefined ? undefined : ['Upload-Concat', concat],
     expiresLine(upload),
     outcomeUnknownLine(upload),
   );

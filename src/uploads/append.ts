@@ -13,7 +13,7 @@ import type {
   RelayedAnswer,
 } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import type { Digest, Upload } from '../model/upload.js';
+import { concatenationRole, type Digest, type Upload } from '../model/upload.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
@@ -285,7 +285,7 @@ export class EagerAppend {
   async run(task: AppendTask): Promise<Outcome | Interrupted | CompleteUpload> {
     const { appendBody, feeds } = this.deps;
     const { intent, upload, lease } = task;
-    const feed = feeds?.startEager(upload);
+    const feed = concatenationRole(upload) === 'part' ? undefined : feeds?.startEager(upload);
     const earlierAnswer = feed?.takeEarlyAnswer();
     if (earlierAnswer) return this.outcomeOf(earlierAnswer, intent);
     const outcome = await this.appendWhileFeeding(task, appendBody, feed);

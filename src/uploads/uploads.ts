@@ -14,7 +14,7 @@ import type {
   RetrieveIntent,
 } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
+import { concatenationRole, PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
@@ -26,6 +26,7 @@ import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './acknowledged-offsets.js';
+import { bodyOfParts, findParts, joinedKey } from './parts.js';
 import { refuseAppend, refuseCreation, refused, goneReason, withCompleteness } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
@@ -102,7 +103,9 @@ export class Uploads {
     request: StoredRequest,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    const intent = withCompleteness(stated);
+    if (stated.parts) return this.join({ ...stated, parts: stated.parts }, route, request, call);
+    const isPart = concatenationRole({ dialect: stated.dialect, request }) === 'part';
+    const intent = withCompleteness(stated, { isPart });
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
     const creation = { request, ...call.creator };
@@ -111,19 +114,52 @@ export class Uploads {
     return this.receiveNew(intent, await openUpload(newUpload(intent, route, creation, this.deps), this.deps), call);
   }
 
+  /**
+   * Creates an upload of the bytes of others (tus 1.0.0, concatenation). The same parts always make the same upload, so
+   * a client that lost the response gets it by repeating the request. The parts stay until they expire, for a repetition.
+   */
+  private async join(
+    stated: CreateIntent & Required<Pick<CreateIntent, 'parts'>>,
+    route: Route,
+    request: StoredRequest,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted | Elsewhere> {
+    const { deps } = this;
+    const creation = { request, ...call.creator };
+    const parts = await findParts(stated.parts, creation.principal, (id) => this.findPart(id));
+    if ('reason' in parts) return refused(parts);
+    const [{ node }] = parts;
+    if (node !== deps.node) return { kind: 'elsewhere', node: node ?? '' };
+    const length = parts.reduce((sum, { offset }) => sum + offset, 0);
+    const intent: CreateIntent = { ...stated, parts: undefined, declaredLength: length, contentLength: length };
+    const refusal = refuseCreation(intent, route.limits);
+    if (refusal) return refused(refusal);
+    const clientKey = joinedKey(parts, request);
+    return this.createOnce(intent, route, { ...creation, clientKey }, { ...call, body: bodyOfParts(parts, deps) });
+  }
+
+  private async findPart(id: string): Promise<Upload | undefined> {
+    const upload = await this.deps.store.get(id);
+    const hasExpired = upload && upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)();
+    return upload?.phase === 'receiving' && !hasExpired ? upload : undefined;
+  }
+
   /** Appends to an upload. `loaded`: the upload as the caller has already read it. */
   async append(intent: AppendIntent, call: UploadCall, loaded?: Upload): Promise<Outcome | Interrupted> {
     const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
-    if (known.phase !== 'receiving') return this.answers.repeat(withCompleteness(intent, known.length), known, call);
+    if (concatenationRole(known) === 'joined') return refused({ reason: 'joined-upload' });
+    const counted = withCompleteness(intent, { length: known.length, isPart: concatenationRole(known) === 'part' });
+    if (known.phase !== 'receiving') return this.answers.repeat(counted, known, call);
     const lease = await this.deps.leases.take(intent.id);
     try {
       const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
-      const counted = withCompleteness(intent, upload.length);
-      if (upload.phase === 'receiving') return await this.appendUnderLease(counted, upload, lease, call);
+      const { length } = upload;
+      const current = withCompleteness(intent, { length, isPart: concatenationRole(upload) === 'part' });
+      if (upload.phase === 'receiving') return await this.appendUnderLease(current, upload, lease, call);
       void lease.release();
-      return await this.answers.repeat(counted, upload, call);
+      return await this.answers.repeat(current, upload, call);
     } finally {
       void lease.release();
     }

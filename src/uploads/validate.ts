@@ -1,6 +1,6 @@
 import type { AppendIntent, CreateIntent, Outcome, Refusal } from '../model/messages.js';
 import type { Limits } from '../model/route.js';
-import type { Upload } from '../model/upload.js';
+import { concatenationRole, type Upload } from '../model/upload.js';
 
 /** Refuses a creation that its header fields already rule out (RUFH §4.1.3, §4.1.4); nothing is stored before. */
 export function refuseCreation(intent: CreateIntent, limits: Limits): Refusal | undefined {
@@ -28,6 +28,14 @@ export type AppendVerdict = { readonly refusal: Refusal; readonly invalidates?: 
  */
 export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdict | undefined {
   const { limits, offset } = upload;
+  if (intent.complete && concatenationRole(upload) === 'part')
+    return {
+      refusal: {
+        reason: 'malformed',
+        detail: 'This upload is a part of another, which a tus client makes of it.',
+        upload,
+      },
+    };
   const sizeRefusal = refuseAppendSize(intent, limits, upload, false);
   if (sizeRefusal) return { refusal: sizeRefusal };
   if (intent.offset !== offset) return { refusal: { reason: 'mismatching-offset', upload, provided: intent.offset } };
@@ -48,9 +56,13 @@ export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdic
  * The intent with `complete` as the length decides it, for a protocol that counts bytes. Without Content-Length, only
  * the end of the body shows whether it reaches the length.
  */
-export function withCompleteness<T extends CreateIntent | AppendIntent>(intent: T, uploadLength?: number): T {
+export function withCompleteness<T extends CreateIntent | AppendIntent>(
+  intent: T,
+  upload: { readonly length?: number; readonly isPart: boolean },
+): T {
   if (!intent.completesAtLength) return intent;
-  const length = uploadLength ?? intent.declaredLength;
+  if (upload.isPart) return { ...intent, complete: false };
+  const length = upload.length ?? intent.declaredLength;
   const offset = intent.kind === 'append' ? intent.offset : 0;
   const { contentLength } = intent;
   const complete = length !== undefined && (contentLength === undefined || offset + contentLength === length);

@@ -64,6 +64,9 @@ function run(source: Buffer | Readable, options: Options): Promise<Ending> {
 
 const ALL_IN_CREATION: UploadOptions = { uploadDataDuringCreation: true };
 
+/** The file in parts of its own that are joined at the end. */
+const IN_PARALLEL: UploadOptions = { parallelUploads: 3 };
+
 type Mode = readonly [name: string, options: UploadOptions, source?: () => Readable];
 const MODES: readonly Mode[] = [
   ['in one request', {}],
@@ -71,6 +74,7 @@ const MODES: readonly Mode[] = [
   ['with the first bytes in the creation', { uploadDataDuringCreation: true, chunkSize: 100_000 }],
   ['with all bytes in the creation', ALL_IN_CREATION],
   ['with POST instead of PATCH', { overridePatchMethod: true, chunkSize: 150_000 }],
+  ['in parallel', IN_PARALLEL],
   ['from a stream of unknown length', { uploadLengthDeferred: true, chunkSize: 100_000 }, () => Readable.from([FILE])],
 ];
 
@@ -100,22 +104,26 @@ const ANSWERS: readonly Answer[] = [
 ];
 
 describe.each(PROTOCOLS)('%s', (protocol) => {
-  describe.each(MODES)('%s', (_mode, options, source) => {
-    // The drafts of this client cannot send a length later.
-    const isOffered = protocol === 'tus-v1' || !options.uploadLengthDeferred;
-    test.each(isOffered ? ANSWERS : ANSWERS.slice(0, 1))('the origin answers $name', async (answer) => {
-      origin.answerWith(answer.script);
-      expect(await run(source?.() ?? FILE, { ...options, protocol })).toEqual(answer.ending);
-      // Without a URL the client can only begin anew, as often as it tries.
-      const beginsAnew = answer.ending.end === 500 && options === ALL_IN_CREATION;
-      expect(origin.requests.map(({ body }) => body.equals(FILE))).toEqual(
-        Array(beginsAnew ? 1 + OPTIONS.retryDelays!.length : answer.requests).fill(true),
-      );
-      const [request] = origin.requests;
-      expect([request!.method, request!.header('Content-Type')]).toEqual(['POST', 'image/png']);
-      expect(request!.headers.filter(([name]) => /^(?:tus|upload)-/i.test(name))).toEqual([]);
-    });
-  });
+  // The drafts have no parts.
+  describe.each(MODES.filter(([, options]) => protocol === 'tus-v1' || options !== IN_PARALLEL))(
+    '%s',
+    (_mode, options, source) => {
+      // This client cannot send a length later with the drafts, so one row is enough.
+      const answers = protocol === 'tus-v1' || !options.uploadLengthDeferred ? ANSWERS : ANSWERS.slice(0, 1);
+      test.each(answers)('the origin answers $name', async (answer) => {
+        origin.answerWith(answer.script);
+        expect(await run(source?.() ?? FILE, { ...options, protocol })).toEqual(answer.ending);
+        // Without a URL the client can only begin anew, as often as it tries.
+        const beginsAnew = answer.ending.end === 500 && options === ALL_IN_CREATION;
+        expect(origin.requests.map(({ body }) => body.equals(FILE))).toEqual(
+          Array(beginsAnew ? 1 + OPTIONS.retryDelays!.length : answer.requests).fill(true),
+        );
+        const [request] = origin.requests;
+        expect([request!.method, request!.header('Content-Type')]).toEqual(['POST', 'image/png']);
+        expect(request!.headers.filter(([name]) => /^(?:tus|upload)-/i.test(name))).toEqual([]);
+      });
+    },
+  );
 
   test('goes on where it was when the network comes back', async () => {
     origin.answerWith({ status: 201, body: 'stored' });

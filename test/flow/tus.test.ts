@@ -364,6 +364,96 @@ describe('extensions', () => {
     expect(origin.requests).toEqual([]);
   });
 
+  describe('concatenation', () => {
+    const PART: HeaderLine = ['Upload-Concat', 'partial'];
+
+    async function createPart(from: number, to: number): Promise<string> {
+      const target = await create([PART, ['Upload-Length', String(to - from)]]);
+      expectTus(await patch(target, 0, FILE.subarray(from, to)), 204);
+      return target;
+    }
+
+    function join(parts: readonly string[], fields: readonly HeaderLine[] = []): Promise<WireResponse> {
+      return send('POST', '/joined', [['Upload-Concat', `final;${parts.join(' ')}`], ...fields]);
+    }
+
+    test('parts become one upload in the order of the list, and one request to the origin', async () => {
+      const parts = [await createPart(2000, 3000), await createPart(0, 2000)];
+      expect(origin.requests).toEqual([]);
+      const [head, other] = await Promise.all(parts.map((part) => send('HEAD', part)));
+      expect(['Upload-Offset', 'Upload-Length', 'Upload-Concat'].map((name) => head!.header(name))).toEqual([
+        '1000',
+        '1000',
+        'partial',
+      ]);
+      expect(other!.header('Upload-Offset')).toBe('2000');
+      const type = Buffer.from('image/png').toString('base64');
+      const list = [new URL(parts[1]!, app.url).href, parts[0]!];
+      const joined = await join(list, [['Upload-Metadata', `filetype ${type}`]]);
+      expectTus(joined, 201);
+      expect([joined.header('Upload-Offset'), joined.body.toString()]).toEqual(['3000', 'stored']);
+      const [request] = await origin.waitForRequests(1);
+      expect([request!.target, request!.header('Content-Type')]).toEqual(['/joined', 'image/png']);
+      expect(request!.body.equals(FILE)).toBe(true);
+      const target = new URL(joined.header('Location')!).pathname;
+      const fields = ['Upload-Offset', 'Upload-Length', 'Upload-Concat'];
+      const final = await send('HEAD', target);
+      expect(fields.map((name) => final.header(name))).toEqual(['3000', '3000', `final;${list.join(' ')}`]);
+      expectTus(await patch(target, 3000, new Uint8Array()), 403);
+      // A client that has lost the response repeats its request.
+      const repeated = await join(list);
+      expect([repeated.status, repeated.body.toString(), repeated.header('Location')]).toEqual([
+        201,
+        'stored',
+        joined.header('Location'),
+      ]);
+      expect(origin.requests).toHaveLength(1);
+    });
+
+    test('a part may come several times, and in several uploads', async () => {
+      const part = await createPart(0, 1000);
+      expectTus(await join([part, part]), 201);
+      expectTus(await join([part]), 201);
+      expect(origin.requests.map(({ size }) => size)).toEqual([2000, 1000]);
+    });
+
+    test('an answer that is not good leaves the joined upload without an offset', async () => {
+      origin.answerWith({ status: 422, body: 'no' });
+      const part = await createPart(0, 1000);
+      const refused = await join([part]);
+      expectTus(refused, 422);
+      expect(refused.body.toString()).toBe('no');
+    });
+
+    test('what cannot be joined is refused, and the parts stay', async () => {
+      const part = await createPart(0, 1000);
+      const begun = await create([PART, ['Upload-Length', '5']]);
+      const whole = await create();
+      for (const parts of [[part, begun], [part, whole], [`/.uploads/${'x'.repeat(32)}`], ['/files/1'], []])
+        expectTus(await join(parts), 400);
+      expectTus(await join([part], [['Upload-Length', '1000']]), 400);
+      expectTus(
+        await send('POST', '/joined', [
+          ['Upload-Concat', 'partly'],
+          ['Upload-Length', '5'],
+        ]),
+        400,
+      );
+      expect(await offsetOf(part)).toBe(1000);
+      // The draft has no parts: what it calls complete would go to the origin.
+      const fields: HeaderLine[] = [
+        ['Upload-Draft-Interop-Version', '8'],
+        ['Upload-Offset', '1000'],
+        ['Upload-Complete', '?1'],
+        ['Content-Type', 'application/partial-upload'],
+        ['Content-Length', '0'],
+      ];
+      const completed = await requestOnce(app.url, { method: 'PATCH', target: part, headers: fields });
+      expect(completed.status).toBe(400);
+      expect(origin.requests).toEqual([]);
+    });
+  });
+
   test('X-HTTP-Method-Override stands for the method', async () => {
     const target = await create();
     const fields: HeaderLine[] = [STREAM, ['Upload-Offset', '0'], ['X-HTTP-Method-Override', 'PATCH']];
@@ -377,7 +467,7 @@ describe('extensions', () => {
     expect(names.map((name) => response.header(name))).toEqual([
       '1.0.0',
       '1048576',
-      'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination',
+      'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation',
       'sha1,md5,sha256,sha512',
       'application/partial-upload',
     ]);
