@@ -257,6 +257,7 @@ export function buildHandler(config: Config, deps: HandlerDeps): { handler: Http
     onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
     interimMode: config.interimResponses,
     rfcInterim: rfc104,
+    joinsParts: deps.node === undefined,
   });
   return { handler, uploads };
 }

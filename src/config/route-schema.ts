@@ -43,7 +43,7 @@ export function protocols() {
     .describe(
       'The upload protocols that clients may use. `rufh`: Resumable Uploads for HTTP of the IETF, in all its versions. `tus`: tus ' +
         '1.0.0. An upload may begin with one and continue with the other. A client of a protocol that is left out gets a 400 that says ' +
-        'so, and nothing of it reaches the origin.',
+        'so, and nothing of it reaches the origin, except a complete request of the draft, which is an ordinary one then.',
     );
 }
 

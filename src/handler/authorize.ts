@@ -140,6 +140,8 @@ export class Authorizer {
     const { origin, delivery } = route;
     const { isForm, ...previewed } = this.preview(received, route);
     const head = { ...received, ...previewed, contentLength: isForm ? undefined : received.contentLength };
+    // Such a request would be complete with its head.
+    if (head.contentLength === 0) return undefined;
     const base = new URL(origin);
     const target = (base.pathname === '/' ? '' : base.pathname) + head.target;
     const host = delivery.preserveHost ? head.authority : base.host;

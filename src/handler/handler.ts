@@ -45,6 +45,8 @@ export interface HandlerOptions {
   readonly interimMode: InterimOptions['mode'];
   /** Sends 104 also to requests without an interop version, which only the final RFC allows. */
   readonly rfcInterim: boolean;
+  /** Whether uploads can be made of parts: every node can read the bytes of every upload. */
+  readonly joinsParts: boolean;
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
@@ -171,7 +173,7 @@ export class HttpHandler {
     record: RequestRecord,
     isRelayed: boolean,
   ): Promise<void> {
-    const { uploadLookup, statusPages, cors, rfcInterim, relay } = this.options;
+    const { uploadLookup, statusPages, cors, rfcInterim, joinsParts, relay } = this.options;
     const resolved = await uploadLookup.find(received);
     if (resolved instanceof InvalidHead) {
       await respondEarly(exchange, cors.apply(problemReply(resolved), received));
@@ -188,7 +190,7 @@ export class HttpHandler {
       if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, head), undefined));
       return;
     }
-    const detected = detect(head, resolved.target, { finalInterim: rfcInterim });
+    const detected = detect(head, resolved.target, { finalInterim: rfcInterim, joinsParts });
     switch (detected.kind) {
       case 'pass-through':
         return this.passThrough(exchange, resolved, record);

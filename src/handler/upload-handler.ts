@@ -27,6 +27,7 @@ import {
   newestUnknownOutcome,
   shownOffset,
   type StoredRequest,
+  TUS_DIALECT,
   type UnknownOutcome,
   type Upload,
 } from '../model/upload.js';
@@ -108,7 +109,9 @@ export class UploadRequestHandler {
     if (result.kind === 'elsewhere') return result;
     const outcome = this.withClientAnswer(result, uploadRequest);
     const reply = await this.renderOutcome(outcome, uploadRequest);
-    const unknownOutcome = outcome.kind === 'undelivered' ? newestUnknownOutcome(outcome.upload) : undefined;
+    // A creation with tus gets the URL first, and hears of the outcome with its next request.
+    const isTold = outcome.kind === 'undelivered' && !('status' in reply && reply.status < 400);
+    const unknownOutcome = isTold ? newestUnknownOutcome(outcome.upload) : undefined;
     if (unknownOutcome) uploadRequest.onUnknownOutcome(unknownOutcome);
     return reply;
   }
@@ -156,11 +159,13 @@ export class UploadRequestHandler {
   }
 
   /** The ids of the uploads that a creation is made of; undefined if one of the URLs is none of an upload. */
-  private idsOfParts(urls: readonly string[]): string[] | undefined {
+  private idsOfParts(head: RequestHead, urls: readonly string[]): string[] | undefined {
     const { uploadsPath } = this.options;
+    const base = withoutOrigin(this.publicUrlOf(head));
     const ids = urls.map((url) => {
-      const path = url.replace(/^[A-Za-z][A-Za-z0-9+.-]*:\/\/[^/?#]*/, '');
-      return path.startsWith(uploadsPath) ? path.slice(uploadsPath.length) : '';
+      const path = withoutOrigin(url);
+      const prefix = path.startsWith(base + uploadsPath) ? base + uploadsPath : uploadsPath;
+      return path.startsWith(prefix) ? path.slice(prefix.length) : '';
     });
     return ids.every((id) => WELL_FORMED_ID.test(id)) ? ids : undefined;
   }
@@ -169,22 +174,27 @@ export class UploadRequestHandler {
   private async create(uploadRequest: UploadRequest, intent: CreateIntent): Promise<Outcome | Interrupted | Elsewhere> {
     const { head, route } = uploadRequest;
     const { authorizer, uploads } = this.options;
-    const { complete, contentLength, declaredLength = complete ? contentLength : undefined } = intent;
-    const admission = await authorizer.admitCreation(head, route, uploadRequest.admission, declaredLength);
+    const { complete, contentLength, declaredLength = complete ? contentLength : undefined, partUrls } = intent;
+    const length = partUrls ? undefined : declaredLength;
+    const admission = await authorizer.admitCreation(head, route, uploadRequest.admission, length);
     if (admission.kind === 'rejected') return { kind: 'turned-away', answer: admission.answer };
     const owner = await authorizer.ownerOf(head, route, admission);
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, NO_PRINCIPAL) };
     const { addedHeaders } = admission;
     const principal = owner.kind === 'client' ? owner.digest : undefined;
-    const clientKey = route.delivery.clientKeys
-      ? clientKeyOf(head, route.name, principal ?? admission.principal)
-      : undefined;
-    const creator = { addedHeaders, principal, ...(clientKey !== undefined && { clientKey }) };
-    const parts = intent.parts && this.idsOfParts(intent.parts);
-    if (intent.parts && !parts) return { kind: 'refused', refusal: { reason: 'malformed', detail: NO_PARTS } };
-    return this.withCall(uploadRequest, intent, (call) =>
-      uploads.create({ ...intent, parts }, route, storedRequestOf(head), { ...call, creator }),
-    );
+    const request = storedRequestOf(head);
+    const keyOf = (key: string): string => clientKeyOf(key, head, route.name, principal ?? admission.principal);
+    if (partUrls) {
+      const ids = this.idsOfParts(head, partUrls);
+      if (!ids) return { kind: 'refused', refusal: { reason: 'malformed', detail: NO_PARTS } };
+      const creator = { addedHeaders, principal, clientKey: keyOf(keyOfParts(ids, request)) };
+      return this.withCall(uploadRequest, intent, (call) =>
+        uploads.join(intent, { ids, route, request, creator }, call),
+      );
+    }
+    const key = route.delivery.clientKeys ? fieldValue(head.headers, 'idempotency-key')?.trim() : undefined;
+    const creator = { addedHeaders, principal, ...(key && { clientKey: keyOf(key) }) };
+    return this.withCall(uploadRequest, intent, (call) => uploads.create(intent, route, request, { ...call, creator }));
   }
 
   /**
@@ -214,7 +224,7 @@ export class UploadRequestHandler {
         sendInterim: (update) => this.sendUpdate(uploadRequest, update),
         onInterim: (interim) => this.relayInterim(uploadRequest, interim),
         onOffset: uploadRequest.onUpload,
-        wantsProgress: () => uploadRequest.protocol !== plain && uploadRequest.interims.isDue,
+        wantsProgress: () => hasInterims(uploadRequest.protocol) && uploadRequest.interims.isDue,
         credentials: credentialsIn(head.headers, uploadRequest.route.delivery),
         clientLeft: clientLeft.signal,
         clientGone: clientGone.signal,
@@ -295,6 +305,21 @@ export class UploadRequestHandler {
 }
 
 const NO_OP = (): void => undefined;
+
+/** Neither ordinary clients nor those of tus understand a 104. */
+function hasInterims(protocol: Protocol): boolean {
+  return protocol !== plain && protocol.name !== TUS_DIALECT;
+}
+
+/** The path of a URL, or of a reference that has only a path. */
+function withoutOrigin(url: string): string {
+  return url.replace(/^[A-Za-z][A-Za-z0-9+.-]*:\/\/[^/?#]*/, '');
+}
+
+/** The same parts, joined for the same target with the same metadata, are the same upload. */
+function keyOfParts(ids: readonly string[], { method, target, headers }: StoredRequest): string {
+  return JSON.stringify(['tus-concatenation', method, target, fieldValue(headers, 'upload-metadata') ?? null, ids]);
+}
 
 const NO_PARTS = 'Upload-Concat has to name uploads of this server by the URLs in their Location.';
 
@@ -402,16 +427,15 @@ function toIso(timeMs: number): string {
 const CREDENTIAL_FIELD = /^(?:authorization|cookie)$/i;
 
 /**
- * A digest of the client's `Idempotency-Key`, the route and the client, identified by principal, else credentials, else
- * address. The key alone would let anyone who guesses it find other clients' uploads. Undefined without the field.
+ * A digest of a client's own key, the route and the client, identified by principal, else credentials, else address. The
+ * key alone would let anyone who guesses it find other clients' uploads.
  */
 function clientKeyOf(
+  key: string,
   { headers, connection }: Pick<RequestHead, 'headers' | 'connection'>,
   route: string,
   principal: string | undefined,
-): string | undefined {
-  const key = fieldValue(headers, 'idempotency-key')?.trim();
-  if (key === undefined || key === '') return undefined;
+): string {
   const credentials = headers.filter(([name]) => CREDENTIAL_FIELD.test(name)).map(lowerCased);
   const client =
     principal !== undefined

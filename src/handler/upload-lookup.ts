@@ -76,7 +76,12 @@ export class UploadLookup {
     const resolved = { head: withClientFields(head, route), route };
     if (method !== 'OPTIONS') return { ...resolved, target: targetOf(head, route) };
     const announced = routes.findResumable(path);
-    return { ...resolved, announced, target: targetOf(head, { ...route, resumable: announced !== undefined }) };
+    const protocols = announced?.protocols ?? route.protocols;
+    return {
+      ...resolved,
+      announced,
+      target: targetOf(head, { ...route, protocols, resumable: announced !== undefined }),
+    };
   }
 
   private async findUpload(received: RequestHead, path: string): Promise<ResolvedTarget> {

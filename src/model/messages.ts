@@ -23,10 +23,10 @@ export interface CreateIntent {
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
   /**
-   * The uploads whose bytes this one has, in order (tus 1.0.0, concatenation): their URLs as the client sent them, and
-   * their ids for `Uploads`. The body is empty.
+   * The URLs of the uploads whose bytes this one has, in order (tus 1.0.0, concatenation), as the client sent them. The
+   * body is empty.
    */
-  readonly parts?: readonly string[];
+  readonly partUrls?: readonly string[];
 }
 
 /** Appends the body at `offset`. */

@@ -122,6 +122,12 @@ export function concatenationRole({
   return value === 'partial' ? 'part' : 'joined';
 }
 
+/** The upload has all its bytes, but no request has completed it, which a part waits for in vain. */
+export function isFull(upload: Pick<Upload, 'phase' | 'offset' | 'length' | 'dialect' | 'request'>): boolean {
+  const { phase, offset, length } = upload;
+  return phase === 'receiving' && offset > 0 && offset === length && concatenationRole(upload) === undefined;
+}
+
 /** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
   readonly id: string;

@@ -9,7 +9,7 @@ import { plain, plainCreation } from './plain.js';
 import type { Protocol } from './protocol.js';
 import { renderInterim, renderOutcome } from './render.js';
 import { isValue, readInteger, valueOf } from './structured-fields.js';
-import { isTusRequest, OFFSET_STREAM, tus, tusAnnouncement, tusMethod } from './tus.js';
+import { isTusRequest, OFFSET_STREAM, tus, tusAnnouncement, tusMethod, type TusSettings } from './tus.js';
 import { type Dialect, dialects, final, PARTIAL_UPLOAD, withoutInterim, withoutVersion } from './versions.js';
 
 /** The resource that a request's path leads to, from the routes and the store. */
@@ -55,11 +55,11 @@ const PASS_THROUGH: Detected = { kind: 'pass-through' };
  * Classifies a request, and chooses the protocol version for uploads. The order of the checks matters. In doubt the
  * request passes through, because every upload of an iOS app sends `Upload-Complete: ?1`, resumable or not.
  */
-export function detect(head: RequestHead, target: RequestTarget, settings: Required<IetfSettings>): Detected {
+export function detect(head: RequestHead, target: RequestTarget, settings: DetectSettings): Detected {
   return target.kind === 'upload' ? detectOnUpload(head, target, settings) : detectOnTarget(head, target, settings);
 }
 
-function detectOnTarget(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
+function detectOnTarget(head: RequestHead, target: TargetResource, settings: DetectSettings): Detected {
   const upload = detectUpload(head, target, settings);
   const detected = upload.kind === 'pass-through' ? detectPlain(head, target) : upload;
   if (!target.refusesForms || detected.kind !== 'resumable' || mediaType(head) !== FORM) return detected;
@@ -76,7 +76,7 @@ function detectPlain(head: RequestHead, { plainBodies, shapesEmptyBodies }: Targ
   return resumable(plain, { reason: 'upload-required', field: 'Upload-Complete' });
 }
 
-function detectUpload(head: RequestHead, target: TargetResource, settings: IetfSettings): Detected {
+function detectUpload(head: RequestHead, target: TargetResource, settings: DetectSettings): Detected {
   // Before the preflight check: the origin answers preflights for targets that are not resumable.
   if (!target.resumable) return PASS_THROUGH;
   // Neither browsers nor upload clients send OPTIONS with content, so its content is treated like any other.
@@ -84,8 +84,8 @@ function detectUpload(head: RequestHead, target: TargetResource, settings: IetfS
   if (isPreflight(head)) return { kind: 'preflight' };
   const dialect = targetDialect(head);
   if (head.method === 'OPTIONS')
-    return resumable(discovery(ietf(dialect, settings), target.protocols), { kind: 'discover' });
-  if (isTusRequest(head)) return detectTus(head, target.protocols);
+    return resumable(discovery(ietf(dialect, settings), target.protocols, settings), { kind: 'discover' });
+  if (isTusRequest(head)) return detectTus(head, target.protocols, settings);
   if (!target.protocols.includes('rufh')) return detectOtherProtocol(head);
   // An append to something that is no upload must not create one, and the origin does not understand appends.
   if (head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD) {
@@ -97,31 +97,38 @@ function detectUpload(head: RequestHead, target: TargetResource, settings: IetfS
 /**
  * A tus client never means an ordinary request to the origin by POST: its creation would become an empty object there.
  */
-function detectTus(head: RequestHead, protocols: readonly UploadProtocol[]): Detected {
+function detectTus(head: RequestHead, protocols: readonly UploadProtocol[], settings: TusSettings): Detected {
   const method = tusMethod(head);
   const isCreation = method === 'POST';
   if (!isCreation && !(method === 'PATCH' && mediaType(head) === OFFSET_STREAM)) return PASS_THROUGH;
-  if (!protocols.includes('tus')) return resumable(tus, { reason: 'protocol-not-offered', protocol: 'tus' });
-  return resumable(tus, isCreation ? tus.parseCreation(head) : { reason: 'unknown-upload' });
+  const protocol = tus(settings, 'creation');
+  if (!protocols.includes('tus')) return resumable(protocol, { reason: 'protocol-not-offered', protocol: 'tus' });
+  return resumable(protocol, isCreation ? protocol.parseCreation(head) : { reason: 'unknown-upload' });
 }
 
-/** Where only tus is offered, a complete request of the draft works as an ordinary one; an incomplete one cannot. */
+/**
+ * Where only tus is offered, a complete request of the draft works as an ordinary one. An incomplete one cannot, and an
+ * append to something that is no upload must not create one.
+ */
 function detectOtherProtocol(head: RequestHead): Detected {
   const dialect = targetDialect(head);
   const isIncomplete = valueOf(readCompleteness(dialect, head)) === false;
-  return isIncomplete ? resumable(ietf(dialect), { reason: 'protocol-not-offered', protocol: 'rufh' }) : PASS_THROUGH;
+  const isAppend = head.method === 'PATCH' && mediaType(head) === PARTIAL_UPLOAD;
+  return isIncomplete || isAppend
+    ? resumable(ietf(dialect), { reason: 'protocol-not-offered', protocol: 'rufh' })
+    : PASS_THROUGH;
 }
 
 /** The response to OPTIONS announces every protocol that is offered, because it need not name the client's. */
-function discovery(protocol: Protocol, protocols: readonly UploadProtocol[]): Protocol {
-  if (!protocols.includes('tus')) return protocol;
+function discovery(protocol: Protocol, protocols: readonly UploadProtocol[], settings: TusSettings): Protocol {
+  if (protocol.name === TUS_DIALECT || !protocols.includes('tus')) return protocol;
   return {
     ...protocol,
     render: (outcome, context) => {
       const reply = protocol.render(outcome, context);
       if (outcome.kind !== 'discovered') return reply;
       const headers = protocols.includes('rufh') ? reply.headers : [];
-      return { ...reply, headers: [...headers, ...tusAnnouncement(context.limits)] };
+      return { ...reply, headers: [...headers, ...tusAnnouncement(context.limits, settings)] };
     },
   };
 }
@@ -141,24 +148,24 @@ function detectCreation(head: RequestHead, { minSize }: TargetResource, settings
 }
 
 /** The request's version decides the form of the response, or the stored upload's if the request names none. */
-function detectOnUpload(head: RequestHead, upload: UploadResource, settings: IetfSettings): Detected {
+function detectOnUpload(head: RequestHead, upload: UploadResource, settings: DetectSettings): Detected {
   if (isPreflight(head)) return { kind: 'preflight' };
   const protocol = protocolOnUpload(head, upload, settings);
-  const name = protocol === tus ? 'tus' : 'rufh';
+  const name = protocol.name === TUS_DIALECT ? 'tus' : 'rufh';
   // No request finds the upload of an ordinary request.
   const exists = upload.dialect !== undefined && upload.dialect !== PLAIN_DIALECT;
   if (!exists) return resumable(protocol, { reason: 'unknown-upload' });
   if (!upload.protocols.includes(name)) return resumable(protocol, { reason: 'protocol-not-offered', protocol: name });
   const request = protocol.parseUploadRequest(head, upload.id);
   const discovers = 'kind' in request && request.kind === 'discover';
-  return resumable(discovers ? discovery(protocol, upload.protocols) : protocol, request);
+  return resumable(discovers ? discovery(protocol, upload.protocols, settings) : protocol, request);
 }
 
 /** An upload may continue in another protocol than it began with: its client may have been updated meanwhile. */
-function protocolOnUpload(head: RequestHead, { dialect }: UploadResource, settings: IetfSettings): Protocol {
-  if (isTusRequest(head)) return tus;
+function protocolOnUpload(head: RequestHead, { dialect }: UploadResource, settings: DetectSettings): Protocol {
+  if (isTusRequest(head)) return tus(settings, 'upload');
   const isDraft = namedDialect(head) !== undefined || isValue(readCompleteness(final, head));
-  if (dialect === TUS_DIALECT && !isDraft) return tus;
+  if (dialect === TUS_DIALECT && !isDraft) return tus(settings, 'upload');
   const stored = dialect === undefined ? undefined : dialects.get(dialect);
   return ietf(uploadDialect(head, stored ?? final), settings);
 }
@@ -189,6 +196,9 @@ function isPreflight({ method, headers }: RequestHead): boolean {
 function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
   return { kind: 'resumable', protocol, request };
 }
+
+/** What every request of this program is classified by. */
+type DetectSettings = Required<IetfSettings> & TusSettings;
 
 /** The settings of RUFH. */
 export interface IetfSettings {

@@ -4,6 +4,7 @@ import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
 import {
   concatenationRole,
+  isFull,
   type ContentDigest,
   shownOffset,
   TUS_DIALECT,
@@ -14,14 +15,7 @@ import { knownContentLength, mediaType } from './parse.js';
 import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
 import type { Protocol, Reply, ReplyContext } from './protocol.js';
 import { adviceLine, problemOf } from './refusals.js';
-import {
-  lines,
-  locationLine,
-  type MaybeLines,
-  offsetLine,
-  outcomeUnknownLine,
-  retryAfterLine,
-} from './upload-headers.js';
+import { lines, locationLine, type MaybeLines, outcomeUnknownLine, retryAfterLine } from './upload-headers.js';
 import { final } from './versions.js';
 
 /** The media type of every body with bytes of an upload (tus 1.0.0, Core: PATCH). */
@@ -29,7 +23,7 @@ export const OFFSET_STREAM = 'application/offset+octet-stream';
 
 const VERSION = '1.0.0';
 
-const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation';
+const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination';
 
 /** Names of checksum algorithms in tus, with those of this program; the first is required of every server. */
 const CHECKSUMS: ReadonlyMap<string, { readonly algorithm: ContentDigest['algorithm']; readonly bytes: number }> =
@@ -45,20 +39,30 @@ const CHECKSUMS: ReadonlyMap<string, { readonly algorithm: ContentDigest['algori
  * gets the origin's answer, and its last byte is not acknowledged before a good one. There are no interim responses.
  * Reasons: docs/decisions/0033.
  */
-export const tus: Protocol = {
-  name: TUS_DIALECT,
-  parseCreation,
-  parseUploadRequest,
-  interim: () => undefined,
-  render,
-};
+export function tus(settings: TusSettings, during: 'creation' | 'upload'): Protocol {
+  return {
+    name: TUS_DIALECT,
+    parseCreation: (head) => parseCreation(head, settings),
+    parseUploadRequest,
+    interim: () => undefined,
+    render: (outcome, context) => {
+      if (outcome.kind === 'discovered') return { status: 204, headers: tusAnnouncement(context.limits, settings) };
+      return (during === 'creation' && renderCreation(outcome, context)) || render(outcome, context);
+    },
+  };
+}
+
+export interface TusSettings {
+  /** The extension concatenation: every node can read the bytes of every part. */
+  readonly joinsParts: boolean;
+}
 
 /** Header fields that announce tus in the response to OPTIONS (Core: OPTIONS). */
-export function tusAnnouncement({ maxSize }: Limits): HeaderLine[] {
+export function tusAnnouncement({ maxSize }: Limits, { joinsParts }: TusSettings): HeaderLine[] {
   return lines(
     ['Tus-Resumable', VERSION],
     ['Tus-Version', VERSION],
-    ['Tus-Extension', EXTENSIONS],
+    ['Tus-Extension', joinsParts ? `${EXTENSIONS},concatenation` : EXTENSIONS],
     ['Tus-Checksum-Algorithm', [...CHECKSUMS.keys()].join(',')],
     maxSize === undefined ? undefined : ['Tus-Max-Size', String(maxSize)],
   );
@@ -75,9 +79,11 @@ export function tusMethod({ method, headers }: RequestHead): string {
   return override === 'PATCH' || override === 'DELETE' || override === 'HEAD' ? override : method;
 }
 
-function parseCreation(head: RequestHead): Intent | Refusal {
+function parseCreation(head: RequestHead, { joinsParts }: TusSettings): Intent | Refusal {
   if (fieldValue(head.headers, 'Tus-Resumable') !== VERSION) return { reason: 'unsupported-tus-version' };
   const concat = fieldValue(head.headers, 'Upload-Concat');
+  if (concat !== undefined && !joinsParts)
+    return malformed('Uploads are not joined here: leave Upload-Concat out, and send the file as one upload.');
   if (concat !== undefined && concat !== 'partial') return parseConcatenation(head, concat);
   const length = readInteger(head, 'Upload-Length');
   const deferred = fieldValue(head.headers, 'Upload-Defer-Length');
@@ -88,7 +94,9 @@ function parseCreation(head: RequestHead): Intent | Refusal {
   )
     return malformed('A new upload needs either its Upload-Length in bytes, or Upload-Defer-Length: 1.');
   const contentLength = knownContentLength(head);
-  if (contentLength !== 0 && mediaType(head) !== OFFSET_STREAM)
+  // Over HTTP/2 and in chunks only the end of the body shows that it is empty.
+  const mayBeEmpty = contentLength === undefined && mediaType(head) === undefined;
+  if (contentLength !== 0 && !mayBeEmpty && mediaType(head) !== OFFSET_STREAM)
     return { reason: 'unsupported-media-type', expected: OFFSET_STREAM };
   const contentDigests = readChecksum(head);
   if ('reason' in contentDigests) return contentDigests;
@@ -127,7 +135,7 @@ function parseConcatenation(head: RequestHead, concat: string): Intent | Refusal
     appendLimitsApply: false,
     contentDigests: [],
     reprDigests: [],
-    parts,
+    partUrls: parts,
   };
 }
 
@@ -198,24 +206,46 @@ function malformed(detail: string): Refusal {
   return { reason: 'malformed', detail };
 }
 
-function render(outcome: Outcome, context: ReplyContext): Reply {
+/**
+ * The response to a creation that brought all bytes, unless there is a good answer: its client needs the URL, or it would
+ * create the upload again and the origin would get it twice. It continues with the last byte, and then gets what is to be
+ * said. Undefined for every other outcome.
+ */
+function renderCreation(outcome: Outcome, context: ReplyContext): Reply | undefined {
+  const { kind } = outcome;
+  if (kind === 'accepted') return created(outcome.upload, context);
+  const isBadAnswer = kind === 'answered' && outcome.answer.status >= 400;
+  const isUnanswered = kind === 'parked' || kind === 'undelivered' || kind === 'pending';
+  return isBadAnswer || isUnanswered ? createdIncomplete(outcome.upload, context) : undefined;
+}
+
+/** Undefined where no byte is held back, or nothing can be appended. */
+function createdIncomplete(upload: Upload, context: ReplyContext): Reply | undefined {
+  return upload.heldBack && concatenationRole(upload) !== 'joined' ? created(upload, context) : undefined;
+}
+
+function created(upload: Upload, context: ReplyContext): Reply {
+  return reply(201, locationLine(upload, context), tusOffsetLine(upload), expiresLine(upload));
+}
+
+function render(outcome: Exclude<Outcome, { readonly kind: 'discovered' }>, context: ReplyContext): Reply {
   switch (outcome.kind) {
     case 'created':
-      return reply(201, locationLine(outcome.upload, context), offsetLine(outcome.upload), expiresLine(outcome.upload));
+      return created(outcome.upload, context);
     case 'appended':
-      return reply(204, offsetLine(outcome.upload), expiresLine(outcome.upload));
+      return reply(204, tusOffsetLine(outcome.upload), expiresLine(outcome.upload));
     case 'retrieved':
       return retrieved(outcome.upload);
     case 'answered':
       return answered(outcome, context);
     case 'parked':
-      return relayed(outcome.answer, offsetLine(outcome.upload));
+      return relayed(outcome.answer, tusOffsetLine(outcome.upload));
     case 'turned-away':
       return relayed(outcome.answer);
     case 'answer-lost':
       return problem(outcome.upload, answerLostProblem(outcome.upload));
     case 'accepted':
-      return reply(204, offsetLine(outcome.upload));
+      return reply(204, tusOffsetLine(outcome.upload));
     case 'undelivered':
       return undelivered(outcome.upload, outcome.failure, outcome.retryAfterSeconds);
     case 'pending':
@@ -223,8 +253,6 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
       return problem(outcome.upload, { status: 504, detail: PENDING }, retryAfterLine(outcome.retryAfterSeconds));
     case 'cancelled':
       return reply(204);
-    case 'discovered':
-      return { status: 204, headers: tusAnnouncement(context.limits) };
     case 'refused':
       return refused(outcome.refusal);
   }
@@ -232,6 +260,14 @@ function render(outcome: Outcome, context: ReplyContext): Reply {
 
 function reply(status: number, ...maybe: MaybeLines): Reply {
   return { status, headers: [...lines(['Tus-Resumable', VERSION], ...maybe), NO_STORE] };
+}
+
+/**
+ * The offset for a client that takes "offset = length" for success. An upload that has all its bytes and is not complete,
+ * as a client of the draft or a crash may leave it, becomes complete when its last byte comes again.
+ */
+function tusOffsetLine(upload: Upload): HeaderLine {
+  return ['Upload-Offset', String(isFull(upload) ? upload.offset - 1 : shownOffset(upload))];
 }
 
 /** Core: HEAD; the extensions creation, creation-defer-length and expiration add their fields. */
@@ -243,7 +279,7 @@ function retrieved(upload: Upload): Reply {
   const hasOffset = concatenationRole(upload) !== 'joined' || shownOffset(upload) === upload.length;
   return reply(
     200,
-    hasOffset ? offsetLine(upload) : undefined,
+    hasOffset ? tusOffsetLine(upload) : undefined,
     upload.length === undefined ? ['Upload-Defer-Length', '1'] : ['Upload-Length', String(upload.length)],
     metadata === undefined ? undefined : ['Upload-Metadata', metadata],
     concat === undefined ? undefined : ['Upload-Concat', concat],
@@ -267,7 +303,7 @@ type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
 function answered({ to, upload, answer }: Answered, context: ReplyContext): Reply {
   const isRedirection = answer.status >= 300 && answer.status < 400;
   const isGood = answer.status < 400;
-  const { headers, ...rest } = relayed(answer, offsetLine(upload));
+  const { headers, ...rest } = relayed(answer, tusOffsetLine(upload));
   // The Location of a creation is the upload's: a client that ends its upload must not delete the origin's resource.
   const drops = isRedirection || (isGood && to === 'create') ? 'location' : undefined;
   const kept = headers.filter(([name]) => name.toLowerCase() !== drops);
@@ -300,7 +336,7 @@ function relayed(answer: Answered['answer'], ...maybe: MaybeLines): Reply {
 
 /** The upload has all its bytes, but there is no good answer: its offset stays one below its length. */
 function problem(upload: Upload, what: Parameters<typeof problemReply>[0], ...maybe: MaybeLines): Reply {
-  return problemReply(what, lines(['Tus-Resumable', VERSION], offsetLine(upload), ...maybe));
+  return problemReply(what, lines(['Tus-Resumable', VERSION], tusOffsetLine(upload), ...maybe));
 }
 
 const PENDING =
@@ -349,7 +385,8 @@ function refused(refusal: Refusal): Reply {
     lines(
       ['Tus-Resumable', VERSION],
       reason === 'unsupported-tus-version' ? ['Tus-Version', VERSION] : undefined,
-      upload && ['Upload-Offset', String(shownOffset(upload))],
+      upload && tusOffsetLine(upload),
+      upload && expiresLine(upload),
       adviceLine(refusal),
     ),
   );

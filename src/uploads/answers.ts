@@ -128,7 +128,11 @@ export interface UploadCall extends AnswerCall {
  * Whether an append to a complete upload repeats its end: nothing at the full offset, or the held-back last byte just
  * before it. A byte other than the stored one means that the client sends another file.
  */
-async function repeatsTheEnd(intent: AppendIntent, upload: Upload, body: Body): Promise<boolean | Interrupted> {
+export async function repeatsTheEnd(
+  intent: AppendIntent,
+  upload: Pick<Upload, 'offset' | 'heldBack'>,
+  body: Body,
+): Promise<boolean | Interrupted> {
   const expected = intent.offset === upload.offset ? undefined : upload.heldBack?.lastByte;
   const expectedSize = expected === undefined ? 0 : 1;
   if (intent.declaredLength !== undefined && intent.declaredLength !== upload.offset) return false;

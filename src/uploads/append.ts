@@ -61,6 +61,8 @@ export interface AppendTask {
   readonly doesNotWait?: boolean;
   /** Takes a copy of every byte that is written. */
   readonly content?: SmallContent;
+  /** The byte before the body, to be held back if the body is empty. */
+  readonly precedingByte?: number;
 }
 
 /** The outcome of a body that completed its upload, which now waits for its delivery. */
@@ -145,7 +147,7 @@ export class AppendBody {
   }
 
   private receive(task: AppendTask): Promise<Received> {
-    const { intent, upload, lease, body, content, onCommitted } = task;
+    const { intent, upload, lease, body, content, precedingByte, onCommitted } = task;
     this.deps.hashes.track(upload, lease);
     const appendLimitsApply = intent.kind === 'append' || intent.appendLimitsApply;
     const { contentDigests, complete } = intent;
@@ -159,6 +161,7 @@ export class AppendBody {
         allowance: allowance(upload, appendLimitsApply),
         contentDigests,
         content,
+        precedingByte,
         minBytes: appendLimitsApply ? minBytes(intent, upload) : undefined,
         onCommitted: (now) => {
           this.deps.hashes.noteCommitted(now, lease.token);
@@ -241,7 +244,8 @@ const STEPS_LOST = 'the store has lost confirmed steps of this upload';
 
 function minBytes(intent: CreateIntent | AppendIntent, upload: Upload): number | undefined {
   const isEmptyCreation = intent.kind === 'create' && intent.contentLength === 0;
-  return intent.complete || isEmptyCreation ? undefined : upload.limits.minAppendSize;
+  const isPart = concatenationRole(upload) === 'part';
+  return intent.complete || isEmptyCreation || isPart ? undefined : upload.limits.minAppendSize;
 }
 
 /**

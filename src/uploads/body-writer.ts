@@ -30,6 +30,8 @@ export interface ReceiveTask {
   readonly allowance?: Allowance;
   /** Verified for this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly ContentDigest[];
+  /** The byte before the body, to be held back if the body is empty. */
+  readonly precedingByte?: number;
   /** A body with fewer bytes is refused. */
   readonly minBytes?: number;
   /** Takes a copy of every byte that is written. */
@@ -51,7 +53,8 @@ export type Received =
 
 /**
  * Writes a body to the spool under a lease, and commits while it arrives. However the body ends, all bytes that arrived
- * before are committed too, unless a digest covers the body and so needs all of it.
+ * before are committed too. With a digest nothing is committed before the end, and with `completesAtLength` nothing of a
+ * body that is not complete.
  */
 export async function receiveBody(task: ReceiveTask, deps: BodyWriterDeps): Promise<Received> {
   return new BodyWriter(task, deps).run();
@@ -180,6 +183,7 @@ class BodyWriter {
   private async finish(): Promise<Received> {
     const { ending } = this.task.body;
     const isComplete = ending === 'clean' && !this.overflowed;
+    if (!isComplete && this.mustBeComplete && this.task.completesAtLength) return this.discardUnverified();
     const refusal = isComplete ? this.refuseBody() : undefined;
     if (refusal) return this.discard(refusal);
     if (isComplete && this.task.completionCheck && this.reachesEnd) return this.complete(this.task.completionCheck);
@@ -218,10 +222,10 @@ class BodyWriter {
   }
 
   private async commitLast(check: CompletionCheck, reprDigest?: Digest): Promise<Received> {
-    const { upload, lease, body } = this.task;
+    const { upload, lease, body, precedingByte } = this.task;
     const { keptBack } = this;
     const { trailers } = body;
-    const lastByte = keptBack.at(-1)?.at(-1) ?? this.lastByte;
+    const lastByte = keptBack.at(-1)?.at(-1) ?? this.lastByte ?? precedingByte;
     const complete = {
       ...(check.holdsBack && lastByte !== undefined && { heldBack: { lastByte } }),
       ...(trailers.length > 0 && { trailers }),
@@ -243,6 +247,13 @@ class BodyWriter {
     const { upload, lease } = this.task;
     const onUnavailable = (): void => metrics.storeUnavailable();
     return retryWhileUnavailable(() => store.commit(upload.id, commit), { signal: lease.signal, onUnavailable });
+  }
+
+  /** tus 1.0.0, checksum: what cannot be verified is discarded. */
+  private discardUnverified(): Received {
+    const { upload, allowance: bound } = this.task;
+    this.deps.hashes.forget(upload.id);
+    return this.overflowed && bound ? { kind: 'overflow', upload, beyond: bound.beyond } : this.interrupted();
   }
 
   private discard(refusal: Refusal): Received {

@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { type Headers, forwardableTrailers } from '../model/headers.js';
 import type { BodyMemory, BodyShare } from './body-memory.js';
 
@@ -184,4 +184,9 @@ export class Body {
     if (ending !== 'clean') this.stream.pause();
     this.wakeReader();
   }
+}
+
+/** A body of no bytes that has ended properly. */
+export function emptyBody(): Body {
+  return new Body(Readable.from([]), { declaredLength: 0, idleMs: 60_000, onFirstRead: () => undefined });
 }

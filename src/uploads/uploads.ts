@@ -14,19 +14,20 @@ import type {
   RetrieveIntent,
 } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import { concatenationRole, PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
+import { concatenationRole, isFull, PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { KeyedUpload, NewUpload, UploadStore } from '../store/upload-store.js';
-import { Answers, type UploadCall } from './answers.js';
-import { EagerAppend, type EagerFeeds, AppendBody } from './append.js';
+import { Answers, repeatsTheEnd, type UploadCall } from './answers.js';
+import { AppendBody, type AppendTask, EagerAppend, type EagerFeeds } from './append.js';
 import { type CommitPace, expiry } from './chunk.js';
 import { RepresentationHashes } from './digests.js';
 import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './acknowledged-offsets.js';
-import { bodyOfParts, findParts, joinedKey } from './parts.js';
+import { emptyBody } from './request-body.js';
+import { findParts, type PartFailure, PartsContent } from './parts.js';
 import { refuseAppend, refuseCreation, refused, goneReason, withCompleteness } from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
@@ -103,9 +104,7 @@ export class Uploads {
     request: StoredRequest,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    if (stated.parts) return this.join({ ...stated, parts: stated.parts }, route, request, call);
-    const isPart = concatenationRole({ dialect: stated.dialect, request }) === 'part';
-    const intent = withCompleteness(stated, { isPart });
+    const intent = withCompleteness(stated, { dialect: stated.dialect, request });
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
     const creation = { request, ...call.creator };
@@ -115,27 +114,39 @@ export class Uploads {
   }
 
   /**
-   * Creates an upload of the bytes of others (tus 1.0.0, concatenation). The same parts always make the same upload, so
-   * a client that lost the response gets it by repeating the request. The parts stay until they expire, for a repetition.
+   * Creates an upload of the bytes of others (tus 1.0.0, concatenation). The client's key finds the upload of an earlier
+   * request with the same parts, so a client that lost the response gets it by repeating the request. The parts stay
+   * until they expire, for a repetition.
    */
-  private async join(
-    stated: CreateIntent & Required<Pick<CreateIntent, 'parts'>>,
-    route: Route,
-    request: StoredRequest,
+  async join(
+    stated: CreateIntent,
+    { ids, route, request, creator }: JoinTask,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    const { deps } = this;
-    const creation = { request, ...call.creator };
-    const parts = await findParts(stated.parts, creation.principal, (id) => this.findPart(id));
+    const isOf = { principal: creator.principal, route: route.name };
+    const parts = await findParts(ids, isOf, (id) => this.findPart(id));
     if ('reason' in parts) return refused(parts);
-    const [{ node }] = parts;
-    if (node !== deps.node) return { kind: 'elsewhere', node: node ?? '' };
-    const length = parts.reduce((sum, { offset }) => sum + offset, 0);
-    const intent: CreateIntent = { ...stated, parts: undefined, declaredLength: length, contentLength: length };
+    const content = new PartsContent(parts, this.deps);
+    const { size } = content;
+    const intent: CreateIntent = { ...stated, declaredLength: size, contentLength: size };
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
-    const clientKey = joinedKey(parts, request);
-    return this.createOnce(intent, route, { ...creation, clientKey }, { ...call, body: bodyOfParts(parts, deps) });
+    try {
+      const outcome = await this.createOnce(intent, route, { request, ...creator }, { ...call, body: content.body });
+      return content.failure ? await this.afterLoss(content.failure) : outcome;
+    } finally {
+      content.close();
+    }
+  }
+
+  /** The outcome when a part could not be read. One with lost bytes is given up, as when a delivery finds it. */
+  private async afterLoss({ part, fault }: PartFailure): Promise<Outcome | Interrupted> {
+    const lease = await this.deps.leases.take(part.id, 'to-end');
+    try {
+      return await this.appendBody.giveUpIfLost(fault, part, lease);
+    } finally {
+      void lease.release();
+    }
   }
 
   private async findPart(id: string): Promise<Upload | undefined> {
@@ -149,17 +160,15 @@ export class Uploads {
     const known = await this.findLive(intent.id, loaded);
     if ('reason' in known) return refused(known);
     if (concatenationRole(known) === 'joined') return refused({ reason: 'joined-upload' });
-    const counted = withCompleteness(intent, { length: known.length, isPart: concatenationRole(known) === 'part' });
-    if (known.phase !== 'receiving') return this.answers.repeat(counted, known, call);
+    if (known.phase !== 'receiving') return this.answers.repeat(withCompleteness(intent, known), known, call);
     const lease = await this.deps.leases.take(intent.id);
     try {
       const upload = await this.findLive(intent.id);
       if ('reason' in upload) return refused(upload);
-      const { length } = upload;
-      const current = withCompleteness(intent, { length, isPart: concatenationRole(upload) === 'part' });
-      if (upload.phase === 'receiving') return await this.appendUnderLease(current, upload, lease, call);
+      const counted = withCompleteness(intent, upload);
+      if (upload.phase === 'receiving') return await this.appendUnderLease(counted, upload, lease, call);
       void lease.release();
-      return await this.answers.repeat(current, upload, call);
+      return await this.answers.repeat(counted, upload, call);
     } finally {
       void lease.release();
     }
@@ -262,6 +271,8 @@ export class Uploads {
   ): Promise<Outcome | Interrupted> {
     const unusableOutcome = await this.unusableOutcome(upload, lease);
     if (unusableOutcome) return unusableOutcome;
+    if (intent.completesAtLength && isFull(upload) && intent.offset === upload.offset - 1)
+      return this.completeFull(intent, upload, lease, call);
     const decision = refuseAppend(intent, upload);
     if (decision)
       return decision.invalidates
@@ -277,6 +288,29 @@ export class Uploads {
     if (upload.phase !== 'receiving' || (await this.acknowledged.coversAcknowledged(upload))) return undefined;
     this.deps.feeds?.stopEager(upload.id);
     return this.appendBody.giveUpForgotten(upload, lease);
+  }
+
+  /** Completes an upload that has all its bytes, when a client of tus sends the last one again. */
+  private async completeFull(
+    intent: AppendIntent,
+    upload: Upload,
+    lease: Lease,
+    call: UploadCall,
+  ): Promise<Outcome | Interrupted> {
+    const lastByte = await this.lastByteOf(upload);
+    const repeated = await repeatsTheEnd(intent, { offset: upload.offset, heldBack: { lastByte } }, call.body);
+    if (typeof repeated === 'object') return repeated;
+    if (!repeated) return refused({ reason: 'already-complete', upload });
+    const nothing = { ...intent, offset: upload.offset, contentLength: 0, contentDigests: [], complete: true };
+    return this.receiveAndDeliver(nothing, upload, lease, { ...call, body: emptyBody(), precedingByte: lastByte });
+  }
+
+  private async lastByteOf({ id, offset }: Upload): Promise<number> {
+    const { spool, store } = this.deps;
+    const end = spool.read(id, await store.chunks(id), { start: offset - 1, end: offset });
+    let last = 0;
+    for await (const piece of end as AsyncIterable<Uint8Array>) last = piece.at(-1) ?? last;
+    return last;
   }
 
   /** RUFH §4.1.3: a length is recorded as soon as it is known; digests count only when the creation brought none. */
@@ -301,7 +335,7 @@ export class Uploads {
     intent: CreateIntent | AppendIntent,
     upload: Upload,
     lease: Lease,
-    call: UploadCall,
+    call: UploadCall & Pick<AppendTask, 'precedingByte'>,
   ): Promise<Outcome | Interrupted> {
     const content = intent.complete ? this.smallContents.begin(upload) : undefined;
     try {
@@ -368,6 +402,14 @@ export class Uploads {
   private expiry(upload: Upload): number {
     return this.deps.clock() + upload.limits.maxAgeSeconds * 1000;
   }
+}
+
+/** An upload to be made of others. */
+interface JoinTask {
+  readonly ids: readonly string[];
+  readonly route: Route;
+  readonly request: StoredRequest;
+  readonly creator: NonNullable<UploadCall['creator']> & Required<Pick<Upload, 'clientKey'>>;
 }
 
 interface OpeningDeps {

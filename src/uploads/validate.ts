@@ -28,17 +28,20 @@ export type AppendVerdict = { readonly refusal: Refusal; readonly invalidates?: 
  */
 export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdict | undefined {
   const { limits, offset } = upload;
+  // tus 1.0.0, Core: Upload-Offset: another offset is a conflict whatever else the request says.
+  const mismatch = { refusal: { reason: 'mismatching-offset', upload, provided: intent.offset } } as const;
+  if (intent.completesAtLength && intent.offset !== offset) return mismatch;
   if (intent.complete && concatenationRole(upload) === 'part')
     return {
       refusal: {
         reason: 'malformed',
-        detail: 'This upload is a part of another, which a tus client makes of it.',
+        detail: 'This upload is a part: it is delivered only with the upload that joins it.',
         upload,
       },
     };
   const sizeRefusal = refuseAppendSize(intent, limits, upload, false);
   if (sizeRefusal) return { refusal: sizeRefusal };
-  if (intent.offset !== offset) return { refusal: { reason: 'mismatching-offset', upload, provided: intent.offset } };
+  if (intent.offset !== offset) return mismatch;
   const contradiction = contradictingLengths(intent, upload);
   if (contradiction) return { refusal: inconsistent(contradiction, upload) };
   const length = upload.length ?? intent.declaredLength;
@@ -58,10 +61,10 @@ export function refuseAppend(intent: AppendIntent, upload: Upload): AppendVerdic
  */
 export function withCompleteness<T extends CreateIntent | AppendIntent>(
   intent: T,
-  upload: { readonly length?: number; readonly isPart: boolean },
+  upload: Pick<Upload, 'dialect' | 'request' | 'length'>,
 ): T {
   if (!intent.completesAtLength) return intent;
-  if (upload.isPart) return { ...intent, complete: false };
+  if (concatenationRole(upload) === 'part') return { ...intent, complete: false };
   const length = upload.length ?? intent.declaredLength;
   const offset = intent.kind === 'append' ? intent.offset : 0;
   const { contentLength } = intent;
@@ -111,7 +114,9 @@ function refuseAppendSize(
   if (body.contentLength === undefined) return undefined;
   if (maxAppendSize !== undefined && body.contentLength > maxAppendSize)
     return { reason: 'append-too-large', maxAppendSize, upload };
-  if (minAppendSize !== undefined && !body.complete && !mayBeEmpty && body.contentLength < minAppendSize)
+  // The last piece of a part is not the end of an upload.
+  const mayBeSmall = body.complete || mayBeEmpty || (upload && concatenationRole(upload) === 'part');
+  if (minAppendSize !== undefined && !mayBeSmall && body.contentLength < minAppendSize)
     return { reason: 'append-too-small', minAppendSize, upload };
   return undefined;
 }

@@ -113,8 +113,8 @@ describe.each(PROTOCOLS)('%s', (protocol) => {
       test.each(answers)('the origin answers $name', async (answer) => {
         origin.answerWith(answer.script);
         expect(await run(source?.() ?? FILE, { ...options, protocol })).toEqual(answer.ending);
-        // Without a URL the client can only begin anew, as often as it tries.
-        const beginsAnew = answer.ending.end === 500 && options === ALL_IN_CREATION;
+        // With the drafts this client learns no URL from such a creation, so it can only begin anew, as often as it tries.
+        const beginsAnew = protocol !== 'tus-v1' && answer.ending.end === 500 && options === ALL_IN_CREATION;
         expect(origin.requests.map(({ body }) => body.equals(FILE))).toEqual(
           Array(beginsAnew ? 1 + OPTIONS.retryDelays!.length : answer.requests).fill(true),
         );

@@ -14,7 +14,7 @@ describe('targets', () => {
   const RESUMABLE: RequestTarget = { kind: 'target', resumable: true, minSize: 0, ...PASS };
   const FROM_1000: RequestTarget = { kind: 'target', resumable: true, minSize: 1000, ...PASS };
   const ORDINARY: RequestTarget = { kind: 'target', resumable: false, minSize: 0, ...PASS };
-  const settings = { finalInterim: false };
+  const settings = { finalInterim: false, joinsParts: true };
 
   /** One word for what became of it: where it goes, in which dialect, and what it is taken for. */
   function verdict(request: RequestHead, place: RequestTarget = RESUMABLE): string {
@@ -55,7 +55,7 @@ describe('targets', () => {
 
     test('and gets neither a version nor a 104, whatever is switched on', () => {
       const request = head('POST /f\nUpload-Draft-Interop-Version: 98\nUpload-Complete: ?0');
-      const detected = detect(request, RESUMABLE, { finalInterim: true });
+      const detected = detect(request, RESUMABLE, { finalInterim: true, joinsParts: true });
       if (detected.kind !== 'resumable') throw new Error(detected.kind);
       expect(detected.protocol.interim({ kind: 'resumable', upload: upload() }, CONTEXT)).toBeUndefined();
       expect(wireText(detected.protocol.render({ kind: 'created', upload: upload() }, CONTEXT))).toBe(
@@ -255,7 +255,7 @@ describe('uploads', () => {
     dialect,
     protocols: ['rufh', 'tus'],
   });
-  const settings = { finalInterim: false };
+  const settings = { finalInterim: false, joinsParts: true };
 
   function verdict(text: string, dialect: string | undefined): string {
     const detected = detect(head(text), at(dialect), settings);
@@ -381,7 +381,7 @@ describe('uploads', () => {
       ['', 'final', false, '(nothing)'],
       [version('98'), 'final', true, '(nothing)'],
     ])('%j on an upload of %s, the final form’s switched on: %p', (named, dialect, finalInterim, expected) => {
-      const detected = detect(head(`PATCH /u${named}`), at(dialect), { finalInterim });
+      const detected = detect(head(`PATCH /u${named}`), at(dialect), { finalInterim, joinsParts: true });
       if (detected.kind !== 'resumable') throw new Error(detected.kind);
       expect(wireText(detected.protocol.interim(progress, CONTEXT))).toBe(expected);
     });
