@@ -160,7 +160,9 @@ test('the bench starts outside of the tests, although it shares their servers an
 test('a contest is held to its end and judged', async () => {
   const args = ['--import', 'tsx', 'bench/main.ts', '--quick', 'resume'];
   // Missed bars are no concern of the tests.
-  const { stdout } = await promisify(execFile)(process.execPath, args).catch((error: { stdout: string }) => error);
+  const { stdout } = await promisify(execFile)(process.execPath, args).catch(
+    (error: unknown) => error as { stdout: string },
+  );
   expect(stdout).toMatch(/rufh-proxy, long upload +\d+\.\d+ \(/);
   expect(stdout).toMatch(/rufh-proxy, short upload +\d+\.\d+ \(/);
   expect(stdout.match(/^ {2}(HELD|MISSED) /gm)).toHaveLength(2);
