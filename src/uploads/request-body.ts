@@ -181,7 +181,8 @@ export class Body {
     this.stream.off('end', this.onEnd);
     this.stream.off('aborted', this.onCut);
     this.stream.off('close', this.onCut);
-    if (ending !== 'clean') this.stream.pause();
+    // A stream that was never read is left as it is: another node may get its request.
+    if (ending !== 'clean' && this.hasBegun) this.stream.pause();
     this.wakeReader();
   }
 }

@@ -1,3 +1,5 @@
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { join as joinPath } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { requestOnce } from '../support/client.js';
@@ -158,6 +160,44 @@ describe('extensions', () => {
       expectTus(await join(Array<string>(9).fill(part)), 400);
     });
 
+    test('only the client of the parts joins them, on their route and by whatever URL it was given', async () => {
+      const bound = await startTestApp({
+        origin: origin.url,
+        config: `uploads: { public_url: https://up.example/base }
+routes:
+  - { name: users, match: { path: /users/** }, bind_to: [X-User] }
+  - { name: teams, match: { path: /teams/** }, bind_to: [X-Team] }
+`,
+      });
+      const ask = (method: string, target: string, fields: HeaderLine[], body = ''): Promise<WireResponse> =>
+        requestOnce(bound.url, {
+          method,
+          target,
+          headers: [TUS, ...fields, ['Content-Length', String(body.length)]],
+          body,
+        });
+      const ann: HeaderLine = ['X-User', 'ann'];
+      const created = await ask('POST', '/users/f', [ann, STREAM, PART, ['Upload-Length', '5']], 'hello');
+      const url = created.header('Location')!;
+      expect(url).toMatch(/^https:\/\/up\.example\/base\/\.uploads\//);
+      const list: HeaderLine = ['Upload-Concat', `final;${url}`];
+      expectTus(await ask('POST', '/users/f', [['X-User', 'bob'], list]), 400);
+      expectTus(await ask('POST', '/teams/f', [['X-Team', 'ann'], list]), 400);
+      expect(origin.requests).toEqual([]);
+      expectTus(await ask('POST', '/users/f', [ann, list]), 201);
+      expectTus(await ask('POST', '/users/f', [ann, ['Upload-Concat', `final;${new URL(url).pathname}`]]), 201);
+      expect(origin.requests.map(({ body }) => body.toString())).toEqual(['hello']);
+      await bound.stop();
+    });
+
+    test('a part whose bytes are damaged is given up, and what cannot be joined says so', async () => {
+      const part = await createPart(0, 1000);
+      await damage(app.data, part.split('/').at(-1)!);
+      expectTus(await join([part]), 410);
+      expectTus(await tus.send('HEAD', part), 410);
+      expect(origin.requests).toEqual([]);
+    });
+
     test('what cannot be joined is refused, and the parts stay', async () => {
       const part = await createPart(0, 1000);
       const begun = await tus.create([PART, ['Upload-Length', '5']]);
@@ -208,3 +248,13 @@ describe('extensions', () => {
     ]);
   });
 });
+
+/** Flips a bit of the upload's first byte on the disk. */
+async function damage(data: string, id: string): Promise<void> {
+  const directory = joinPath(data, 'spool', id);
+  const [name] = await readdir(directory);
+  const path = joinPath(directory, name!);
+  const bytes = await readFile(path);
+  bytes[0]! ^= 1;
+  await writeFile(path, bytes);
+}
