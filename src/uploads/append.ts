@@ -229,8 +229,9 @@ export class AppendBody {
     const { maxSize = 0, maxAppendSize = 0 } = upload.limits;
     switch (beyond) {
       case 'exceeds-length': {
-        const refusal = { reason: 'exceeds-length', length: upload.length ?? 0, upload } as const;
-        return intent.completesAtLength ? { kind: 'refused', refusal } : this.invalidate(upload, lease, refusal);
+        const refusal = { reason: 'exceeds-length', length: upload.length ?? 0 } as const;
+        if (intent.completesAtLength) return { kind: 'refused', refusal: { ...refusal, upload } };
+        return this.invalidate(upload, lease, refusal);
       }
       case 'too-large':
         return this.invalidate(upload, lease, { reason: 'too-large', maxSize });
