@@ -73,6 +73,12 @@ describe('routes', () => {
 
   const GOOD: HeaderLine = ['Authorization', 'good'];
 
+  const TUS_CREATION: HeaderLine[] = [
+    ['Tus-Resumable', '1.0.0'],
+    ['Upload-Length', '5'],
+    ['Content-Type', 'application/offset+octet-stream'],
+  ];
+
   /** Everything that a client may send to a target: all of it is asked for. */
   const REQUESTS: Readonly<Record<string, WireRequest>> = {
     GET: { method: 'GET', target: '/a' },
@@ -83,7 +89,7 @@ describe('routes', () => {
     'a plain POST': { method: 'POST', target: '/a', body: 'hello' },
     'a plain PUT': { method: 'PUT', target: '/a', body: 'hello' },
     'a PROPFIND': { method: 'PROPFIND', target: '/a' },
-    'a tus creation': { method: 'POST', target: '/a', headers: [['Tus-Resumable', '1.0.0']], body: 'hello' },
+    'a tus creation': { method: 'POST', target: '/a', headers: TUS_CREATION, body: 'hello' },
     'an unknown version': {
       method: 'POST',
       target: '/a',

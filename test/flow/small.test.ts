@@ -293,13 +293,6 @@ routes:
     // Redis, beside what `plain-bodies` shows on one machine.
     const CLIENTS: readonly (readonly [string, readonly HeaderLine[]])[] = [
       [
-        'with a tus creation',
-        [
-          ['Tus-Resumable', '1.0.0'],
-          ['Upload-Length', '5'],
-        ],
-      ],
-      [
         'of a version nobody knows',
         [
           ['Upload-Draft-Interop-Version', '99'],

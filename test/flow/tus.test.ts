@@ -393,6 +393,32 @@ describe('an upload that began with one protocol continues with the other', () =
   });
 });
 
+test('a gate refuses what comes with tus, and the origin hears nothing of it', async () => {
+  const gate = await startTestOrigin({ status: 422, body: 'a virus' });
+  const gated = await startTestApp({ origin: origin.url, config: `delivery: { gate: { http: "${gate.url}" } }\n` });
+  const client = new TusClient(() => gated.url);
+  const target = await client.create();
+  const refused = await client.patch(target, 0, FILE);
+  expectTus(refused, 422);
+  expect(refused.body.toString()).toBe('a virus');
+  expect(await client.offsetOf(target)).toBe(2999);
+  expect(origin.requests).toEqual([]);
+  await gated.stop();
+  await gate.close();
+});
+
+test('the origin is asked by a preflight for a file, but not for nothing', async () => {
+  const asked = await startTestApp({ origin: origin.url, config: 'authorize: { preflight: true }\n' });
+  const client = new TusClient(() => asked.url);
+  expectTus(await client.send('POST', '/files', [['Upload-Length', '0']]), 201);
+  // Such a preflight would have been the request itself.
+  expect(origin.requests.map(({ size, ended }) => [size, ended])).toEqual([[0, 'whole']]);
+  await client.create();
+  await until(() => origin.requests.length === 2, 'the preflight');
+  expect(origin.requests[1]!.header('Expect')).toBe('100-continue');
+  await asked.stop();
+});
+
 test('where tus is not offered a client hears so, and the origin nothing', async () => {
   const other = await startTestApp({ origin: origin.url, config: 'protocols: [rufh]\n' });
   const response = await requestOnce(other.url, {

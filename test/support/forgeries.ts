@@ -102,6 +102,12 @@ interface KindOfRequest {
 }
 
 const UPLOAD: HeaderLine[] = [['Upload-Draft-Interop-Version', '10']];
+const TUS_CREATION: HeaderLine[] = [
+  ['Tus-Resumable', '1.0.0'],
+  ['Upload-Length', '5'],
+  ['Content-Type', 'application/offset+octet-stream'],
+];
+
 const COMPLETE: HeaderLine[] = [...UPLOAD, ['Upload-Complete', '?1']];
 const CHUNKED: HeaderLine = ['Transfer-Encoding', 'chunked'];
 
@@ -124,7 +130,7 @@ export const KINDS = {
   post: plain('POST', '/files/a', [], 'hello'),
   put: plain('PUT', '/files/a', [], 'hello'),
   spooled: plain('POST', '/spooled/a', [], 'hello'),
-  tus: plain('POST', '/files/a', [['Tus-Resumable', '1.0.0']], 'hello'),
+  tus: plain('POST', '/files/a', TUS_CREATION, 'hello'),
   unknown: plain('POST', '/files/a', [['Upload-Draft-Interop-Version', '99'], ...COMPLETE.slice(1)], 'hello'),
   upload: plain('POST', '/files/a', COMPLETE, 'hello'),
   eager: plain('POST', '/eager/a', COMPLETE, 'hello'),
