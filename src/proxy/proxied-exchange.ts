@@ -18,6 +18,7 @@ import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import type { ClientSide } from '../server/closing.js';
 import type { WatchedBody } from '../server/slow-clients.js';
+import { releaseWhenWritten } from '../streams/release-memory.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import { type AwaitedSide, StallDetector, type StallLimits } from '../origin/stall.js';
 
@@ -173,7 +174,7 @@ export class ProxiedExchange implements ExchangeListener {
       this.bodyBytes += bytes.length;
       if (this.bodyBytes > maxBodyBytes) return this.fail(bodyTooLarge(maxBodyBytes));
     }
-    if (!this.exchange!.write(bytes)) this.client.body.pause();
+    if (!this.exchange!.write(bytes, releaseWhenWritten(bytes))) this.client.body.pause();
   };
 
   private readonly onBodyEnd = (): void => {

@@ -9,6 +9,17 @@ import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 import type { WireResponse } from '../support/wire.js';
 
+/** What tells of tus, in any response to OPTIONS where it is offered. */
+const TUS_LINES: readonly HeaderLine[] = [
+  ['Tus-Resumable', '1.0.0'],
+  ['Tus-Version', '1.0.0'],
+  [
+    'Tus-Extension',
+    'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation',
+  ],
+  ['Tus-Checksum-Algorithm', 'sha1,md5,sha256,sha512'],
+];
+
 describe('pass-through', () => {
   const LIMIT = 'min-size=0, max-age=86400';
 
@@ -223,6 +234,7 @@ routes:
           ...own,
           ['Upload-Limit', LIMIT.replace('max-age', clientDialect(interop).limitKey ?? 'max-age')],
           ['Accept-Patch', 'application/json-patch+json, APPLICATION/partial-upload'],
+          ...TUS_LINES,
         ];
         expect(sorted(lines)).toEqual(sorted(expected));
       },
@@ -322,6 +334,8 @@ routes:
         ...headers.map(([name, value]) => `${name}: ${value}`),
         `Upload-Limit: ${LIMITS}, ${client.dialect.limitKey ?? 'max-age'}=<all>`,
         'Accept-Patch: application/json-patch+json, application/partial-upload',
+        ...TUS_LINES.map(([name, value]) => `${name}: ${value}`),
+        'Tus-Max-Size: 1000000',
       ];
       expect(comparable(response, { maxAgeSeconds: 7200 })).toEqual({
         status: 200,
