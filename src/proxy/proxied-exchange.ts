@@ -245,7 +245,7 @@ export class ProxiedExchange implements ExchangeListener {
     if (this.discardableBytes !== undefined) {
       this.discardableBytes -= bytes.length;
       if (this.discardableBytes < 0) this.exchange!.destroy();
-    } else if (!this.isFinished && !this.client.out.write(bytes)) {
+    } else if (!this.isFinished && !this.client.out.write(bytes, releaseWhenWritten(bytes))) {
       this.exchange!.pause();
       if (!this.listensForDrain) this.client.out.on('drain', this.onClientDrain);
       this.listensForDrain = true;
