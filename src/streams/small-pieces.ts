@@ -89,6 +89,7 @@ class PieceCombiner {
   private combineBuffered(): void {
     const { stream } = this;
     const count = bufferedPieces(stream);
+    this.hasPassedPiece = count > 0;
     if (count < 2 || stream.readableFlowing !== null || stream.readableLength / count >= SMALL_BYTES) return;
     for (let piece = 0; piece < count; piece++) this.onSmallPiece();
     joinPieces(stream);
