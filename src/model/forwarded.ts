@@ -1,3 +1,4 @@
+import { isToken } from './grammar.js';
 import {
   isMethodOverrideField,
   fieldKey,
@@ -146,7 +147,7 @@ function bracketed(node: string): string {
 }
 
 function quoted(value: string): string {
-  if (/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(value)) return value;
+  if (isToken(value)) return value;
   return `"${value.replace(/["\\]/g, '\\$&')}"`;
 }
 

@@ -70,7 +70,7 @@ export class OriginExchange {
   private connection: ExchangeCarrier | undefined;
   private usesKeptConnection = false;
   private writtenBytes = 0;
-  /** What was written while there was no connection. */
+  /** Content that was written before there was a connection. */
   private waiting: Piece[] = [];
 
   constructor(

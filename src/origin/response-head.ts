@@ -7,7 +7,7 @@ export interface ResponseHead {
   /** May be empty. */
   readonly reason: string;
   readonly headers: readonly HeaderLine[];
-  /** What delimits the content. */
+  /** Where the content ends. */
   readonly framing: ContentFraming;
   /** The value of `Content-Length`. */
   readonly contentLength?: number;
@@ -19,7 +19,7 @@ export interface ResponseHead {
   readonly keepAliveSeconds?: number;
 }
 
-/** What ends the content of a response: `none`: there is none; `switched`: the connection no longer speaks HTTP. */
+/** The end of a response's content. `none`: there is none; `switched`: the connection no longer speaks HTTP. */
 export type ContentFraming = 'none' | 'length' | 'chunks' | 'connection' | 'switched';
 
 /** A response that is not valid HTTP/1.1. The codes are those of Node's parser, which metrics and logs have always used. */

@@ -197,7 +197,7 @@ function resumable(protocol: Protocol, request: Intent | Refusal): Detected {
   return { kind: 'resumable', protocol, request };
 }
 
-/** What every request of this program is classified by. */
+/** The settings by which requests are classified. */
 type DetectSettings = Required<IetfSettings> & TusSettings;
 
 /** The settings of RUFH. */

@@ -310,7 +310,7 @@ function answered({ to, upload, answer }: Answered, context: ReplyContext): Repl
   if (!isGood) return { ...rest, headers: kept };
   if (to === 'create') return { ...rest, ...statusOf(201), headers: [...kept, locationLine(upload, context)] };
   const isEmpty = answer.bodySize === 0 || fieldValue(answer.headers, 'Content-Length') === '0';
-  if (isEmpty) return { ...rest, ...statusOf(204), headers: withoutLength(kept) };
+  if (isEmpty) return { ...rest, ...statusOf(204), headers: withoutContentFields(kept) };
   return { ...rest, ...(isRedirection ? statusOf(200) : {}), headers: kept };
 }
 
@@ -318,8 +318,8 @@ function statusOf(status: number): Pick<Reply, 'status' | 'reason'> {
   return { status, reason: undefined };
 }
 
-/** RFC 9110 §8.6: a 204 has no `Content-Length`. */
-function withoutLength(headers: readonly HeaderLine[]): HeaderLine[] {
+/** A 204 has no content, so no field may describe it (RFC 9110 §8.6). */
+function withoutContentFields(headers: readonly HeaderLine[]): HeaderLine[] {
   return headers.filter(([name]) => !/^(?:content-length|content-type)$/i.test(name));
 }
 

@@ -150,9 +150,8 @@ export class Uploads {
   }
 
   private async findPart(id: string): Promise<Upload | undefined> {
-    const upload = await this.deps.store.get(id);
-    const hasExpired = upload && upload.expiresAt <= (this.deps.expiryClock ?? this.deps.clock)();
-    return upload?.phase === 'receiving' && !hasExpired ? upload : undefined;
+    const found = await this.findLive(id);
+    return 'reason' in found || found.phase !== 'receiving' ? undefined : found;
   }
 
   /** Appends to an upload. `loaded`: the upload as the caller has already read it. */

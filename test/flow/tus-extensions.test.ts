@@ -13,11 +13,7 @@ let app: TestApp;
 const tus = new TusClient(() => app.url);
 beforeAll(async () => {
   origin = await startTestOrigin();
-  app = await startTestApp({
-    origin: origin.url,
-    config:
-      'limits: { max_size: 1MiB }\nroutes: [{ match: { path: /eager/** }, delivery: { mode: eager } }, { match: { path: /** } }]\n',
-  });
+  app = await startTestApp({ origin: origin.url, config: 'limits: { max_size: 1MiB }\n' });
 });
 afterAll(async () => {
   await app.stop();
