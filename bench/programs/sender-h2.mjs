@@ -31,6 +31,7 @@ function fieldBlock(fields) {
 const full = frame(DATA, 0, STREAM, Buffer.alloc(PAYLOAD, 'rufh-proxy '));
 const batch = Buffer.concat(Array.from({ length: BATCH }, () => full));
 const windows = [65_535, 65_535];
+let initialWindow = 65_535;
 const startedAt = performance.now();
 let left = size;
 let lastByteAt = startedAt;
@@ -74,10 +75,16 @@ function fail(problem) {
   process.exit(1);
 }
 
+/** RFC 9113 §6.9.2: the window changes by the difference to the last initial size. */
+function resizeWindow(size) {
+  windows[STREAM] += size - initialWindow;
+  initialWindow = size;
+}
+
 function onFrame(type, flags, stream, payload) {
   if (type === SETTINGS && (flags & 1) === 0) {
     for (let at = 0; at < payload.length; at += 6)
-      if (payload.readUInt16BE(at) === 4) windows[STREAM] += payload.readUInt32BE(at + 2) - 65_535;
+      if (payload.readUInt16BE(at) === 4) resizeWindow(payload.readUInt32BE(at + 2));
     socket.write(frame(SETTINGS, 1, 0));
   } else if (type === WINDOW_UPDATE) windows[stream === 0 ? CONNECTION : STREAM] += payload.readUInt32BE(0);
   else if (type === PING && (flags & 1) === 0) socket.write(frame(PING, 1, 0, payload));
