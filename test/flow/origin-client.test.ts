@@ -433,6 +433,34 @@ describe('a client that is closed', () => {
   });
 });
 
+describe('a short request', () => {
+  const short = () =>
+    ({ url: `${origin.url}/`, method: 'GET', headers: [], timeoutMs: 10_000, connection: 'kept' }) as const;
+
+  test('is repeated once, on a fresh connection, when the kept one is closed instead of an answer', async () => {
+    await ask();
+    origin.setScript(async ({ socket }) => {
+      socket.destroy();
+      origin.setScript((next) => next.respond({ status: 204 }));
+    });
+    expect((await sendShortRequest(client, short())).status).toBe(204);
+    expect([origin.exchanges.length, origin.connections.length]).toEqual([3, 2]);
+  });
+
+  test('is not repeated when a fresh connection is closed', async () => {
+    origin.setScript(({ socket }) => void socket.destroy());
+    await expect(sendShortRequest(client, short())).rejects.toThrow();
+    expect(origin.exchanges.length).toBe(1);
+  });
+
+  test('is not repeated after a malformed answer', async () => {
+    await ask();
+    origin.setScript(({ socket }) => void socket.end('HTTP/1.1 nonsense\r\n\r\n'));
+    await expect(sendShortRequest(client, short())).rejects.toThrow();
+    expect(origin.exchanges.length).toBe(2);
+  });
+});
+
 test('a request that waits for its login keeps its body, and continues when the connection is free', async () => {
   const release = origin.holdAnswers();
   const login = loginClient();
