@@ -37,6 +37,8 @@ export interface Contest {
   readonly bars: readonly Bar[];
   /** Every run starts a process of its own, so that no round has to warm one up. */
   readonly isFresh?: boolean;
+  /** Free memory that is made ready before every run, see `readyMemory`: at least what the servers write in a run. */
+  readonly readyBytes?: (bench: Bench) => number;
   /** Starts the contestants; what they start is registered with the bench, which ends it. */
   readonly prepare: (bench: Bench) => Promise<readonly Contestant[]>;
 }

@@ -39,13 +39,16 @@ Node ${machine.node}, rufh-proxy at ${machine.commit ?? 'an unknown commit'}, ${
 (A B A B …): one round to warm up, unless every run starts a fresh process, and ${rounds} that ${rounds === 1 ? 'counts' : 'count'}. A cell shows the median and the range. A run in which other
 processes use more than 5 % of the machine is repeated, as often as there are rounds in a contest; what stays disturbed
 is counted in the last column. CPU seconds are those of the server and its children, without client and origin. The client writes and
-reads bare sockets; a last row without any server to judge shows how much it can do by itself.
+reads bare sockets; a last row without any server to judge shows how much it can do by itself. Where a run writes much, a file
+is written and deleted before it: a virtual machine may have returned free memory to its host, and whoever uses it first
+would pay for getting it back.
 
 **Fair settings.** rufh-proxy runs with its defaults except for what a row names, in one process. It logs warnings only,
 because the others write no access log (tusd always writes one, here to /dev/null). nginx, http-proxy and @tus/server
 are one process each. tusd and Caddy are written in Go and use all cores, so compare their CPU too. nginx buffers whole
 requests, as it does by default, and does not spool responses. No other server here forces bytes to the disk;
-rufh-proxy does before it acknowledges them, unless a row says \`sync none\`.
+rufh-proxy does before it acknowledges them, unless a row says \`sync none\`. The system charges that work to the process
+that asks for it; what the others write, it writes later in its own threads, whose CPU is in no column.
 
 ## Bars
 

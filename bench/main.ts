@@ -7,6 +7,7 @@ import { knownPeers } from './peers.js';
 import { descendantsOf } from './process-figures.js';
 import { machine, printMachine, printTable } from './report.js';
 import { barsTable, isGood, keepResults, printResult, type Result } from './results.js';
+import { readyMemory } from './free-memory.js';
 import { holdRounds } from './rounds.js';
 import { withBench } from './workbench.js';
 
@@ -80,7 +81,13 @@ async function hold({ prepare, ...contest }: Contest, plan: Plan): Promise<Resul
   try {
     return await withBench(plan, async (bench) => {
       const contestants = await prepare(bench);
-      const rows = await holdRounds(contestants.filter(isHere), { rounds: plan.rounds, isFresh: contest.isFresh });
+      const directory = await bench.directory();
+      const readyBytes = contest.readyBytes?.(bench) ?? 0;
+      const rows = await holdRounds(contestants.filter(isHere), {
+        rounds: plan.rounds,
+        isFresh: contest.isFresh,
+        beforeRun: () => readyMemory(directory, readyBytes),
+      });
       const judgements = bars.map((bar) => judge(bar, rows));
       const missing = contestants.flatMap((one) =>
         'missing' in one ? [{ contestant: one.name, reason: one.missing }] : [],

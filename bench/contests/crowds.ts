@@ -4,7 +4,7 @@ import { peerState, startNginx } from '../peers.js';
 import { forgetHighestMemory, residentMemory } from '../process-figures.js';
 import { sendMany, type Server, startHttpProxy, startOrigin, startSlowCrowd, stop } from '../programs.js';
 import { median } from '../statistics.js';
-import { costOf, KIB, MIB } from '../workbench.js';
+import { costOf, GIB, KIB, MIB } from '../workbench.js';
 import { WHOLE } from './entrants.js';
 
 const SAMPLE_MS = 100;
@@ -76,6 +76,7 @@ export const crowd: Contest = {
     { key: 'peak', label: 'peak MiB', digits: 0 },
     { key: 'stays', label: 'MiB over idle after 10 s', digits: 0 },
   ],
+  readyBytes: () => 1.5 * GIB,
   bars: [
     atLeast('rufh-proxy', 'rate', 0.9, 'nginx'),
     atMost('rufh-proxy', 'peak', 256),
@@ -106,6 +107,7 @@ export const growth: Contest = {
     { key: 'cpu', label: 'CPU s', digits: 2 },
     { key: 'peak', label: 'peak MiB', digits: 0 },
   ],
+  readyBytes: () => 1.5 * GIB,
   bars: [],
   isFresh: true,
   async prepare(bench) {

@@ -21,6 +21,7 @@ export const http2: Contest = {
   method:
     '1 GiB over TLS to the same listener. The client writes frames of its own, so that it is not what limits HTTP/2.',
   figures: FIGURES,
+  readyBytes: (bench) => bench.either(1.5 * GIB, 384 * MIB),
   bars: [atMost(H2, 'seconds', 1.2, H1)],
   prepare: (bench) => contestants(bench, bench.either(GIB, 256 * MIB), 0),
 };
@@ -31,6 +32,7 @@ export const http2Far: Contest = {
   title: 'HTTP/2 beside HTTP/1.1, 50 ms away',
   method: '256 MiB over TLS through a relay that delays each direction by 25 ms and limits no rate.',
   figures: FIGURES,
+  readyBytes: () => 384 * MIB,
   bars: [atMost(H2, 'seconds', 1.2, H1)],
   prepare: (bench) => contestants(bench, bench.either(256, 128) * MIB, 25),
 };

@@ -16,6 +16,7 @@ export const ingest: Contest = {
     { key: 'seconds', label: 's/GiB', digits: 2 },
     { key: 'peak', label: 'peak MiB', digits: 0 },
   ],
+  readyBytes: (bench) => bench.either(1.5 * GIB, 384 * MIB),
   bars: [atMost('rufh-proxy', 'cpu', 0.9, 'tusd')],
   async prepare(bench) {
     const size = bench.either(GIB, 256 * MIB);

@@ -18,6 +18,7 @@ export const wholePath: Contest = {
     { key: 'cpu', label: 'CPU s/GiB', digits: 2 },
     { key: 'peak', label: 'peak MiB', digits: 0 },
   ],
+  readyBytes: (bench) => bench.either(1.5 * GIB, 384 * MIB),
   bars: [
     atMost('rufh-proxy, spool', 'seconds', 1, 'nginx'),
     atMost('rufh-proxy, eager', 'seconds', 0.8, 'nginx'),
@@ -40,6 +41,7 @@ export const eager: Contest = {
   method:
     '512 MiB at 100 MB/s. The origin is on the same machine: behind a slower link everybody but `eager` waits as long as the whole body takes to cross it.',
   figures: [{ key: 'wait', label: 'ms', digits: 1 }],
+  readyBytes: (bench) => bench.either(GIB, 256 * MIB),
   bars: [atMost('rufh-proxy, eager', 'wait', 10), atMost('rufh-proxy, spool', 'wait', 1, 'nginx')],
   prepare: (bench) =>
     contestants(bench, ['spool', 'eager', 'nginx'], async ({ url }, headers) => {

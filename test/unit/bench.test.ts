@@ -123,6 +123,13 @@ describe('rounds', () => {
     expect(rows[0]!.figures).toEqual({ rate: { median: 2, min: 1, max: 3 } });
   });
 
+  test('the machine is made ready before every run, also before a repetition', async () => {
+    const order: string[] = [];
+    const beforeRun = (): Promise<void> => Promise.resolve(void order.push('-'));
+    await holdRounds([runner('a', order)], { rounds: 1, beforeRun }, clock([0, 0, 0, 1000, 1000]));
+    expect(order.join('')).toBe('-a-a-a');
+  });
+
   test('a disturbed run is repeated, and only the repetition counts', async () => {
     const order: string[] = [];
     // Two readings a run: the warm-up, then a disturbed run, then its repetition.
