@@ -372,14 +372,15 @@ export class HttpHandler {
     const status = res.headersSent ? res.statusCode : undefined;
     metrics.requestEnded({ kind: record.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;
-    const { before, after, ...rest } = record;
+    const { kind, route, before, after, interrupted } = record;
+    // For a relayed request the owner logs the offsets.
+    const showsOffsets = before !== undefined && after !== undefined && kind !== 'relayed';
     logRequest(log, uploadsPath, {
-      ...rest,
-      ...(after ? { upload: identifiersOf(after) } : {}),
-      // For a relayed request the owner logs the offsets.
-      ...(before && after && record.kind !== 'relayed'
-        ? { offsets: { before: before.offset, after: after.offset } }
-        : {}),
+      kind,
+      route,
+      interrupted,
+      upload: after && identifiersOf(after),
+      offsets: showsOffsets ? { before: before.offset, after: after.offset } : undefined,
       method,
       target,
       path,

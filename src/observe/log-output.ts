@@ -23,6 +23,8 @@ export class LogOutput {
   /** A write is in progress, or waits for its retry. */
   private isBusy = false;
   private isClosed = false;
+  /** The lines are written at the end of this turn of the event loop. */
+  private isScheduled = false;
   private readonly emptyListeners: (() => void)[] = [];
   private readonly fd: number;
   private readonly isNonBlocking: boolean;
@@ -35,15 +37,33 @@ export class LogOutput {
   }
 
   write(line: string): void {
+    this.add(line);
+    this.writeWaiting();
+  }
+
+  /** Writes a line together with others of the same turn of the event loop, because each write costs a system call. */
+  writeSoon(line: string): void {
+    this.add(line);
+    if (this.isScheduled) return;
+    this.isScheduled = true;
+    setImmediate(this.onTurnEnded);
+  }
+
+  private add(line: string): void {
     const bytes = Buffer.from(line);
     if (this.isClosed || this.waitingBytes + bytes.length > MAX_WAITING_BYTES) return;
     this.lines.push(bytes);
     this.waitingBytes += bytes.length;
-    this.writeWaiting();
   }
+
+  private readonly onTurnEnded = (): void => {
+    this.isScheduled = false;
+    this.writeWaiting();
+  };
 
   /** Calls `listener` once, when all lines so far are written or dropped. */
   onEmpty(listener: () => void): void {
+    this.writeWaiting();
     if (this.lines.length === 0 && !this.isBusy) listener();
     else this.emptyListeners.push(listener);
   }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { pino } from 'pino';
 import pretty from 'pino-pretty';
 import { LogOutput } from './log-output.js';
+import { type PlainFields, PlainLines } from './plain-lines.js';
 
 interface Write {
   (message: string): void;
@@ -16,6 +17,8 @@ export interface Log {
   readonly warn: Write;
   readonly error: Write;
   readonly fatal: Write;
+  /** Writes the line of a finished request, which may come a moment later than others. Without it, `info` and `warn` do. */
+  request?(level: 'info' | 'warn', fields: PlainFields): void;
 }
 
 /** The log of the process: standard error during the start, standard output once the process is announced. */
@@ -45,6 +48,9 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
   const isPretty = format === 'pretty' || (format === 'auto' && process.stdout.isTTY);
   let output = destination ? undefined : new LogOutput(process.stderr.fd);
   const formatLine = isPretty ? prettyPrinter() : escapeControls;
+  const write = (line: string): void => (destination ?? output!).write(formatLine(line));
+  const writeSoon = (line: string): void =>
+    destination ? destination.write(formatLine(line)) : output!.writeSoon(formatLine(line));
   const logger = pino(
     {
       level,
@@ -52,12 +58,16 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }), log: (fields) => redacted(fields, 2) },
     },
-    { write: (line: string) => (destination ?? output!).write(formatLine(line)) },
+    { write },
   );
+  const requestLines = new PlainLines(base, writeSoon);
   const useStandardOutput = () => {
     if (output) output = new LogOutput(process.stdout.fd);
   };
   return Object.assign(logger, {
+    request: (level: 'info' | 'warn', fields: PlainFields) => {
+      if (logger.isLevelEnabled(level)) requestLines.write(level, fields, 'request');
+    },
     announce: (fields: object, message: string, onWritten?: () => void) => {
       useStandardOutput();
       logger.child({}, { level: 'info' }).info(fields, message);
@@ -77,7 +87,7 @@ export function uploadTag(id: string): string {
   return createHash('sha256').update(id).digest('hex').slice(0, 10);
 }
 
-const SECRET_FIELDS = new Set(['authorization', 'proxy-authorization', 'cookie', 'set-cookie']);
+const SECRET_FIELDS: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'cookie', 'set-cookie']);
 
 /** Replaces secrets, although no line is known to contain any; pino's own redaction takes six times as long. */
 function redacted(fields: Readonly<Record<string, unknown>>, levels: number): Record<string, unknown> {
@@ -150,23 +160,30 @@ export interface LoggedUpload {
 }
 
 /** Logs one line for a request. `uploadsPath` is the path of upload resources, whose last segment is a secret. */
-export function logRequest(
-  log: Log,
-  uploadsPath: string,
-  { target, path, upload, offsets, seconds, ...rest }: RequestLine,
-): void {
+export function logRequest(log: Log, uploadsPath: string, line: RequestLine): void {
+  const { kind, route, interrupted, method, httpVersion, status, client, target, path, upload, offsets, seconds } =
+    line;
   const fields = {
-    ...rest,
-    target: withoutSecrets(target, path, uploadsPath),
+    kind,
+    route,
+    interrupted,
+    method,
+    httpVersion,
+    status,
     // The client of this request, which may not be the one that created the upload.
-    ...(upload ? { ...uploadFields(upload), client: rest.client } : {}),
-    ...(offsets
-      ? { bytes: offsets.after - offsets.before, offsetBefore: offsets.before, offsetAfter: offsets.after }
-      : {}),
+    client,
+    target: withoutSecrets(target, path, uploadsPath),
+    upload: upload && uploadTag(upload.id),
+    uploadPath: upload && withoutQueryValues(upload.target),
+    idempotencyKey: upload?.idempotencyKey,
+    bytes: offsets && offsets.after - offsets.before,
+    offsetBefore: offsets?.before,
+    offsetAfter: offsets?.after,
     ms: Math.round(seconds * 1000),
   };
-  if ((rest.status ?? 0) >= 500) log.warn(fields, 'request');
-  else log.info(fields, 'request');
+  const level = (status ?? 0) >= 500 ? 'warn' : 'info';
+  if (log.request) log.request(level, fields);
+  else log[level](fields, 'request');
 }
 
 /** The fields that all lines about one upload share. */
@@ -225,7 +242,9 @@ export function withoutSecrets(target: string, path: string, uploadsPath: string
  * Whether the target is a misspelled upload URL, for example with an extra slash or escaped letters; it has an id, too.
  */
 function mayContainId(target: string, uploadsPath: string): boolean {
-  const decoded = target.replace(/%([0-9a-f]{2})/gi, (_escape, hex: string) => String.fromCharCode(parseInt(hex, 16)));
+  const decoded = target.includes('%')
+    ? target.replace(/%([0-9a-f]{2})/gi, (_escape, hex: string) => String.fromCharCode(parseInt(hex, 16)))
+    : target;
   return decoded.toLowerCase().includes(uploadsPath.slice(1, -1).toLowerCase());
 }
 

@@ -191,6 +191,26 @@ describe('log', () => {
     });
   });
 
+  test.each([
+    { fields: { kind: 'append', status: 204, ms: 1.5 } },
+    { fields: { target: '/a"b\\c\u0001\u009b\ud800é', client: '', ms: NaN } },
+    { fields: { route: undefined, ms: 0 } },
+    { fields: {} },
+  ])('the line of a request has the form of every other line: $fields', ({ fields }) => {
+    const log = logTo({ fields: { worker: 3 } });
+    log.request!('info', fields);
+    log.info(fields, 'request');
+    const [request, other] = lines.map((line) => line.replace(/"time":"[^"]+"/, '"time":""'));
+    expect(request).toBe(other);
+  });
+
+  test('the line of a request below the level is left out', () => {
+    const log = logTo({ level: 'warn' });
+    log.request!('info', { ms: 1 });
+    log.request!('warn', { ms: 2 });
+    expect(objects()).toMatchObject([{ level: 'warn', ms: 2 }]);
+  });
+
   test('one line an upload’s end, a warning when it was not delivered', () => {
     const upload = { id, target: '/files/new?sig=abc', idempotencyKey: 'the-key', client: '192.0.2.1' };
     const end = { upload, route: 'files', dialect: '8', size: 10, attempts: 1, seconds: 1.5 };
