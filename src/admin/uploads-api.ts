@@ -204,7 +204,7 @@ async function redeliver(
   }
 }
 
-type UploadList = Pick<UploadStore, 'list' | 'setAsideRecords'>;
+type UploadList = Pick<UploadStore, 'list' | 'index' | 'setAsideRecords'>;
 
 interface ListQuery {
   readonly phase?: Phase;
@@ -222,14 +222,17 @@ interface ListPosition {
 }
 
 /**
- * The page of newest uploads after a position; `next` is missing on the last page. Keeps only a few pages in memory.
+ * The page of newest uploads after a position; `next` is missing on the last page. Keeps only a few pages in memory, and
+ * stops reading behind the page where the store has the uploads in order.
  */
 async function newestUploads(
-  store: Pick<UploadList, 'list'>,
+  store: Pick<UploadList, 'list' | 'index'>,
   { phase, find, limit, after }: ListQuery,
 ): Promise<{ uploads: Upload[]; next?: ListPosition }> {
+  const { index } = store;
   let matches: Upload[] = [];
-  for await (const upload of everyUpload(store)) {
+  for await (const upload of index?.newestFirst({ phase, createdUpTo: after?.createdAt }) ?? everyUpload(store)) {
+    if (index && matches.length > limit && upload.createdAt < matches[limit]!.createdAt) break;
     if (phase !== undefined && upload.phase !== phase) continue;
     if (find !== undefined && !matchesText(upload, find)) continue;
     if (after && !isAfter(upload, after)) continue;
@@ -248,9 +251,16 @@ function matchesText(upload: Upload, text: string): boolean {
 }
 
 /** All uploads with this tag; tags are short, so there can be more than one. */
-async function uploadsTagged(store: Pick<UploadList, 'list'>, tag: string): Promise<Upload[]> {
+async function uploadsTagged(store: Pick<UploadList, 'list' | 'index'>, tag: string): Promise<Upload[]> {
   const tagged: Upload[] = [];
-  for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) tagged.push(upload);
+  if (!store.index) {
+    for await (const upload of everyUpload(store)) if (uploadTag(upload.id) === tag) tagged.push(upload);
+    return tagged;
+  }
+  for await (const id of store.index.ids()) {
+    const upload = uploadTag(id) === tag ? await store.index.read(id) : undefined;
+    if (upload) tagged.push(upload);
+  }
   return tagged;
 }
 

@@ -101,7 +101,8 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const membership = await openOptionalMembership(config, { ...deps, closers, onUnknownOutcomeReported });
   const relay = membership?.relay ?? new MissingRelay(deps);
   const { handler, uploads } = buildHandler(config, { ...deps, delivery, trust, relay, closers });
-  const uploadList = { list: deps.store.list.bind(deps.store), setAsideRecords: deps.setAsideRecords };
+  const { index } = deps.store;
+  const uploadList = { list: deps.store.list.bind(deps.store), index, setAsideRecords: deps.setAsideRecords };
   apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
   const migrator = membership?.migrator ?? noMigrator(config, deps);
   apis.drain = buildDrain({ health, handler, migrator, membership, log });
@@ -117,6 +118,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   countStored(deps, metrics);
   delivery.start();
   cleanup.start();
+  void deps.recoverRest?.();
   return {
     urls: listeners.map(({ url }) => url),
     adminUrl: admin?.url,

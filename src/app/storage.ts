@@ -12,11 +12,12 @@ import { LocalSpool } from '../spool/local-spool.js';
 import { spoolMarkTime, readSpoolMark } from '../spool/shared-directory.js';
 import type { Spool } from '../spool/spool.js';
 import { DirectoryLock } from '../store/embedded/directory-lock.js';
-import { EmbeddedLeases, EmbeddedStore } from '../store/embedded/embedded-store.js';
+import { EmbeddedLeases } from '../store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../store/embedded/embedded-store.js';
 import type { Leases } from '../store/leases.js';
 import type { Nodes } from '../store/nodes.js';
 import type { LeftoverAge, SetAsideRecord, UploadStore } from '../store/upload-store.js';
-import { recover, recoverOne, recoverRecord, type RecoveryDeps } from '../uploads/recovery.js';
+import { type OwnRecoveryDeps, recover } from '../uploads/recovery.js';
 import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../uploads/unknown-bytes.js';
 
 export { assertUsable };
@@ -54,8 +55,10 @@ export interface Storage {
   readonly setAsideRecords: () => Promise<readonly SetAsideRecord[]>;
   /** Uploads in the spool that the store should know but does not. */
   readonly unknownUploads?: () => UnknownUploads | undefined;
-  /** Makes records and bytes agree after a crash, before the first request. */
+  /** Makes records and bytes agree after a crash, or prepares it, before the first request. */
   recover(): Promise<void>;
+  /** Continues the recovery beside requests; missing where `recover` does all of it. */
+  recoverRest?(): Promise<void>;
 }
 
 /** Access to the other nodes of a cluster and to their uploads. */
@@ -141,8 +144,7 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
   closers.push(() => unreadable.stop());
   const setAside = allSetAsideRecords(store, unreadable);
   const unrecorded = new UnrecordedBytes({ log, clock });
-  const recovery = { ...deps, store, leases, spool, unreadable, unrecorded, ...lossesIn(store) };
-  store.recoverWith((found) => recoverRecord(found, recovery));
+  const recovery = new EmbeddedRecovery({ ...deps, store, spool, unreadable, unrecorded });
   return {
     store,
     leases,
@@ -153,20 +155,38 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
     unrecorded,
     unknownUploads: () => unrecorded.known,
     checks: [directoryCheck(directory), recordsCheck(setAside), roomCheck(store), unknownCheck(() => unrecorded.known)],
-    recover: async () => {
-      await recover(recovery);
-      unreadable.start((id, files) => recoverOne(id, files, recovery));
-    },
+    recover: () => recovery.begin(),
+    recoverRest: () => recovery.finish(),
     // Since the start another file system may have been mounted over the directory.
-    mayRemoveOrphans: async () => (await readSpoolMark(directory)) === id,
+    mayRemoveOrphans: async () => recovery.hasEnded && (await readSpoolMark(directory)) === id,
     spoolSince: () => spoolMarkTime(directory),
     clearLeftovers: (age) => store.clearLeftovers(age),
   };
 }
 
-/** The embedded store's knowledge of damaged uploads. */
-function lossesIn(store: EmbeddedStore): Pick<RecoveryDeps, 'giveUpLost' | 'hasLostLine'> {
-  return { giveUpLost: (id) => store.giveUpLost(id), hasLostLine: (id) => store.hasLostLine(id) };
+/** The recovery of all uploads in a data directory that only this process uses. */
+class EmbeddedRecovery {
+  /** Every record has been compared with its bytes. */
+  hasEnded = false;
+
+  constructor(private readonly deps: OwnRecoveryDeps & { readonly store: EmbeddedStore }) {}
+
+  /** Must end before the first request. */
+  async begin(): Promise<void> {
+    const { unreadable, unrecorded } = this.deps;
+    await recover(this.deps);
+    unreadable.start((id, files) => Promise.resolve(unrecorded.note(id, files)));
+  }
+
+  /** Recovers the uploads that no request needs, beside requests. */
+  async finish(): Promise<void> {
+    try {
+      await this.deps.store.recoverRest();
+      this.hasEnded = true;
+    } catch (error) {
+      this.deps.log.error({ err: error }, 'the recovery of the uploads that are not in use has failed');
+    }
+  }
 }
 
 /**

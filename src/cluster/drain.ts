@@ -1,4 +1,5 @@
 import { Fault } from '../model/fault.js';
+import { PHASES } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { type MigrationProgress, ownUploads } from './migrator.js';
@@ -57,7 +58,7 @@ export class Drain {
 }
 
 export interface NoMigratorOptions {
-  readonly store: Pick<UploadStore, 'list'>;
+  readonly store: Pick<UploadStore, 'list' | 'totals'>;
   readonly node: string | undefined;
   /** Every node can read and write the bytes. */
   readonly shared: boolean;
@@ -83,11 +84,20 @@ export class NoMigrator {
   private async count(): Promise<MigrationProgress> {
     const impossible = { moved: 0, bytes: 0, isDone: false, isImpossible: true } as const;
     try {
-      const { length: left } = await ownUploads(this.options.store, this.options.node);
+      const left = await this.countOwn();
       return left === 0 ? NOTHING_TO_MOVE : { ...impossible, left, problem: NO_CLUSTER };
     } catch (error) {
       if (!(error instanceof Fault)) throw error;
       return { ...impossible, problem: error.message };
     }
+  }
+
+  /** Without nodes all uploads of the store are this process's, and the store has counted them. */
+  private async countOwn(): Promise<number> {
+    const { store, node } = this.options;
+    if (node !== undefined) return (await ownUploads(store, node)).length;
+    const { phases } = await store.totals();
+    const kept = PHASES.filter((phase) => phase !== 'cancelled' && phase !== 'invalid');
+    return kept.reduce((sum, phase) => sum + (phases[phase] ?? 0), 0);
   }
 }

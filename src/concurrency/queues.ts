@@ -33,6 +33,11 @@ export class KeyedQueue {
     return result;
   }
 
+  /** Whether a step with this key runs or waits. */
+  has(key: string): boolean {
+    return this.lastSteps.has(key);
+  }
+
   /** Resolves when every step that is queued now has ended. */
   async idle(): Promise<void> {
     await Promise.all(this.lastSteps.values());

@@ -19,6 +19,7 @@ export interface RetryingStoreOptions {
 type DeliverySteps = Omit<
   UploadStore,
   | 'canLoseConfirmedSteps'
+  | 'index'
   | 'create'
   | 'createUnlessKeyUsed'
   | 'idByClientKey'

@@ -42,6 +42,10 @@ export interface FileSystem {
   unlink(path: string): Promise<void>;
   /** Removes a directory with its content; does nothing where there is none. */
   removeTree(path: string): Promise<void>;
+  /** Opens a file for reading. This and the next two block the process: see `BlockingReader`. */
+  openSync(path: string): number;
+  readSync(fd: number, into: Uint8Array, position: number): number;
+  closeSync(fd: number): void;
 }
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, result: T) => void;
@@ -75,11 +79,14 @@ export const nodeFileSystem: FileSystem = {
   rmdir: (path) => fs.promises.rmdir(path),
   readdir: (path) => fs.promises.readdir(path),
   readdirEntries: (path) => fs.promises.readdir(path, { withFileTypes: true }),
-  opendir: (path) => fs.promises.opendir(path),
+  opendir: (path) => fs.promises.opendir(path, { bufferSize: 256 }),
   rename: (from, to) => fs.promises.rename(from, to),
   link: (existing, path) => fs.promises.link(existing, path),
   unlink: (path) => fs.promises.unlink(path),
   removeTree: (path) => fs.promises.rm(path, { recursive: true, force: true, maxRetries: 2 }),
+  openSync: (path) => fs.openSync(path, 'r'),
+  readSync: (fd, into, position) => fs.readSync(fd, into, 0, into.length, position),
+  closeSync: (fd) => fs.closeSync(fd),
 };
 
 let files = nodeFileSystem;
@@ -146,6 +153,29 @@ export async function readAll(fd: number): Promise<Buffer> {
   let at = 0;
   for (let got = -1; at < size && got !== 0; at += got) got = await read(fd, bytes.subarray(at), at);
   return bytes.subarray(0, at);
+}
+
+/**
+ * Reads many small files one after the other into one buffer. Each read blocks the process, which costs a tenth of a
+ * read in the thread pool and keeps no garbage: only for a process that does not serve yet.
+ */
+export class BlockingReader {
+  private buffer = Buffer.allocUnsafeSlow(64 * 1024);
+
+  /** All bytes of a file, valid until the next call. Throws the system's error. */
+  read(path: string): Buffer {
+    const fd = files.openSync(path);
+    try {
+      for (let size = 0; ;) {
+        if (size === this.buffer.length) this.buffer = Buffer.concat([this.buffer, Buffer.allocUnsafe(size)]);
+        const got = files.readSync(fd, this.buffer.subarray(size), size);
+        if (got === 0) return this.buffer.subarray(0, size);
+        size += got;
+      }
+    } finally {
+      files.closeSync(fd);
+    }
+  }
 }
 
 /** A small file as text. */

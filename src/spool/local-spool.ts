@@ -170,18 +170,21 @@ export class LocalSpool implements Spool {
     await withFault('the bytes of an upload cannot be removed', () => removeTree(join(this.root, id)));
   }
 
+  async *ids(): AsyncGenerator<string> {
+    for await (const entry of this.entries()) if (entry.isDirectory() && isUploadId(entry.name)) yield entry.name;
+  }
+
   async *list(onUnlisted?: (id: string, fault: Error) => void): AsyncGenerator<SpooledChunk> {
-    const filesIn = async (directory: DirectoryEntry): Promise<SpooledChunk[]> => {
-      if (!directory.isDirectory() || !isUploadId(directory.name)) return [];
+    const filesIn = async (id: string): Promise<SpooledChunk[]> => {
       try {
-        return await this.filesOf(directory.name);
+        return await this.filesOf(id);
       } catch (error) {
         if (!onUnlisted || !(error instanceof Fault)) throw error;
-        onUnlisted(directory.name, error);
+        onUnlisted(id, error);
         return [];
       }
     };
-    for await (const files of resultsInOrder(this.entries(), MAX_CALLS, filesIn)) yield* files;
+    for await (const files of resultsInOrder(this.ids(), MAX_CALLS, filesIn)) yield* files;
   }
 
   /** Leaves out files that are removed meanwhile. */

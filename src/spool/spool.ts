@@ -57,6 +57,8 @@ export interface Spool {
   acknowledgedOffset(id: string): Promise<number>;
   /** Removes all files of one upload. */
   remove(id: string): Promise<void>;
+  /** The ids of all uploads that have a directory, also an empty one. */
+  ids(): AsyncIterable<string>;
   /**
    * All files in the spool, grouped by upload. An upload whose files cannot be listed is passed to `onUnlisted` and
    * left out; without that callback the listing fails.

@@ -64,7 +64,7 @@ export interface SetAsideRecord {
   readonly since: number;
 }
 
-/** A record that could not be read at the start and can be read now; no client has been shown it yet. */
+/** A record from before the start, which nobody has been shown since. */
 export interface RecoveredRecord {
   readonly upload: Upload;
   readonly chunks: readonly Chunk[];
@@ -83,6 +83,23 @@ export interface LeftoverAge {
   readonly elapsedMs: number;
   /** Time for which the file must have been seen unchanged. */
   readonly minAgeMs: number;
+}
+
+/** The uploads that `newestFirst` gives; by default all. */
+export interface NewestFirstOptions {
+  readonly phase?: Phase | undefined;
+  /** Only uploads that were created at this time or before. */
+  readonly createdUpTo?: number | undefined;
+}
+
+/** Finds uploads without reading the records of all others. */
+export interface UploadIndex {
+  /** The ids of all uploads, in no particular order. */
+  ids(): AsyncIterable<string>;
+  /** Uploads by the time of their creation, those of the same millisecond in any order. */
+  newestFirst(options?: NewestFirstOptions): AsyncIterable<Upload>;
+  /** As `get`, for a look that acknowledges nothing: the record may not survive a power cut. */
+  read(id: string): Promise<Upload | undefined>;
 }
 
 /** Totals over all uploads, counted without reading each of them. */
@@ -107,6 +124,8 @@ export interface UploadStore {
    * must then be recorded elsewhere too.
    */
   readonly canLoseConfirmedSteps: boolean;
+  /** Missing in a store that has nothing but the records to look through. */
+  readonly index?: UploadIndex;
 
   /** Rejects when the id exists. */
   create(upload: NewUpload): Promise<Upload>;
@@ -222,7 +241,7 @@ export interface UploadStore {
 
 const PAGE_SIZE = 500;
 
-/** Every upload of the store, read page by page; other work runs between two pages. */
+/** Every upload of the store, also from its records on the disk, page by page; other work runs between two pages. */
 export async function* everyUpload(store: Pick<UploadStore, 'list'>): AsyncGenerator<Upload> {
   let after: string | undefined;
   do {

@@ -1,94 +1,98 @@
+import { forEachOf } from '../concurrency/in-order.js';
 import { type EndObserver, reportLoss } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import { type Chunk, PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { areContiguous, isGivenName } from '../spool/chunk-name.js';
-import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../spool/spool.js';
+import type { Spool, SpooledChunk } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import {
   type RecoveryDecision,
-  everyUpload,
   type RecoveredRecord,
   isStoreUnavailable,
   type UploadStore,
 } from '../store/upload-store.js';
 import type { UnreadableBytes, UnrecordedBytes } from './unknown-bytes.js';
 
-export interface RecoveryDeps extends EndObserver {
-  readonly store: UploadStore;
-  readonly leases: Leases;
+/** What the recovery of a spool needs. */
+interface SpoolRecoveryDeps extends EndObserver {
   readonly spool: Spool;
   /** Collects the uploads that a failing disk keeps from being recovered. */
   readonly unreadable: UnreadableBytes;
-  /**
-   * Marks an upload as given up and keeps its remaining bytes; false when it needs no bytes any more. Missing for
-   * stores that cannot do this: there the upload is invalidated and removed.
-   */
-  readonly giveUpLost?: (id: string) => Promise<boolean>;
-  /** Collects uploads in the spool that have no record; missing if the cleanup alone deals with them. */
-  readonly unrecorded?: UnrecordedBytes;
-  /**
-   * Whether the last line of the record was damaged, so uncounted files may belong to it; missing if the store cannot
-   * tell.
-   */
-  readonly hasLostLine?: (id: string) => boolean;
+}
+
+/** A store that has each record from before the start compared with its bytes before it is shown. */
+interface RecoveringStore {
+  recoverWith(recover: (found: RecoveredRecord) => Promise<RecoveryDecision>): void;
+  /** Notes that the spool has a directory of this upload; false if the upload is unknown. */
+  noteSpooled(id: string): boolean;
+}
+
+export interface OwnRecoveryDeps extends SpoolRecoveryDeps {
+  readonly store: RecoveringStore;
+  /** Collects uploads in the spool that have no record. */
+  readonly unrecorded: UnrecordedBytes;
+}
+
+export interface RecoveryDeps extends SpoolRecoveryDeps {
+  readonly store: UploadStore;
+  readonly leases: Leases;
 }
 
 type Files = ReadonlyMap<string, number>;
 
 const MISSING = 'committed bytes are missing from the spool, or do not join';
 
+/** As many directories without a record as are read at the same time. */
+const MAX_READS = 16;
+
 /**
- * Reconciles records and bytes after a crash, before the first request, in a spool that no other process uses. Records
- * with missing or disjoint bytes are given up, never shortened; uncommitted bytes are removed, because the disk may not
- * have them. Files without a record are reported and left to the cleanup, and an upload with a disk fault does not hold
- * up the others.
+ * Prepares the recovery after a crash, before the first request, for a spool that no other process uses. Each upload is
+ * recovered when it is first used (see `recoverRecord`), or when the store recovers those that nobody has used. Files
+ * without a record are reported and left to the cleanup.
  */
-export async function recover(deps: RecoveryDeps): Promise<void> {
-  const spooled = new Map<string, readonly SpooledChunk[]>();
-  for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered)) spooled.set(id, files);
-  for (const { id } of await deps.store.setAsideRecords()) spooled.delete(id);
-  for await (const upload of everyUpload(deps.store)) {
-    const sizes = sizesOf(spooled.get(upload.id) ?? []);
-    spooled.delete(upload.id);
-    if (deps.unreadable.has(upload.id)) continue;
-    if (upload.phase === 'receiving') await noteFault(upload.id, deps, () => recoverIfNeeded(upload, sizes, deps));
-    else await noteFault(upload.id, deps, () => giveUpIfIncomplete(upload, sizes, deps));
-  }
-  for (const [id, files] of spooled) deps.unrecorded?.note(id, files);
-  deps.unrecorded?.logAll();
+export async function recover(deps: OwnRecoveryDeps): Promise<void> {
+  const { store, spool, unrecorded, unreadable } = deps;
+  store.recoverWith((found) => recoverRecord(found, deps));
+  const unknown: string[] = [];
+  for await (const id of spool.ids()) if (!store.noteSpooled(id)) unknown.push(id);
+  await forEachOf(unknown, MAX_READS, (id) =>
+    noteFault(id, unreadable, async () => unrecorded.note(id, await spool.filesOf(id))),
+  );
+  unrecorded.logAll();
 }
 
 /**
- * As `recover`, for one of many nodes that share a store but not this spool: only uploads in the spool are checked.
- * Files of uploads on other nodes are left to the cleanup, since they may just be arriving.
+ * Recovers the uploads in the spool of one of many nodes that share a store. Records with missing or disjoint bytes are
+ * given up, never shortened; uncommitted bytes are removed, because the disk may not have them. Files of uploads on other
+ * nodes are left to the cleanup, since they may just be arriving. An upload with a disk fault does not hold up the
+ * others.
  */
 export async function recoverNode(deps: RecoveryDeps, node: string): Promise<void> {
-  for await (const { id, files } of spooledUploads(deps.spool, deps.unreadable.noteUnrecovered))
-    await noteFault(id, deps, () => recoverOne(id, files, deps, node));
+  const { spool, unreadable } = deps;
+  for await (const { id, files } of spooledUploads(spool, unreadable.noteUnrecovered))
+    await noteFault(id, unreadable, () => recoverOne(id, files, deps, node));
 }
 
-/** Recovers one upload, as `recover` and `recoverNode` do. Rejects with a `Fault` when that is not possible now. */
+/** Recovers one upload, as `recoverNode` does. Rejects with a `Fault` when that is not possible now. */
 export async function recoverOne(
   id: string,
   files: readonly SpooledChunk[],
   deps: RecoveryDeps,
-  node?: string,
+  node: string,
 ): Promise<void> {
   const upload = await deps.store.get(id);
-  if (!upload) deps.unrecorded?.note(id, files);
-  if (upload?.node !== node) return;
-  if (upload?.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), deps);
-  else if (upload) await giveUpIfIncomplete(upload, sizesOf(files), deps);
+  if (upload?.node === node && upload.phase === 'receiving') await recoverReceiving(upload, sizesOf(files), deps);
 }
 
 /**
- * Recovers an upload whose record could not be read until now. Its record is not visible yet, so nobody has a lease on
- * it. Returns the next step for the record.
+ * Reconciles the record of one upload with its bytes. Missing or disjoint bytes end the upload, before a delivery notices
+ * and removes the others: the missing ones may still come back from a backup. Uncommitted bytes are removed. The record is
+ * not visible yet, so nobody has a lease on it. Returns the next step for the record.
  */
-export async function recoverRecord(
+async function recoverRecord(
   { upload, chunks, hasLostLine }: RecoveredRecord,
-  deps: Omit<RecoveryDeps, 'store' | 'leases' | 'unreadable'>,
+  deps: Pick<OwnRecoveryDeps, 'spool' | 'log' | 'metrics' | 'clock'>,
 ): Promise<RecoveryDecision> {
   const { spool } = deps;
   if (upload.phase === 'receiving' && upload.dialect === PLAIN_DIALECT) {
@@ -106,22 +110,13 @@ export async function recoverRecord(
 }
 
 /** Notes a fault of the disk, so that the other uploads are still recovered. An unavailable store is left to the caller. */
-async function noteFault(id: string, { unreadable }: RecoveryDeps, task: () => Promise<void>): Promise<void> {
+async function noteFault(id: string, unreadable: UnreadableBytes, task: () => Promise<void>): Promise<void> {
   try {
     await task();
   } catch (error) {
     if (!(error instanceof Fault) || isStoreUnavailable(error)) throw error;
     unreadable.noteUnrecovered(id, error);
   }
-}
-
-async function recoverIfNeeded(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
-  const chunks = await deps.store.chunks(upload.id);
-  const counted = new Set([ACKNOWLEDGED, ...chunks.map(({ name }) => name)]);
-  // An intact upload is left alone: its record need not be synced before a client asks for it.
-  const isResumable = upload.dialect !== PLAIN_DIALECT;
-  if (isResumable && hasAllBytes(chunks, upload, files) && [...files.keys()].every((name) => counted.has(name))) return;
-  await recoverReceiving(upload, files, deps);
 }
 
 async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
@@ -134,7 +129,7 @@ async function recoverReceiving(known: Upload, files: Files, deps: RecoveryDeps)
     const chunks = await store.chunks(upload.id);
     if (!hasAllBytes(chunks, upload, await lookUpMissing(upload.id, chunks, files, spool)))
       return await giveUp(upload, lease, deps);
-    if (!deps.hasLostLine?.(upload.id)) await removeUncounted(upload.id, chunks, files, spool);
+    await removeUncounted(upload.id, chunks, files, spool);
   } finally {
     await lease.release();
   }
@@ -145,31 +140,14 @@ async function removeUncounted(id: string, chunks: readonly Chunk[], files: File
   for (const name of files.keys()) if (isGivenName(name) && !counted.has(name)) await spool.removeChunk(id, name);
 }
 
-/**
- * Gives up a complete upload with missing bytes before its delivery notices, since that would remove the remaining
- * bytes; the missing ones may still come back from a backup.
- */
-async function giveUpIfIncomplete(upload: Upload, files: Files, deps: RecoveryDeps): Promise<void> {
-  const { store, spool, giveUpLost } = deps;
-  if (!giveUpLost || !needsBytes(upload)) return;
-  const chunks = await store.chunks(upload.id);
-  if (hasAllBytes(chunks, upload, files)) return;
-  if (hasAllBytes(chunks, upload, await lookUpMissing(upload.id, chunks, files, spool))) return;
-  if (await giveUpLost(upload.id)) reportLoss(upload, MISSING, deps);
-}
-
 function needsBytes({ phase }: Upload): boolean {
   return phase === 'complete' || phase === 'delivering' || phase === 'undelivered';
 }
 
 async function giveUp(upload: Upload, { token }: Lease, deps: RecoveryDeps): Promise<void> {
-  const { store, spool, giveUpLost } = deps;
-  const isGivenUp = giveUpLost
-    ? await giveUpLost(upload.id)
-    : typeof (await store.invalidate(upload.id, token, 'lost')) !== 'string';
-  if (!isGivenUp) return;
+  if (typeof (await deps.store.invalidate(upload.id, token, 'lost')) === 'string') return;
   reportLoss(upload, MISSING, deps);
-  if (!giveUpLost) await spool.remove(upload.id);
+  await deps.spool.remove(upload.id);
 }
 
 /** Looks for missing files by name, because a listing may leave some out. */
@@ -193,7 +171,7 @@ async function removeCutOff(upload: Upload, deps: RecoveryDeps): Promise<void> {
   await deps.store.remove(upload.id, upload.clientKey);
 }
 
-async function removeCutOffBytes({ id }: Upload, { spool, log }: Pick<RecoveryDeps, 'spool' | 'log'>) {
+async function removeCutOffBytes({ id }: Upload, { spool, log }: Pick<SpoolRecoveryDeps, 'spool' | 'log'>) {
   log.info({ upload: uploadTag(id) }, 'an ordinary request was cut off when the process ended; its bytes are removed');
   await spool.remove(id);
 }

@@ -1,7 +1,8 @@
 import { appendFile, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { silentLog } from '../../src/observe/log.js';
-import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { seededRandom, temporaryDirectory } from '../support/temporary.js';
 import { describeLeases } from './leases-contract.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';
@@ -11,10 +12,11 @@ type Crash = (directory: string) => Promise<void>;
 
 async function makeStore(
   sync: 'always' | 'group' | 'none',
-  crash?: Crash,
+  { crash, maxCachedBytes }: { readonly crash?: Crash; readonly maxCachedBytes?: number } = {},
 ): Promise<StoreUnderTest & { store: EmbeddedStore }> {
   const directory = await temporaryDirectory();
-  const open = (): Promise<EmbeddedStore> => EmbeddedStore.open({ directory: directory.path, sync, log: silentLog() });
+  const open = (): Promise<EmbeddedStore> =>
+    EmbeddedStore.open({ directory: directory.path, sync, log: silentLog(), maxCachedBytes });
   let store = await open();
   return {
     store,
@@ -47,7 +49,9 @@ function tearLastLines(): Crash {
 
 describeStore('embedded, sync: group', () => makeStore('group'));
 describeStore('embedded, sync: none', () => makeStore('none'));
-describeStoreModel('embedded, last lines torn', () => makeStore('none', tearLastLines()));
+describeStore('embedded, records are always read again', () => makeStore('none', { maxCachedBytes: 0 }));
+describeStoreModel('embedded, last lines torn', () => makeStore('none', { crash: tearLastLines() }));
+describeStoreModel('embedded, records are always read again', () => makeStore('group', { maxCachedBytes: 0 }));
 describeLeases('embedded', async (graceMs) => {
   const { store, dispose } = await makeStore('none');
   return { store, leases: new EmbeddedLeases(store, { graceMs }), dispose };

@@ -278,7 +278,7 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
       for (let after: string | undefined, first = true; first || after !== undefined; first = false) {
         const page = await store.list(after, 5);
         seen.push(...page.uploads.map(({ id }) => id));
-        if (page.next !== undefined && seen.length === 10) await store.remove(page.next);
+        if (page.next !== undefined && seen.length === 10) await store.remove(seen.at(-1)!);
         after = page.next;
       }
       expect(seen.sort()).toEqual(ids.sort());

@@ -62,6 +62,8 @@ interface Case {
   readonly then: 'looks' | 'goes on';
   readonly sync?: SyncMode;
   readonly origin?: 'refuses first';
+  /** No record stays in memory between two steps. */
+  readonly isReadAgain?: boolean;
   /** Every n-th operation, from this one on; all of them when missing. Those with EIO in the first life take each one. */
   readonly every?: number;
   readonly from?: number;
@@ -151,9 +153,9 @@ class Life {
 
   private async start(aheadMs = 0): Promise<Machine> {
     const { disk, origin } = this;
-    const { sync } = this.how;
+    const { sync, isReadAgain = false } = this.how;
     const { path } = disk;
-    const options: MachineOptions = { disk, origin, sync, aheadMs };
+    const options: MachineOptions = { disk, origin, sync, aheadMs, ...(isReadAgain && { maxCachedBytes: 0 }) };
     const machine = await Machine.boot(options);
     if (disk.path === path) this.machine = machine;
     else await machine.end();
@@ -224,6 +226,9 @@ const CASES: readonly Case[] = [
     every: 3,
   },
   { trouble: 'EMFILE', when: 'start', end: 'kill', then: 'goes on', every: 2 },
+  { trouble: 'EIO', end: 'kill', then: 'goes on', isReadAgain: true, every: 6, from: 4 },
+  { trouble: 'EIO of reads', isLasting: true, end: 'power cut', then: 'looks', isReadAgain: true, every: 3 },
+  { trouble: 'EMFILE', when: 'start', end: 'kill', then: 'goes on', sync: 'always', isReadAgain: true, every: 3 },
   { trouble: 'EACCES', when: 'start', end: 'kill', then: 'looks', every: 2, from: 2 },
 ];
 
@@ -242,10 +247,17 @@ function nameOf({
   then,
   sync = 'group',
   origin,
+  isReadAgain,
   every,
 }: Case): string {
   const how = `${isLasting ? 'lasting ' : ''}${trouble} in the ${when}`;
   const soon = livesOn !== undefined && `${end} ${livesOn} operations later`;
-  const rest = [sync, soon, origin && `the origin ${origin}`, every && `one operation of ${every}`].filter(Boolean);
+  const rest = [
+    sync,
+    soon,
+    origin && `the origin ${origin}`,
+    isReadAgain && 'records are read again',
+    every && `one operation of ${every}`,
+  ].filter(Boolean);
   return `${how}, ${end}, the client ${then}, power cut (${rest.join(', ')})`;
 }

@@ -61,13 +61,16 @@ describe('drain', () => {
   afterEach(() => admin.close());
 
   /** A store of so many uploads of the only node, and some that are over or another node's. */
-  function storeOf(count: number): Pick<UploadStore, 'list'> {
+  function storeOf(count: number): Pick<UploadStore, 'list' | 'totals'> {
     const own = Array.from({ length: count }, () => newUpload());
     const others = [
       { ...newUpload(), phase: 'cancelled' as const },
       { ...newUpload(), node: 'elsewhere' },
     ];
-    return { list: () => Promise.resolve({ uploads: [...own, ...others] as Upload[] }) };
+    return {
+      list: () => Promise.resolve({ uploads: [...own, ...others] as Upload[] }),
+      totals: () => Promise.resolve({ phases: { receiving: count, cancelled: 1, invalid: 2 }, bytes: 0 }),
+    };
   }
 
   async function ask(method: string, path: string, headers: Record<string, string> = {}) {
@@ -192,7 +195,7 @@ describe('drain', () => {
     test('--move fails where what stays cannot be counted', async () => {
       await admin.close();
       const list = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
-      await open(new NoMigrator({ store: { list }, node: undefined, shared: false }));
+      await open(new NoMigrator({ store: { list, totals: list }, node: undefined, shared: false }));
       const { code, output } = await drain('--move');
       expect([code, output.split('\n')[1]]).toEqual([1, '0 moved, remaining uploads unknown (Redis does not answer)']);
     });

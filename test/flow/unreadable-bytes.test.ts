@@ -6,10 +6,10 @@ import { type FileSystem, nodeFileSystem, useFileSystem } from '../../src/fs/fil
 import { Fault } from '../../src/model/fault.js';
 import { createLog, uploadTag } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
-import { EmbeddedLeases } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { Cleanup } from '../../src/uploads/cleanup.js';
-import { recover, recoverNode } from '../../src/uploads/recovery.js';
+import { recoverNode } from '../../src/uploads/recovery.js';
 import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
 import { openRequest } from '../support/client.js';
 import { FlowClient } from '../support/flow-client.js';
@@ -27,12 +27,14 @@ describe('unreadable', () => {
   /** The machine's disk, but for these operations on paths with this in them. */
   function sicken(part: string, operations: readonly (keyof FileSystem)[], code: string): void {
     const failing = (operation: keyof FileSystem) => {
-      return (path: string, ...rest: unknown[]): Promise<unknown> => {
+      return (path: string, ...rest: unknown[]): unknown => {
         if (path.includes(part)) {
           const message = `${code}: i/o error, ${operation} '${path}'`;
-          return Promise.reject(Object.assign(new Error(message), { code, syscall: operation }));
+          const error = Object.assign(new Error(message), { code, syscall: operation });
+          if (operation.endsWith('Sync')) throw error;
+          return Promise.reject(error);
         }
-        return (nodeFileSystem[operation] as (...args: unknown[]) => Promise<unknown>)(path, ...rest);
+        return (nodeFileSystem[operation] as (...args: unknown[]) => unknown)(path, ...rest);
       };
     };
     const sick = Object.fromEntries(operations.map((operation) => [operation, failing(operation)]));
@@ -86,6 +88,7 @@ describe('unreadable', () => {
           200,
           completenessValue(client.dialect, true),
         ]);
+        if (isTold) await until(async () => (await toldBy(app!)).setAside.length > 0, 'the upload to be looked after');
         const { setAside, checks, count } = await toldBy(app!);
         const problem: unknown = expect.stringContaining(code);
         expect(setAside).toEqual(
@@ -155,7 +158,6 @@ describe('unreadable', () => {
     const filesOf = async (id: string): Promise<string[]> => (await readdir(join(harness.path, 'spool', id))).sort();
 
     const WAYS = {
-      'the recovery of one process': () => recover(deps()),
       'the recovery of one of many nodes': () => recoverNode(deps(), 'here'),
       'the sweep': () => new Cleanup({ ...deps(), node: 'here', everyMs: 60_000, orphanAgeMs: -1 }).runOnce(),
     };
@@ -192,11 +194,11 @@ describe('unreadable', () => {
       const bytes = await readFile(path);
       await writeFile(path, 'hel');
       sicken(id, ['open'], 'EIO');
-      await recover(deps());
+      await recoverNode(deps(), 'here');
       useFileSystem();
       expect(await harness.store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
       await writeFile(path, bytes);
-      await recover(deps());
+      await recoverNode(deps(), 'here');
       expect(await harness.head(id)).toMatchObject({ kind: 'retrieved', upload: { offset: 5 } });
     });
 
@@ -206,8 +208,8 @@ describe('unreadable', () => {
       const { unreadable, ...rest } = deps();
       const id = await uploaded();
       sicken(id, ['readdir'], 'EIO');
-      await recover({ ...rest, unreadable });
-      await recover({ ...rest, unreadable });
+      await recoverNode({ ...rest, unreadable }, 'here');
+      await recoverNode({ ...rest, unreadable }, 'here');
       expect(unreadable.list()).toMatchObject([{ id, state: 'unreadable' }]);
       const looked: string[][] = [];
       const lookAfter = (_: string, files: readonly { name: string }[]): Promise<void> => {
@@ -295,7 +297,7 @@ describe('unreadable', () => {
       await damage({ record, chunk: join(directory, (await readdir(directory))[0]!) });
       const stray = 'chunk-2000000000-5';
       await writeFile(join(directory, stray), 'not committed');
-      sicken(`${id}.log`, ['open'], 'EIO');
+      sicken(`${id}.log`, ['open', 'openSync'], 'EIO');
       await proxy.restart();
       expect((await toldBy(app!)).setAside).toMatchObject([{ phase: 'unreadable' }]);
       expect(await readdir(directory)).toContain(stray);
@@ -323,7 +325,7 @@ describe('unreadable', () => {
     await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
     const id = upload.target.split('/').at(-1)!;
     await proxy.app.stop();
-    sicken(`${id}.log`, ['open'], 'EIO');
+    sicken(`${id}.log`, ['open', 'openSync'], 'EIO');
     await proxy.restart();
     sicken(join('spool', id), ['readdir'], 'EIO');
     const head = { method: 'HEAD', target: upload.target, headers: versionLines(client.dialect) };

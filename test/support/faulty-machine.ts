@@ -13,10 +13,11 @@ import { Metrics } from '../../src/observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../../src/spool/data-directory.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { DirectoryLock, thisOwner } from '../../src/store/embedded/directory-lock.js';
-import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { Cleanup } from '../../src/uploads/cleanup.js';
-import { recover, recoverOne } from '../../src/uploads/recovery.js';
-import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
+import { recover } from '../../src/uploads/recovery.js';
+import { UnreadableBytes, UnrecordedBytes } from '../../src/uploads/unknown-bytes.js';
 import type { Uploads } from '../../src/uploads/uploads.js';
 import { onlyRoute, routeTo } from './delivery-harness.js';
 import type { MemoryDisk } from './memory-disk.js';
@@ -47,6 +48,8 @@ export interface MachineOptions {
   readonly disk: MemoryDisk;
   readonly origin: Origin;
   readonly sync?: SyncMode;
+  /** See `EmbeddedStoreOptions`. */
+  readonly maxCachedBytes?: number;
   /** Its clock, and the time that passed, are so far ahead. */
   readonly aheadMs?: number;
 }
@@ -115,7 +118,7 @@ function clockOf({ aheadMs = 0 }: MachineOptions): () => number {
 }
 
 async function start(options: MachineOptions, opened: Closing[]): Promise<Machine['parts']> {
-  const { disk, origin, sync = 'group' } = options;
+  const { disk, origin, sync = 'group', maxCachedBytes } = options;
   const clock = clockOf(options);
   const log = silentLog();
   // Beside the data of the embedded store, which takes a directory with such a name for one of a node.
@@ -125,20 +128,16 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
   const lock = await DirectoryLock.take(directory, lockOptions());
   opened.push(() => lock.release());
   await claimForEmbedded(directory);
-  const store = await EmbeddedStore.open({ directory, sync, log, clock });
+  const store = await EmbeddedStore.open({ directory, sync, log, clock, maxCachedBytes });
   opened.push(() => store.close());
   const spool = new LocalSpool({ directory, sync, isMarked: true });
   await spool.open();
   const leases = new EmbeddedLeases(store, { graceMs: 50 });
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: 20 });
   opened.push(() => unreadable.stop());
-  const lost = {
-    giveUpLost: (id: string) => store.giveUpLost(id),
-    hasLostLine: (id: string) => store.hasLostLine(id),
-  };
-  const recovery = { store, leases, spool, log, metrics, clock, unreadable, ...lost };
-  await recover(recovery);
-  unreadable.start((id, files) => recoverOne(id, files, recovery));
+  const unrecorded = new UnrecordedBytes({ log, clock });
+  await recover({ store, spool, log, metrics, clock, unreadable, unrecorded });
+  unreadable.start((id, files) => Promise.resolve(unrecorded.note(id, files)));
   const shared = { store, spool, log, metrics, clock };
   // A claim of a run that failed has to run out, which is to take no time here.
   const times = { claimMs: 300, pollMs: 5, stopGraceMs: 0, random: () => 0.5 };
@@ -151,6 +150,7 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
     pace: sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 1_000_000, everyMs: 1000 },
   });
   delivery.start();
+  void store.recoverRest();
   return { node, store, spool, unreadable, uploads, delivery, opened };
 }
 

@@ -326,6 +326,13 @@ function open(path: string, flags: string): number {
   return fd;
 }
 
+function close(fd: number): void {
+  const file = opened(fd);
+  // Whatever the system says, the descriptor is gone.
+  openFiles.delete(fd);
+  meet(file, 'close');
+}
+
 function read(fd: number, into: Uint8Array, position: number, operation: 'read' | 'readv'): number {
   const file = opened(fd);
   meet(file, operation);
@@ -424,13 +431,7 @@ async function soon<T>(task: () => T): Promise<T> {
 /** All disks of this kind; which one is meant, the path says. */
 export const memoryDisks: FileSystem = {
   open: (path, flags) => soon(() => open(path, flags)),
-  close: (fd) =>
-    soon(() => {
-      const file = opened(fd);
-      // Whatever the system says, the descriptor is gone.
-      openFiles.delete(fd);
-      meet(file, 'close');
-    }),
+  close: (fd) => soon(() => close(fd)),
   read: (fd, into, position) => soon(() => read(fd, into, position, 'read')),
   readv: (fd, buffers, position) => soon(() => readv(fd, buffers, position)),
   write: (fd, bytes, position) => soon(() => write(fd, bytes, position, 'write')),
@@ -456,4 +457,7 @@ export const memoryDisks: FileSystem = {
   link: (existing, path) => soon(() => link(existing, path)),
   unlink: (path) => soon(() => unlink(path)),
   removeTree: (path) => soon(() => removeTree(path)),
+  openSync: (path) => open(path, 'r'),
+  readSync: (fd, into, position) => read(fd, into, position, 'read'),
+  closeSync: (fd) => close(fd),
 };

@@ -9,7 +9,8 @@ import { type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import type { ChunkWriter, Spool } from '../../src/spool/spool.js';
-import { EmbeddedLeases, EmbeddedStore, type TokenSource } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases, type TokenSource } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { Lease, ReleaseReason } from '../../src/store/leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
@@ -18,7 +19,7 @@ import type { CommitPace } from '../../src/uploads/chunk.js';
 import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { Body } from '../../src/uploads/request-body.js';
-import { UnreadableBytes } from '../../src/uploads/unknown-bytes.js';
+import { UnreadableBytes, UnrecordedBytes } from '../../src/uploads/unknown-bytes.js';
 import { Uploads, type UploadsOptions } from '../../src/uploads/uploads.js';
 import { newUpload, REQUEST, routeTo } from './delivery-harness.js';
 import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
@@ -318,8 +319,9 @@ export class GatedUploads {
     const spool = new LocalSpool({ directory, sync: 'none' });
     await spool.open();
     const unreadable = new UnreadableBytes({ spool, log, clock: Date.now });
-    const leases = new EmbeddedLeases(store);
-    await recover({ store, leases, spool, log, metrics, clock: Date.now, unreadable });
+    const unrecorded = new UnrecordedBytes({ log, clock: Date.now });
+    await recover({ store, spool, log, metrics, clock: Date.now, unreadable, unrecorded });
+    await store.recoverRest();
     return new GatedUploads(store, spool, options);
   }
 

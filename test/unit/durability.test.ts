@@ -27,9 +27,8 @@ for (const name of ['fsync', 'fdatasync'] as const) {
 }
 const { EmbeddedStore } = await import('../../src/store/embedded/embedded-store.js');
 const { LocalSpool } = await import('../../src/spool/local-spool.js');
-const { EmbeddedLeases } = await import('../../src/store/embedded/embedded-store.js');
 const { recover } = await import('../../src/uploads/recovery.js');
-const { UnreadableBytes } = await import('../../src/uploads/unknown-bytes.js');
+const { UnreadableBytes, UnrecordedBytes } = await import('../../src/uploads/unknown-bytes.js');
 const { Metrics } = await import('../../src/observe/metrics.js');
 const { DirectorySync } = await import('../../src/fs/directory-sync.js');
 const { silentLog } = await import('../../src/observe/log.js');
@@ -42,10 +41,11 @@ const chunk = { name: 'chunk-1', start: 0, size: 5 };
 const open = (sync: 'always' | 'group' | 'none'): Promise<Store> =>
   EmbeddedStore.open({ directory: directory.path, sync, log: silentLog() });
 
-function recovered(store: Store, spool: InstanceType<typeof LocalSpool>): Promise<void> {
+async function recovered(store: Store, spool: InstanceType<typeof LocalSpool>): Promise<void> {
   const told = { log: silentLog(), metrics: new Metrics(), clock: Date.now };
   const unreadable = new UnreadableBytes({ spool, ...told });
-  return recover({ store, leases: new EmbeddedLeases(store), spool, unreadable, ...told });
+  await recover({ store, spool, unreadable, unrecorded: new UnrecordedBytes(told), ...told });
+  await store.recoverRest();
 }
 
 async function written(spool: InstanceType<typeof LocalSpool>, name: string, of = id): Promise<ChunkWriter> {

@@ -351,14 +351,20 @@ describe.each([
   ['EACCES', 'durable'],
 ])('a record that cannot be read at a start (%s, %s)', (code, mode) => {
   let failing: string | undefined;
+  const failure = (path: string): Error =>
+    Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' });
 
   beforeEach(() => {
     useFileSystem({
       ...nodeFileSystem,
       open: (path, flags, bits) =>
         failing !== undefined && path.includes(failing) && flags === 'r'
-          ? Promise.reject(Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' }))
+          ? Promise.reject(failure(path))
           : nodeFileSystem.open(path, flags, bits),
+      openSync: (path) => {
+        if (failing !== undefined && path.includes(failing)) throw failure(path);
+        return nodeFileSystem.openSync(path);
+      },
     });
   });
   afterEach(() => {

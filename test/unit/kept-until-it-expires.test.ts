@@ -4,11 +4,12 @@ import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
-import { EmbeddedLeases, EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { Cleanup } from '../../src/uploads/cleanup.js';
 import { recover } from '../../src/uploads/recovery.js';
 import { UnreadableBytes, UnrecordedBytes } from '../../src/uploads/unknown-bytes.js';
-import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 
 const TOKENS = [2_000_000_001, 2_000_000_002, 2_000_000_003];
@@ -18,6 +19,8 @@ let store: EmbeddedStore;
 let spool: LocalSpool;
 let id: string;
 let unrecorded: UnrecordedBytes;
+/** Who compares records and bytes first after a start. */
+let whoLooks: 'the background' | 'the first use';
 
 const told = { log: silentLog(), clock: Date.now };
 const pathOf = (...names: string[]): string => join(directory.path, ...names);
@@ -53,7 +56,7 @@ async function age(): Promise<void> {
 }
 
 /** `looked`: called each time that a chunk is looked for by its name. */
-async function start(looked: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
+async function start(looked: () => unknown = () => undefined): Promise<void> {
   await store.close();
   await age();
   store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
@@ -70,11 +73,9 @@ async function start(looked: () => Promise<unknown> = () => Promise.resolve()): 
     spool: watched,
     unreadable,
     unrecorded,
-    leases: new EmbeddedLeases(store),
     metrics: new Metrics(),
-    giveUpLost: (lost) => store.giveUpLost(lost),
-    hasLostLine: (lost) => store.hasLostLine(lost),
   });
+  if (whoLooks === 'the background') await store.recoverRest();
 }
 
 /** Rounds of the sweep in the hours to come, as long as the upload has time. */
@@ -107,119 +108,121 @@ async function damage(word: string, how: 'first' | 'last'): Promise<Buffer> {
   return bytes;
 }
 
-test('a record that is damaged before its last line keeps every chunk, also those that can no longer be counted', async () => {
-  const right = await damage(`chunk-${TOKENS[1]}`, 'first');
-  await start();
-  await sweep();
-  expect(await store.get(id)).toMatchObject({ phase: 'invalid' });
-  expect(await readdir(pathOf('spool', id))).toHaveLength(3);
-  await store.close();
-  await writeFile(recordPath(), right);
-  await start();
-  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
-});
+describe.each(['the background', 'the first use'] as const)('found by %s:', (who) => {
+  beforeEach(() => void (whoLooks = who));
 
-test('a record whose last line is damaged keeps the chunk that it counted, so that it can be put right', async () => {
-  const right = await damage(`chunk-${TOKENS[2]}`, 'last');
-  await start();
-  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 10 });
-  expect(await readdir(pathOf('spool', id))).toHaveLength(3);
-  await store.close();
-  await writeFile(recordPath(), right);
-  await start();
-  expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
-});
-
-describe('a backup that was copied only in part', () => {
-  const phases: [string, () => Promise<unknown>][] = [
-    ['receiving', () => Promise.resolve()],
-    ['complete', whole],
-    [
-      'delivering',
-      async () => {
-        await whole();
-        await store.claimDelivery(id, 'w', Date.now() + HOUR);
-        await store.beginAttempt(id, 'w', attempt(1));
-      },
-    ],
-    [
-      'undelivered',
-      async () => {
-        await whole();
-        await store.claimDelivery(id, 'w', Date.now() + HOUR);
-        await store.beginAttempt(id, 'w', attempt(1));
-        await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
-      },
-    ],
-  ];
-
-  function whole(): Promise<unknown> {
-    return store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
-  }
-
-  test.each(phases)('is noticed at the start, kept, and goes on when the rest has come: %s', async (phase, until) => {
-    await until();
-    const name = `chunk-${TOKENS[1]}-5`;
-    await rename(pathOf('spool', id, name), pathOf('later'));
+  test('a record that is damaged before its last line keeps every chunk, also those that can no longer be counted', async () => {
+    const right = await damage(`chunk-${TOKENS[1]}`, 'first');
     await start();
-    expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
-    expect(await store.expired(Date.now())).toEqual([]);
     await sweep();
-    expect(await readdir(pathOf('spool', id))).toHaveLength(2);
-    await rename(pathOf('later'), pathOf('spool', id, name));
-    await start();
-    expect(await store.get(id)).toMatchObject({ phase, offset: 15 });
-  });
-
-  test('has bytes without a record, which stay as long as an upload may, and are told of until they go', async () => {
-    await rename(recordPath(), pathOf('later'));
-    await start();
-    expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
-    await sweep(20);
+    expect(await store.get(id)).toMatchObject({ phase: 'invalid' });
     expect(await readdir(pathOf('spool', id))).toHaveLength(3);
-    expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
-    await rename(pathOf('later'), recordPath());
+    await store.close();
+    await writeFile(recordPath(), right);
     await start();
-    expect([unrecorded.known, await store.get(id)]).toMatchObject([undefined, { phase: 'receiving', offset: 15 }]);
-    await rename(recordPath(), pathOf('later'));
-    await start();
-    await sweep(25);
-    expect(await readdir(pathOf('spool'))).not.toContain(id);
-    expect(unrecorded.known).toBeUndefined();
+    expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
   });
 
-  test('is so without any bytes, too', async () => {
-    await whole();
+  test('a record whose last line is damaged keeps the chunk that it counted, so that it can be put right', async () => {
+    const right = await damage(`chunk-${TOKENS[2]}`, 'last');
+    await start();
+    expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 10 });
+    expect(await readdir(pathOf('spool', id))).toHaveLength(3);
+    await store.close();
+    await writeFile(recordPath(), right);
+    await start();
+    expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 15 });
+  });
+
+  describe('a backup that was copied only in part', () => {
+    const phases: [string, () => Promise<unknown>][] = [
+      ['receiving', () => Promise.resolve()],
+      ['complete', whole],
+      [
+        'delivering',
+        async () => {
+          await whole();
+          await store.claimDelivery(id, 'w', Date.now() + HOUR);
+          await store.beginAttempt(id, 'w', attempt(1));
+        },
+      ],
+      [
+        'undelivered',
+        async () => {
+          await whole();
+          await store.claimDelivery(id, 'w', Date.now() + HOUR);
+          await store.beginAttempt(id, 'w', attempt(1));
+          await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+        },
+      ],
+    ];
+
+    function whole(): Promise<unknown> {
+      return store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
+    }
+
+    test.each(phases)('is noticed at the start, kept, and goes on when the rest has come: %s', async (phase, until) => {
+      await until();
+      const name = `chunk-${TOKENS[1]}-5`;
+      await rename(pathOf('spool', id, name), pathOf('later'));
+      await start();
+      expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+      expect(await store.expired(Date.now())).toEqual([]);
+      await sweep();
+      expect(await readdir(pathOf('spool', id))).toHaveLength(2);
+      await rename(pathOf('later'), pathOf('spool', id, name));
+      await start();
+      expect(await store.get(id)).toMatchObject({ phase, offset: 15 });
+    });
+
+    test('has bytes without a record, which stay as long as an upload may, and are told of until they go', async () => {
+      await rename(recordPath(), pathOf('later'));
+      await start();
+      expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
+      await sweep(20);
+      expect(await readdir(pathOf('spool', id))).toHaveLength(3);
+      expect(unrecorded.known).toMatchObject({ uploads: 1, bytes: 15 });
+      await rename(pathOf('later'), recordPath());
+      await start();
+      expect([unrecorded.known, await store.get(id)]).toMatchObject([undefined, { phase: 'receiving', offset: 15 }]);
+      await rename(recordPath(), pathOf('later'));
+      await start();
+      await sweep(25);
+      expect(await readdir(pathOf('spool'))).not.toContain(id);
+      expect(unrecorded.known).toBeUndefined();
+    });
+
+    test('is so without any bytes, too', async () => {
+      await whole();
+      await rm(pathOf('spool', id), { recursive: true });
+      await start();
+      expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+      expect(await store.expired(Date.now())).toEqual([]);
+      // A delivery that finds it out as well has nothing more to tell, and does not write over what is kept.
+      const before = await readFile(recordPath());
+      expect(await store.markLost(id)).toBe('gone');
+      expect(await readFile(recordPath())).toEqual(before);
+    });
+  });
+
+  test('a delivery that wants to begin while the bytes of its upload are looked for waits, and learns that they are gone', async () => {
+    await store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
     await rm(pathOf('spool', id), { recursive: true });
-    await start();
+    const claims: Promise<unknown>[] = [];
+    await start(() => claims.push(store.claimDelivery(id, 'w', Date.now() + HOUR)));
     expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
-    expect(await store.expired(Date.now())).toEqual([]);
-    // A delivery that finds it out as well has nothing more to tell, and does not write over what is kept.
-    const before = await readFile(recordPath());
-    expect(await store.markLost(id)).toBe('gone');
-    expect(await readFile(recordPath())).toEqual(before);
+    expect(claims.length).toBeGreaterThan(0);
+    expect(await Promise.all(claims)).toEqual(claims.map(() => undefined));
   });
-});
 
-test('an upload that is answered while its bytes are looked for is not given up', async () => {
-  await store.commit(id, { token: TOKENS[2]!, complete: {}, expiresAt });
-  await rm(pathOf('spool', id), { recursive: true });
-  await start(async () => {
-    await store.claimDelivery(id, 'w', Date.now() + HOUR);
-    await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+  test('a start removes what nobody counts, but no file of another name', async () => {
+    const foreign = ['notes.txt', `chunk-${TOKENS[0]}-0.bak`];
+    for (const name of [...foreign, 'chunk-2000000009-15']) await writeFile(pathOf('spool', id, name), 'x');
+    await start();
+    await sweep();
+    const names = await readdir(pathOf('spool', id));
+    expect(names).toEqual(expect.arrayContaining(foreign));
+    expect(names).not.toContain('chunk-2000000009-15');
+    expect(names).toHaveLength(5);
   });
-  expect(await store.get(id)).toMatchObject({ phase: 'answered' });
-  expect(await store.giveUpLost(id)).toBe(false);
-  expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
-});
-
-test('a start removes what nobody counts, but no file of another name', async () => {
-  const foreign = ['notes.txt', `chunk-${TOKENS[0]}-0.bak`];
-  for (const name of [...foreign, 'chunk-2000000009-15']) await writeFile(pathOf('spool', id, name), 'x');
-  await start();
-  await sweep();
-  const names = await readdir(pathOf('spool', id));
-  expect(names).toEqual(expect.arrayContaining(foreign));
-  expect(names).not.toContain('chunk-2000000009-15');
-  expect(names).toHaveLength(5);
 });

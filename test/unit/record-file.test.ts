@@ -330,7 +330,6 @@ describe('room on the disk', () => {
       ['cancelled', (id) => store.cancel(id)],
       ['removed', (id) => store.remove(id)],
       ['lost', (id) => store.markLost(id)],
-      ['found without its bytes', (id) => store.giveUpLost(id)],
       ['ended by the stop of the store', () => store.close()],
       [
         'cancelled on a full disk',

@@ -13,7 +13,7 @@ import {
   type Upload,
 } from '../../model/upload.js';
 import type { Log } from '../../observe/log.js';
-import { type Lease, LeaseQueues, type LeasePurpose, type Leases } from '../leases.js';
+import type { LeasePurpose } from '../leases.js';
 import type {
   RecoveryDecision,
   Commit,
@@ -28,7 +28,10 @@ import type {
   UploadStore,
 } from '../upload-store.js';
 import { StartNumber } from './boot.js';
-import { type RecordEntry, loadRecords, type LossObserver } from './load.js';
+import { EmbeddedIndex } from './embedded-index.js';
+import { loadRecords, type LossObserver } from './load.js';
+import { RecordCache } from './record-cache.js';
+import type { RecordEntry } from './record-entry.js';
 import { Records } from './records.js';
 import {
   isAlreadyAnswered,
@@ -89,14 +92,18 @@ export interface EmbeddedStoreOptions extends LossObserver {
    * How often the store tries again to read unreadable records, and to record its start; every 5 seconds by default.
    */
   readonly retryMs?: number;
+  /** The records in memory may have this many bytes on the disk; 8 MiB by default. */
+  readonly maxCachedBytes?: number;
 }
 
 /**
- * The store of one process: reads come from memory, and one file per upload makes each change durable before it counts.
- * The steps of one upload run one after the other, and a step whose write fails changes nothing.
+ * The store of one process: one file per upload makes each change durable before it counts, and memory has a row of each
+ * upload and the records in use. The steps of one upload run one after the other, and a step whose write fails changes
+ * nothing.
  */
 export class EmbeddedStore implements UploadStore {
   readonly canLoseConfirmedSteps = false;
+  readonly index: EmbeddedIndex;
   private readonly retryTimer: NodeJS.Timeout;
   private lastToken: number;
 
@@ -108,12 +115,13 @@ export class EmbeddedStore implements UploadStore {
     private readonly log: Log,
     retryMs = DEFAULT_RETRY_MS,
   ) {
+    this.index = new EmbeddedIndex(records);
     this.lastToken = start.firstToken - 1;
     this.retryTimer = setInterval(() => this.retryFailedWork(), retryMs).unref();
   }
 
   /**
-   * Loads all records. Interrupted deliveries are due again, because their claims ended with the process that held
+   * Reads all records once. Interrupted deliveries are due again, because their claims ended with the process that held
    * them.
    */
   static async open(options: EmbeddedStoreOptions): Promise<EmbeddedStore> {
@@ -127,12 +135,10 @@ export class EmbeddedStore implements UploadStore {
     const settlement = new SettlementWaiters();
     try {
       await disk.directorySync.makeExclusiveDirectory(disk.directory);
-      const loaded = await loadRecords(disk, { log, onLoss });
+      const loaded = await loadRecords(disk, { log, onLoss }, new RecordCache(options.maxCachedBytes));
       // The previous process may never have synced the names that it made.
       await disk.directorySync.sync(disk.directory);
-      let largestToken = 0;
-      for (const { record } of loaded.entries.values()) largestToken = Math.max(largestToken, record.token);
-      const start = await StartNumber.open(directory, largestToken, disk.directorySync);
+      const start = await StartNumber.open(directory, loaded.largestToken, disk.directorySync);
       if (!start.isPersisted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM_MESSAGE);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.notify(id, upload);
       const records = new Records(disk, loaded, { log, onLoss, onChange });
@@ -151,18 +157,18 @@ export class EmbeddedStore implements UploadStore {
   }
 
   idByClientKey(clientKey: string): Promise<string | undefined> {
-    return Promise.resolve(this.records.idByClientKey(clientKey));
+    return Promise.resolve(this.records.index.idByClientKey(clientKey));
   }
 
   /** Returns an expired upload even if its record may not survive a power cut, since clients only learn that it expired. */
   async get(id: string): Promise<Upload | undefined> {
-    const known = this.records.get(id)?.record.upload;
-    if (known && known.phase !== 'cancelled' && known.expiresAt <= this.clocks.expiryClock()) return known;
-    return (await this.records.getCertain(id))?.record.upload;
+    const row = this.records.index.get(id);
+    const hasExpired = row && row.phase !== 'cancelled' && row.expiresAt <= this.clocks.expiryClock();
+    return (hasExpired ? await this.records.read(id) : await this.records.getCertain(id))?.record.upload;
   }
 
-  chunks(id: string): Promise<readonly Chunk[]> {
-    return Promise.resolve([...(this.records.get(id)?.record.chunks ?? [])]);
+  async chunks(id: string): Promise<readonly Chunk[]> {
+    return [...((await this.records.read(id))?.record.chunks ?? [])];
   }
 
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
@@ -173,7 +179,7 @@ export class EmbeddedStore implements UploadStore {
     return this.records.change(id, 'gone', ({ record }) => decideInvalidate(record, token, reason));
   }
 
-  /** The files of an upload that `giveUpLost` has ended stay unchanged. */
+  /** The files of an upload that was given up stay unchanged. */
   markLost(id: string): Promise<Upload | 'gone'> {
     return this.records.change(id, 'gone', ({ record, isLost }) => (isLost ? 'gone' : decideMarkLost(record)));
   }
@@ -311,8 +317,12 @@ export class EmbeddedStore implements UploadStore {
   }
 
   dueDeliveries(now: number, implausibleAfter = Infinity): Promise<readonly string[]> {
+    const { records } = this;
     const moment = this.momentOf(now);
-    return Promise.resolve(this.records.idsWhere((entry) => isDue(entry, moment, implausibleAfter)));
+    const due = records.idsWhere(records.index.awaitingDelivery(), (row, { claim }) =>
+      isDue(row, claim, moment, implausibleAfter),
+    );
+    return Promise.resolve(due);
   }
 
   async waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined> {
@@ -322,8 +332,9 @@ export class EmbeddedStore implements UploadStore {
   }
 
   expired(now: number): Promise<readonly string[]> {
+    const { records } = this;
     const moment = this.momentOf(now);
-    return Promise.resolve(this.records.idsWhere((entry) => isExpired(entry, moment)));
+    return Promise.resolve(records.idsWhere(records.index.all(), (row, state) => isExpired(row, state, moment)));
   }
 
   remove(id: string): Promise<Phase | undefined> {
@@ -331,11 +342,11 @@ export class EmbeddedStore implements UploadStore {
   }
 
   list(after: string | undefined, limit: number): Promise<{ uploads: readonly Upload[]; next?: string }> {
-    return Promise.resolve(this.records.page(after, limit));
+    return this.index.page(after, limit);
   }
 
   totals(): Promise<Totals> {
-    return Promise.resolve(this.records.totals());
+    return Promise.resolve(this.records.index.totals());
   }
 
   /** False while a full disk keeps the start from being recorded, without which no bytes may be received. */
@@ -358,16 +369,16 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /**
-   * Invalidates an upload whose bytes are missing or damaged; its files stay until it expires. False if the bytes are
-   * no longer needed, because it was answered or ended meanwhile.
+   * Notes that the spool has a directory of this upload at the start. False if the upload is unknown; one whose record
+   * cannot be used is known.
    */
-  giveUpLost(id: string): Promise<boolean> {
-    return this.records.giveUp(id);
+  noteSpooled(id: string): boolean {
+    return this.records.index.noteSpooled(id) || this.records.isKnown(id);
   }
 
-  /** Whether the last line of the upload's record was damaged when it was read. */
-  hasLostLine(id: string): boolean {
-    return this.records.get(id)?.hasLostLine ?? false;
+  /** See `Records.recoverRest`. */
+  recoverRest(): Promise<void> {
+    return this.records.recoverRest();
   }
 
   async close(): Promise<void> {
@@ -457,44 +468,5 @@ export class EmbeddedStore implements UploadStore {
       if (holdsClaim(entry, worker)) return decide(entry);
       return entry.claim?.worker === worker && isAlreadyDone(entry.record) ? {} : 'stale';
     });
-  }
-}
-
-/** Gives lease tokens. Each makes every older token of the upload stale. */
-export interface TokenSource {
-  nextToken(id: string, purpose?: LeasePurpose): Promise<number>;
-}
-
-export interface EmbeddedLeasesOptions {
-  /** Time that a holder has to release the lease before the next request takes it; 2 seconds by default. */
-  readonly graceMs?: number;
-}
-
-/** The leases of the only process that uses a data directory. The first request in the queue of an upload holds its lease. */
-export class EmbeddedLeases implements Leases {
-  private readonly queues: LeaseQueues;
-
-  constructor(
-    private readonly tokens: TokenSource,
-    { graceMs = 2000 }: EmbeddedLeasesOptions = {},
-  ) {
-    this.queues = new LeaseQueues(graceMs);
-  }
-
-  async take(id: string, purpose?: LeasePurpose): Promise<Lease> {
-    const request = this.queues.enqueue(id);
-    try {
-      await request.ready;
-      const token = await this.tokens.nextToken(id, purpose);
-      request.markHeld();
-      return { token, signal: request.signal, release: () => Promise.resolve(request.end()) };
-    } catch (fault) {
-      request.end();
-      throw fault;
-    }
-  }
-
-  drain(): void {
-    this.queues.drain();
   }
 }

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
-import { forEachOf } from '../../concurrency/in-order.js';
+import { setImmediate as yieldToEventLoop } from 'node:timers/promises';
 import type { Semaphore } from '../../concurrency/queues.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
+  BlockingReader,
   hasCode,
   isGeneratedId,
   opendir,
@@ -11,34 +12,19 @@ import {
   rename,
   stat,
   storageFault,
+  undefinedIfMissing,
   unlinkIfExists,
   utimes,
 } from '../../fs/files.js';
 import type { Upload } from '../../model/upload.js';
 import { type Log, uploadTag } from '../../observe/log.js';
 import type { SetAsideRecord } from '../upload-store.js';
+import { RecordCache } from './record-cache.js';
+import { asLost, canBeReadAgain, type RecordEntry } from './record-entry.js';
 import { RecordFile, removeAnswer } from './record-file.js';
+import { RecordIndex } from './record-index.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
-import { type Change, type Claim, type UploadRecord, withLostLine } from './transitions.js';
-
-/** An upload in memory, with its file. */
-export interface RecordEntry {
-  record: UploadRecord;
-  readonly file: RecordFile;
-  /** Valid while the phase is `delivering`. */
-  claim?: Claim;
-  /** A change that `record` has and the file does not, since it waits for the next one; see `Records.saveLater`. */
-  unsaved?: { readonly change: Change; readonly recordOnDisk: UploadRecord };
-  /**
-   * The upload was given up because its record or bytes are damaged or missing. The files stay until the upload
-   * expires, since a backup may still be restored.
-   */
-  isLost?: boolean;
-  /**
-   * The record's last line was damaged when it was read; files that the record does not list may belong to that line.
-   */
-  readonly hasLostLine?: boolean;
-}
+import { withLostLine } from './transitions.js';
 
 /** The directory of the records, with the sync and the semaphore that all its users share. */
 export interface RecordsDisk {
@@ -56,64 +42,95 @@ export interface LossObserver {
 
 /** The result of `loadRecords`. */
 export interface LoadedRecords {
-  readonly entries: Map<string, RecordEntry>;
+  readonly index: RecordIndex;
+  /** Only the records that have to stay in memory, because their files do not say all that is known of them. */
+  readonly cache: RecordCache;
   /** By id: records that could not be read, and files that are not valid records. */
   readonly setAside: Map<string, SetAsideRecord>;
+  /** The largest lease token in all records. */
+  readonly largestToken: number;
 }
 
-/** As many files as are read at the same time at the start. */
-const MAX_READS = 16;
+/** The start gives way to other work after this time: signals, and the end of other starts of this machine. */
+const TURN_MS = 10;
 
 /**
- * Reads all records and removes the leftovers of a crash. A record that cannot be read affects no other, and nothing
- * of its upload is removed.
+ * Reads all records, keeps what the index needs of them, and removes the leftovers of a crash. A record that cannot be
+ * read affects no other, and nothing of its upload is removed.
+ * Reasons: docs/decisions/0034.
  */
-export async function loadRecords(disk: RecordsDisk, observer: LossObserver): Promise<LoadedRecords> {
-  const loaded: LoadedRecords = { entries: new Map(), setAside: new Map() };
-  const answers: string[] = [];
-  const drafts: string[] = [];
-  const names = await withReadRetries(() => opendir(disk.directory));
-  await forEachOf(names, MAX_READS, async ({ name }) => {
+export async function loadRecords(
+  disk: RecordsDisk,
+  observer: LossObserver,
+  cache = new RecordCache(),
+): Promise<LoadedRecords> {
+  const setAside = new Map<string, SetAsideRecord>();
+  const loaded = { index: new RecordIndex(), cache, setAside, largestToken: 0 };
+  const task: LoadTask = { disk, observer, loaded, reader: new BlockingReader(), withAnswer: new Set() };
+  const found: Record<string, string[]> = { answer: [], 'log.tmp': [], damaged: [] };
+  let turnEndsAt = performance.now() + TURN_MS;
+  for await (const { name } of await withReadRetries(() => opendir(disk.directory))) {
     const [id, kind] = splitFileName(name);
-    if (kind === 'log') await disk.semaphore.run(() => loadRecord(id, { disk, observer, loaded }));
-    else if (kind === 'answer') answers.push(id);
-    else if (kind === 'log.tmp') drafts.push(id);
-    else if (kind === 'damaged') await disk.semaphore.run(() => registerDamaged(id, disk, loaded));
-  });
-  for (const id of drafts)
-    if (!loaded.setAside.has(id)) await ignoringFailure(() => unlinkIfExists(`${recordPath(disk, id)}.tmp`));
-  for (const id of answers) await ignoringFailure(() => clearAnswer(id, disk, loaded));
+    if (kind === 'log') await loadRecord(id, task);
+    else found[kind]?.push(id);
+    if (performance.now() < turnEndsAt) continue;
+    await yieldToEventLoop();
+    turnEndsAt = performance.now() + TURN_MS;
+  }
+  for (const id of found['damaged']!) await registerDamaged(id, disk, loaded);
+  for (const id of found['log.tmp']!)
+    if (!setAside.has(id)) await ignoringFailure(() => unlinkIfExists(`${recordPath(disk, id)}.tmp`));
+  for (const id of found['answer']!) await ignoringFailure(() => clearAnswer(id, task));
   return loaded;
 }
 
 /**
- * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. Rejects when the
- * disk fails.
+ * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. `certainBytes`: see
+ * `entryOf`. Rejects when the disk fails.
  */
 export async function readEntry(
   id: string,
   disk: RecordsDisk,
-  { log, onLoss }: LossObserver,
+  observer: LossObserver,
+  certainBytes = 0,
+): Promise<RecordEntry | 'damaged' | undefined> {
+  const bytes = await undefinedIfMissing(readFully(recordPath(disk, id)));
+  return bytes && entryOf(id, bytes, { disk, observer, certainBytes });
+}
+
+interface EntrySource {
+  readonly disk: RecordsDisk;
+  readonly observer: LossObserver;
+  /** The size of the lines that this process knows to be in the file; 0 if it knows nothing of the file. */
+  readonly certainBytes?: number;
+}
+
+/**
+ * The entry of the record with these bytes; undefined for an empty file, which is removed. A file that no longer has the
+ * lines that were certainly in it is damaged, whatever is left of it.
+ */
+async function entryOf(
+  id: string,
+  bytes: Buffer,
+  { disk, observer: { log, onLoss }, certainBytes = 0 }: EntrySource,
 ): Promise<RecordEntry | 'damaged' | undefined> {
   const path = recordPath(disk, id);
-  const bytes = await readFully(path).catch((error: unknown) => {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  });
-  if (!bytes) return undefined;
-  if (bytes.length === 0) {
+  if (bytes.length === 0 && certainBytes === 0) {
     // A process that is killed while it repeats a removal leaves an empty file, in which nothing was acknowledged.
     await ignoringFailure(() => unlinkIfExists(path));
     return undefined;
   }
   const read = readRecord(bytes);
   if (read?.record.upload.id !== id) return 'damaged';
-  const report = STATE_REPORTS[read.state];
+  const isCertain = certainBytes > 0;
+  const isAsWritten = !isCertain || (read.state === 'intact' && read.validBytes === certainBytes);
+  const state = isAsWritten ? read.state : 'damaged';
+  const report = STATE_REPORTS[state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
-  const file = RecordFile.existing(path, disk.directorySync, read);
-  if (read.state === 'illegible' || read.state === 'cut')
+  const file = RecordFile.existing(path, disk.directorySync, read, isCertain && isAsWritten);
+  if (state === 'illegible' || state === 'cut')
     return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
-  if (read.state !== 'damaged') return { record: read.record, file };
+  if (state !== 'damaged') return { record: read.record, file };
   // RUFH §4.6: an upload whose offset is not certain is deactivated, never guessed.
   onLoss?.(read.record.upload, 'its record is damaged');
   return { record: asLost(read.record), file, isLost: true };
@@ -139,7 +156,10 @@ const STATE_REPORTS: {
 interface LoadTask {
   readonly disk: RecordsDisk;
   readonly observer: LossObserver;
-  readonly loaded: LoadedRecords;
+  readonly loaded: { -readonly [F in keyof LoadedRecords]: LoadedRecords[F] };
+  readonly reader: BlockingReader;
+  /** The uploads whose records name an answer that may have a file of its own. */
+  readonly withAnswer: Set<string>;
 }
 
 /** The upload's id and the ending of a file name; `foreign` for a file that is not ours. */
@@ -150,31 +170,50 @@ export function splitFileName(name: string): [id: string, kind: string] {
 }
 
 function recordPath({ directory }: RecordsDisk, id: string): string {
-  return join(directory, `${id}.log`);
+  // Not `join`, which a start would call for every upload.
+  return `${directory}/${id}.log`;
 }
 
-async function loadRecord(id: string, { disk, observer, loaded }: LoadTask): Promise<void> {
+async function loadRecord(id: string, { disk, observer, loaded, reader, withAnswer }: LoadTask): Promise<void> {
+  const { index, cache, setAside } = loaded;
   try {
-    const entry = await readEntry(id, disk, observer);
-    if (entry === 'damaged') await setAsideDamaged(id, disk, { log: observer.log, setAside: loaded.setAside });
-    else if (entry) loaded.entries.set(id, entry);
+    const entry = await entryOf(id, reader.read(recordPath(disk, id)), { disk, observer });
+    if (entry === 'damaged') return await setAsideDamaged(id, disk, { log: observer.log, setAside });
+    if (!entry) return;
+    const { upload, token } = entry.record;
+    loaded.largestToken = Math.max(loaded.largestToken, token);
+    const row = index.put(upload);
+    row.certainBytes = entry.file.certainBytes;
+    if (!entry.isLost) index.noteFound(upload);
+    if (upload.answer?.body.in === 'record') withAnswer.add(upload.id);
+    if (!canBeReadAgain(entry)) cache.put(upload.id, entry);
   } catch (error) {
-    const { message } = storageFault(error, 'a record cannot be read: its upload waits until it can');
-    report(id, observer.log, message);
-    loaded.setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
+    if (hasCode(error, 'ENOENT')) return;
+    setAsideUnreadable(id, storageFault(error, 'a record cannot be read: its upload waits until it can'), {
+      log: observer.log,
+      setAside,
+    });
   }
 }
 
-/** The record, marked as invalid because part of its upload is lost. */
-export function asLost(record: UploadRecord): UploadRecord {
-  return { ...record, upload: { ...record.upload, phase: 'invalid', lost: true } };
+/** Where records that cannot be used are reported. */
+interface SetAsideObserver {
+  readonly log: Log;
+  readonly setAside: Map<string, SetAsideRecord>;
+}
+
+/** Sets aside a record that cannot be used as long as the disk fails. It is reported once. */
+export function setAsideUnreadable(id: string, { message }: Error, { log, setAside }: SetAsideObserver): void {
+  if (setAside.get(id)?.state === 'unreadable') return;
+  report(id, log, message);
+  setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
 }
 
 /** Sets aside a record without a valid first line, from which its upload cannot be determined. */
 export async function setAsideDamaged(
   id: string,
   disk: RecordsDisk,
-  { log, setAside }: { readonly log: Log; readonly setAside: Map<string, SetAsideRecord> },
+  { log, setAside }: SetAsideObserver,
 ): Promise<void> {
   const reason =
     'the first line of a record is damaged: its upload is unknown from now on; the file is kept as *.damaged';
@@ -208,9 +247,9 @@ async function registerDamaged(id: string, disk: RecordsDisk, { setAside }: Load
  * Removes an answer that its record does not name, as a crash between both writes leaves it. Answers without a record
  * are left to `Leftovers`.
  */
-async function clearAnswer(id: string, disk: RecordsDisk, { entries, setAside }: LoadedRecords): Promise<void> {
-  const entry = entries.get(id);
-  if (!entry || setAside.has(id) || entry.isLost || entry.record.upload.answer?.body.in === 'record') return;
+async function clearAnswer(id: string, { disk, loaded, withAnswer }: LoadTask): Promise<void> {
+  const { index, cache, setAside } = loaded;
+  if (!index.has(id) || withAnswer.has(id) || setAside.has(id) || cache.peek(id)?.isLost) return;
   await removeAnswer(join(disk.directory, `${id}.answer`));
 }
 

@@ -77,8 +77,11 @@ export class RecordFile {
   private validBytes = 0;
   /** The file size with the room that is reserved after the last line. */
   private fileBytes = 0;
-  /** `dirty`: certain except for the remains of a failed write, which are removed before the next one. */
-  private state: 'certain' | 'dirty' | 'uncertain' = 'uncertain';
+  /**
+   * `dirty`: certain except for the remains of a failed write, which are removed before the next one. `found`: not
+   * certain, but whatever is known of the record is in the file.
+   */
+  private state: 'certain' | 'dirty' | 'found' | 'uncertain' = 'uncertain';
   private hasDraft = false;
   /** The count of failed directory syncs before the file's name was made, or found. */
   private failuresBeforeName: number;
@@ -94,20 +97,40 @@ export class RecordFile {
     this.failuresBeforeName = directorySync.failures;
   }
 
-  /** A file that exists at the start. It is certain only where nothing has to survive a power cut. */
-  static existing(path: string, directorySync: DirectorySync, read: ReadRecord): RecordFile {
+  /**
+   * A file that was found at the start, or is read again. Without `isCertain` it is certain only where nothing has to
+   * survive a power cut.
+   */
+  static existing(path: string, directorySync: DirectorySync, read: ReadRecord, isCertain = false): RecordFile {
     const file = new RecordFile(path, directorySync);
     file.snapshotBytes = read.snapshotBytes;
     file.validBytes = read.validBytes;
     file.fileBytes = read.fileBytes;
-    const isCertain = !directorySync.isDurable && (read.state === 'intact' || read.state === 'torn');
-    if (isCertain) file.state = read.state === 'intact' ? 'certain' : 'dirty';
+    const isCertainAsFound = isCertain || !directorySync.isDurable;
+    if (read.state === 'intact') file.state = isCertainAsFound ? 'certain' : 'found';
+    else if (read.state === 'torn' && isCertainAsFound) file.state = 'dirty';
     return file;
   }
 
   /** Whether the next start may find one of two states: nothing may be acknowledged. */
   isUncertain(): boolean {
-    return this.state === 'uncertain';
+    return this.state === 'uncertain' || this.state === 'found';
+  }
+
+  /** Whether the file contains all that is known of the record, so that the record can be read from it again. */
+  canBeReadAgain(): boolean {
+    const isAtRest = this.heldFd === undefined && !this.hasDraft && !this.mayReappear;
+    return isAtRest && (this.state === 'certain' || this.state === 'found');
+  }
+
+  /** The size of the record's lines where the file is certain, otherwise 0. */
+  get certainBytes(): number {
+    return this.state === 'certain' ? this.validBytes : 0;
+  }
+
+  /** The size of the record's lines. */
+  get recordBytes(): number {
+    return this.validBytes;
   }
 
   /** Makes a change durable and returns the new record. When it rejects, the old record still holds. */

@@ -1,14 +1,8 @@
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { resultsInOrder } from '../../concurrency/in-order.js';
 import { KeyedQueue } from '../../concurrency/queues.js';
-import {
-  assertUploadId,
-  opendir,
-  withReadRetries,
-  stat,
-  storageFault,
-  undefinedIfMissing,
-  unlinkIfExists,
-} from '../../fs/files.js';
+import { assertUploadId, storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
@@ -19,23 +13,34 @@ import type {
   NewUpload,
   LeftoverAge,
   SetAsideRecord,
-  Totals,
 } from '../upload-store.js';
+import { Leftovers } from './leftovers.js';
 import {
-  type RecordEntry,
-  asLost,
   type LoadedRecords,
-  splitFileName,
   readEntry,
   type LossObserver,
   type RecordsDisk,
   setAsideDamaged,
+  setAsideUnreadable,
 } from './load.js';
+import type { RecordCache } from './record-cache.js';
+import { asLost, canBeReadAgain, type RecordEntry } from './record-entry.js';
 import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
-import { type Change, applyChange, newRecord } from './transitions.js';
+import type { IndexRow, RecordIndex } from './record-index.js';
+import { type Change, applyChange, type Claim, newRecord } from './transitions.js';
 
-/** The phases in which an upload's bytes are on the disk; they are removed once it is answered or has ended. */
-const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
+/** As many records as are read at the same time for a list, so that requests in between need not wait for it. */
+const MAX_LISTED_READS = 8;
+
+/** The background comparison of records and bytes rests after so much work, and three times as long. */
+const CHECK_TURN_MS = 10;
+const REST_FACTOR = 3;
+
+/** What is known of an upload's delivery besides its row. */
+interface DeliveryState {
+  readonly claim?: Claim | undefined;
+  readonly isLost?: boolean;
+}
 
 export interface RecordsDeps extends LossObserver {
   /** Called after each change, with undefined if the upload was removed. */
@@ -43,17 +48,17 @@ export interface RecordsDeps extends LossObserver {
 }
 
 /**
- * All records: read from memory, written to disk.
- * Reasons: docs/decisions/0007.
+ * All records. Memory has a row of each, and the records that were used last; any other record is read from its file
+ * when a step needs it. Before a record that was found at the start is used for the first time, it is compared with the
+ * upload's bytes.
+ * Reasons: docs/decisions/0007, docs/decisions/0034.
  */
 export class Records {
   private readonly steps = new KeyedQueue();
   private readonly keyedCreations = new KeyedQueue();
-  private readonly entries: Map<string, RecordEntry>;
+  readonly index: RecordIndex;
+  private readonly cache: RecordCache;
   private readonly setAsideById: Map<string, SetAsideRecord>;
-  /** The id of the upload that has a client's key, by that key. */
-  private readonly idsByClientKey = new Map<string, string>();
-  private sortedIds: string[] | undefined;
   private closed = false;
   private readonly leftovers: Leftovers;
   private recover: (found: RecoveredRecord) => Promise<RecoveryDecision> = () => Promise.resolve('show');
@@ -63,14 +68,15 @@ export class Records {
     loaded: LoadedRecords,
     private readonly deps: RecordsDeps,
   ) {
-    this.entries = loaded.entries;
+    this.index = loaded.index;
+    this.cache = loaded.cache;
     this.setAsideById = loaded.setAside;
-    for (const entry of this.entries.values()) this.registerClientKey(entry);
-    const { entries, setAsideById } = this;
-    this.leftovers = new Leftovers(disk, {
-      entry: (id) => entries.get(id),
-      setAsideRecord: (id) => setAsideById.get(id),
-    });
+    this.leftovers = new Leftovers(disk, { has: (id) => this.isKnown(id) });
+  }
+
+  /** Whether there is a record, also one that cannot be used. */
+  isKnown(id: string): boolean {
+    return this.index.has(id) || this.setAsideById.has(id);
   }
 
   /** Removes old files that belong to no record. */
@@ -79,9 +85,32 @@ export class Records {
       if (this.setAsideById.get(id)?.state === 'damaged') this.setAsideById.delete(id);
   }
 
-  /** The entry in memory. The file of an entry from before the start may not be durable; see `getCertain`. */
-  get(id: string): RecordEntry | undefined {
-    return this.entries.get(id);
+  /**
+   * The entry of a record, which may not survive a power cut if it is from before the start; see `getCertain`. Rejects
+   * when the record cannot be read.
+   */
+  async read(id: string): Promise<RecordEntry | undefined> {
+    return this.entryInMemory(id) ?? (this.mayHaveRecord(id) ? this.step(id, (entry) => entry) : undefined);
+  }
+
+  /** As `read`, for one look at one of many records: the record does not stay in memory for it. */
+  async readOnce(id: string): Promise<Upload | undefined> {
+    const isCached = this.cache.peek(id) !== undefined;
+    if (isCached && !this.index.unchecked.has(id)) return this.cache.peek(id)?.record.upload;
+    if (!this.mayHaveRecord(id)) return undefined;
+    return this.step(id, (entry) => {
+      if (entry && !isCached) this.dropIfPossible(id, entry);
+      return entry?.record.upload;
+    });
+  }
+
+  /**
+   * The records of these rows, some of them read at the same time. One that cannot be used is left out: it is in
+   * `setAsideRecords`.
+   */
+  async *readEach(rows: Iterable<IndexRow>): AsyncGenerator<Upload> {
+    const read = (row: IndexRow): Promise<Upload | undefined> => this.readOnce(row.id).catch(ignoringFaults);
+    for await (const upload of resultsInOrder(rows, MAX_LISTED_READS, read)) if (upload) yield upload;
   }
 
   /**
@@ -89,9 +118,9 @@ export class Records {
    * record cannot be read.
    */
   async getCertain(id: string): Promise<RecordEntry | undefined> {
-    const entry = this.entries.get(id);
-    const needsNoWrite = entry ? !entry.file.isUncertain() || isKeptUnchanged(entry) : !this.isUnreadable(id);
-    if (needsNoWrite) return entry;
+    const entry = this.entryInMemory(id);
+    if (entry && (!entry.file.isUncertain() || isKeptUnchanged(entry))) return entry;
+    if (!entry && !this.mayHaveRecord(id)) return undefined;
     return this.step(id, async (current) => {
       if (current && !isKeptUnchanged(current)) await this.disk.semaphore.run(() => this.makeCertain(current));
       return current;
@@ -108,7 +137,7 @@ export class Records {
     const recordOnDisk = entry.unsaved?.recordOnDisk ?? entry.record;
     entry.unsaved = { change: joined(entry.unsaved?.change, change), recordOnDisk };
     entry.record = applyChange(entry.record, change);
-    this.deps.onChange(entry.record.upload.id, entry.record.upload);
+    this.changed(entry);
   }
 
   /**
@@ -128,8 +157,13 @@ export class Records {
   step<T>(id: string, step: (entry: RecordEntry | undefined) => Promise<T> | T): Promise<T> {
     if (this.closed) return Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
     return this.steps.run(id, async () => {
-      if (this.isUnreadable(id)) await this.reread(id);
-      return step(this.entries.get(id));
+      try {
+        return await step(this.entryInMemory(id) ?? (this.mayHaveRecord(id) ? await this.load(id) : undefined));
+      } finally {
+        // This step has ended, and the next one of its upload takes the record anew.
+        const isInUse = (each: string): boolean => each !== id && this.steps.has(each);
+        this.cache.shrink((each, entry) => !isInUse(each) && this.dropIfPossible(each, entry));
+      }
     });
   }
 
@@ -145,23 +179,29 @@ export class Records {
     await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
   }
 
-  /** Makes the upload invalid in memory and leaves its files unchanged. False if its bytes are no longer needed. */
-  giveUp(id: string): Promise<boolean> {
-    return this.step(id, async (entry) => {
-      if (!entry || !HOLDS_BYTES.has(entry.record.upload.phase)) return false;
-      Object.assign(entry, { record: asLost(entry.record), isLost: true });
-      await entry.file.release();
-      this.deps.onChange(id, entry.record.upload);
-      return true;
-    });
-  }
-
   /**
-   * Sets the function that checks the bytes of each recovered record before clients are shown it. While that function
-   * rejects, the record stays unreadable.
+   * Sets the function that compares each record that was found at the start with the upload's bytes, before anybody is
+   * shown it. While that function rejects, the record stays unreadable.
    */
   recoverWith(recover: (found: RecoveredRecord) => Promise<RecoveryDecision>): void {
     this.recover = recover;
+  }
+
+  /**
+   * Compares the records that nobody has used yet, one after the other. Most of the time is left to requests. Ends
+   * early when the store is closed.
+   */
+  async recoverRest(): Promise<void> {
+    let since = performance.now();
+    for (const id of this.index.unchecked) {
+      if (this.closed) return;
+      // A record that cannot be used now is set aside, and tried again.
+      await this.readOnce(id).catch(ignoringFaults);
+      const workedMs = performance.now() - since;
+      if (workedMs < CHECK_TURN_MS) continue;
+      await sleep(workedMs * REST_FACTOR, undefined, { ref: false });
+      since = performance.now();
+    }
   }
 
   /** Runs one step: decides, makes the change durable, then applies it in memory. */
@@ -196,7 +236,8 @@ export class Records {
       entry.record = applyChange(entry.record, change);
     }
     entry.unsaved = undefined;
-    this.deps.onChange(entry.record.upload.id, entry.record.upload);
+    this.changed(entry);
+    this.cache.put(entry.record.upload.id, entry);
   }
 
   async create(upload: NewUpload): Promise<Upload> {
@@ -224,13 +265,9 @@ export class Records {
   /** Creations with the same key run one after the other, so that the second one sees the first. */
   createUnlessKeyUsed(upload: KeyedUpload, replacedId: string | undefined): Promise<Upload | string> {
     return this.keyedCreations.run<Upload | string>(upload.clientKey, () => {
-      const knownId = this.idsByClientKey.get(upload.clientKey);
+      const knownId = this.index.idByClientKey(upload.clientKey);
       return knownId === undefined || knownId === replacedId ? this.create(upload) : knownId;
     });
-  }
-
-  idByClientKey(clientKey: string): string | undefined {
-    return this.idsByClientKey.get(clientKey);
   }
 
   /** Returns the phase that the upload had. */
@@ -238,12 +275,8 @@ export class Records {
     return this.step(id, async (entry) => {
       if (!entry) return undefined;
       await this.removeFiles(id, entry);
-      this.entries.delete(id);
-      this.sortedIds = undefined;
-      const { clientKey, phase } = entry.record.upload;
-      if (clientKey !== undefined && this.idsByClientKey.get(clientKey) === id) this.idsByClientKey.delete(clientKey);
-      this.deps.onChange(id, undefined);
-      return phase;
+      this.forget(entry);
+      return entry.record.upload.phase;
     });
   }
 
@@ -262,82 +295,125 @@ export class Records {
   }
 
   async answerBody(id: string): Promise<Uint8Array | undefined> {
-    const entry = this.entries.get(id);
+    const entry = await this.read(id);
     if (!entry || !hasKeptAnswer(entry)) return undefined;
     const { answerBody } = entry.record;
     if (answerBody !== undefined) return Buffer.from(answerBody, 'base64');
     return readAnswer(this.answerPath(id), entry.record.answerCrc, this.disk.semaphore);
   }
 
-  idsWhere(matches: (entry: RecordEntry) => boolean): string[] {
+  /** The ids of the uploads in these rows that match and can be used. The claim is that of the upload's delivery. */
+  idsWhere(rows: Iterable<IndexRow>, matches: (row: IndexRow, state: DeliveryState) => boolean): string[] {
     const ids: string[] = [];
-    for (const [id, entry] of this.entries) if (matches(entry)) ids.push(id);
-    return ids;
-  }
-
-  totals(): Totals {
-    const phases: Partial<Record<Phase, number>> = {};
-    let bytes = 0;
-    for (const { record } of this.entries.values()) {
-      const { phase, offset } = record.upload;
-      phases[phase] = (phases[phase] ?? 0) + 1;
-      if (HOLDS_BYTES.has(phase)) bytes += offset;
+    for (const row of rows) {
+      const state = this.cache.peek(row.id) ?? row;
+      if (matches(row, state) && !this.isUnreadable(row.id)) ids.push(row.id);
     }
-    return { phases, bytes };
-  }
-
-  /** In the order of the ids, so that new and removed uploads do not shift the pages. */
-  page(after: string | undefined, limit: number): { uploads: Upload[]; next?: string } {
-    this.sortedIds ??= [...this.entries.keys()].sort();
-    const from = after === undefined ? 0 : firstIndexAbove(this.sortedIds, after);
-    const ids = this.sortedIds.slice(from, from + limit);
-    const uploads = ids.map((id) => this.entries.get(id)!.record.upload);
-    return from + limit < this.sortedIds.length ? { uploads, next: ids.at(-1) } : { uploads };
+    return ids;
   }
 
   /** Refuses new steps and waits for those under way. */
   async close(): Promise<void> {
     this.closed = true;
     await this.steps.idle();
-    for (const { file } of this.entries.values()) await file.release();
+    for (const { file } of this.cache.entries()) await file.release();
   }
 
   private add(entry: RecordEntry): void {
-    this.entries.set(entry.record.upload.id, entry);
-    this.sortedIds = undefined;
-    this.registerClientKey(entry);
+    this.index.put(entry.record.upload);
+    this.cache.put(entry.record.upload.id, entry);
   }
 
-  /** Of two uploads with one key, as a start may find them, the newer one has replaced the other. */
-  private registerClientKey({ record }: RecordEntry): void {
-    const { id, clientKey, createdAt } = record.upload;
-    if (clientKey === undefined) return;
-    const other = this.entries.get(this.idsByClientKey.get(clientKey) ?? id);
-    if (!other || other.record.upload.createdAt <= createdAt) this.idsByClientKey.set(clientKey, id);
+  private changed({ record: { upload } }: RecordEntry): void {
+    this.index.put(upload);
+    this.deps.onChange(upload.id, upload);
+  }
+
+  private forget({ record: { upload } }: RecordEntry): void {
+    this.index.delete(upload);
+    this.cache.delete(upload.id);
+    this.deps.onChange(upload.id, undefined);
+  }
+
+  /** The record's entry, if it is in memory and was compared with the upload's bytes. */
+  private entryInMemory(id: string): RecordEntry | undefined {
+    return this.index.unchecked.has(id) ? undefined : this.cache.get(id);
+  }
+
+  /** Has only the row of an upload stay in memory, unless memory knows more of it than the file. */
+  private dropIfPossible(id: string, entry: RecordEntry): boolean {
+    const row = this.index.get(id);
+    if (!row || !canBeReadAgain(entry)) return false;
+    row.claim = entry.claim;
+    row.token = entry.record.token;
+    row.certainBytes = entry.file.certainBytes;
+    row.isLost = entry.isLost ?? false;
+    this.cache.delete(id);
+    return true;
+  }
+
+  private mayHaveRecord(id: string): boolean {
+    return this.index.has(id) || this.isUnreadable(id);
   }
 
   private isUnreadable(id: string): boolean {
     return this.setAsideById.get(id)?.state === 'unreadable';
   }
 
-  private async reread(id: string): Promise<void> {
-    const { log } = this.deps;
+  /**
+   * Reads the record of an upload that is not in memory, and compares it with the upload's bytes if nobody has done so
+   * since the start. Call within a step only.
+   */
+  private async load(id: string): Promise<RecordEntry | undefined> {
+    const wasUnreadable = this.isUnreadable(id);
     try {
-      const entry = await this.disk.semaphore.run(() => readEntry(id, this.disk, this.deps));
-      if (entry === 'damaged') return await setAsideDamaged(id, this.disk, { log, setAside: this.setAsideById });
-      const isShown = entry !== undefined && (await this.isRestored(id, entry));
-      this.setAsideById.delete(id);
-      if (isShown) this.add(entry);
-      log.info(
-        { upload: uploadTag(id) },
-        entry ? 'a record can be read again' : 'a record that could not be read no longer exists',
-      );
+      const entry = this.cache.peek(id) ?? (await this.readFile(id));
+      const isUnchecked = this.index.unchecked.has(id) || !this.index.has(id);
+      const isShown = entry !== undefined && (!isUnchecked || (await this.isRestored(id, entry)));
+      if (entry && isShown) this.add(entry);
+      else if (entry) this.forget(entry);
+      this.index.unchecked.delete(id);
+      if (wasUnreadable) this.reportReadable(id, entry !== undefined);
+      return isShown ? entry : undefined;
     } catch (error) {
-      throw storageFault(error, 'the record of an upload cannot be read');
+      const fault = storageFault(error, 'the record of an upload cannot be read');
+      if (fault instanceof Fault) setAsideUnreadable(id, fault, { log: this.deps.log, setAside: this.setAsideById });
+      throw fault;
     }
   }
 
-  /** Checks a recovered record; true if the upload is to be shown. */
+  private reportReadable(id: string, exists: boolean): void {
+    if (!this.isUnreadable(id)) return;
+    this.setAsideById.delete(id);
+    this.deps.log.info(
+      { upload: uploadTag(id) },
+      exists ? 'a record can be read again' : 'a record that could not be read no longer exists',
+    );
+  }
+
+  /**
+   * Reads the record as memory has known it last. A file that is missing although the index has its upload is a fault:
+   * the directory may be missing too, and nothing of the upload may be removed because of that.
+   */
+  private async readFile(id: string): Promise<RecordEntry | undefined> {
+    const row = this.index.get(id);
+    const entry = await this.disk.semaphore.run(() => readEntry(id, this.disk, this.deps, row?.certainBytes));
+    if (entry === 'damaged') {
+      await setAsideDamaged(id, this.disk, { log: this.deps.log, setAside: this.setAsideById });
+      this.index.delete({ id });
+      return undefined;
+    }
+    if (!row) return entry;
+    if (!entry) throw new Fault('STORAGE_UNAVAILABLE', 'the record of an upload is missing', true);
+    const record = { ...entry.record, token: Math.max(entry.record.token, row.token) };
+    const isGivenUp = row.isLost && row.phase === 'invalid';
+    const isLost = row.isLost || entry.isLost;
+    Object.assign(entry, { record: isGivenUp ? asLost(record) : record, isLost, claim: row.claim });
+    row.claim = undefined;
+    return entry;
+  }
+
+  /** Compares a record from before the start with the upload's bytes; true if the upload is to be shown. */
   private async isRestored(id: string, entry: RecordEntry): Promise<boolean> {
     if (entry.isLost) return true;
     const { record, hasLostLine = false } = entry;
@@ -361,6 +437,12 @@ function joined(earlier: Change | undefined, later: Change): Change {
   return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
 }
 
+/** A fault of one upload's record is reported where the record is set aside. */
+function ignoringFaults(error: unknown): undefined {
+  if (!(error instanceof Fault)) throw error;
+  return undefined;
+}
+
 function isKeptUnchanged({ isLost = false, record }: RecordEntry): boolean {
   return isLost && record.upload.phase === 'invalid';
 }
@@ -371,83 +453,4 @@ function hasKeptAnswer({ record }: RecordEntry): boolean {
 
 function endsUpload({ set }: Change): boolean {
   return set?.phase === 'cancelled' || set?.phase === 'invalid';
-}
-
-function firstIndexAbove(sorted: readonly string[], id: string): number {
-  let low = 0;
-  for (let high = sorted.length; low < high;) {
-    const middle = (low + high) >>> 1;
-    if (sorted[middle]! > id) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
-/** Damaged records are kept this long for the operator to look at; not forever, because they hold request headers. */
-const KEEP_DAMAGED_MS = 7 * 24 * 3600 * 1000;
-
-interface Sighting {
-  readonly fingerprint: string;
-  readonly sinceMs: number;
-}
-
-/** The records that `Leftovers` must not touch. */
-export interface KnownRecords {
-  entry(id: string): RecordEntry | undefined;
-  setAsideRecord(id: string): SetAsideRecord | undefined;
-}
-
-/**
- * Removes files next to the records that belong to none: answers without a record, which may still be on its way from
- * a backup, and damaged records set aside a week ago. A copy keeps the time of a file, so each file must also be seen
- * unchanged for a while by this process.
- */
-export class Leftovers {
-  private sightings = new Map<string, Sighting>();
-
-  constructor(
-    private readonly disk: RecordsDisk,
-    private readonly records: KnownRecords,
-  ) {}
-
-  /** Looks once at all files and returns the ids of the damaged records that were removed. */
-  async clear(age: LeftoverAge): Promise<readonly string[]> {
-    const earlierSightings = this.sightings;
-    this.sightings = new Map();
-    const removedIds: string[] = [];
-    try {
-      for await (const { name } of await withReadRetries(() => opendir(this.disk.directory))) {
-        const [id, kind] = splitFileName(name);
-        if ((kind !== 'answer' && kind !== 'damaged') || !(await this.isRemovable(name, earlierSightings, age)))
-          continue;
-        await unlinkIfExists(join(this.disk.directory, name));
-        if (kind === 'damaged') removedIds.push(id);
-      }
-    } catch (error) {
-      throw storageFault(error, 'leftover files next to the records cannot be removed');
-    }
-    return removedIds;
-  }
-
-  private async isRemovable(
-    name: string,
-    earlierSightings: ReadonlyMap<string, Sighting>,
-    age: LeftoverAge,
-  ): Promise<boolean> {
-    const [id, kind] = splitFileName(name);
-    const { records } = this;
-    const hasRecord = records.entry(id) !== undefined || records.setAsideRecord(id) !== undefined;
-    if (kind === 'answer' && hasRecord) return false;
-    const stats = await undefinedIfMissing(stat(join(this.disk.directory, name)));
-    if (!stats) return false;
-    const { size, mtimeMs } = stats;
-    const fingerprint = `${size} ${mtimeMs}`;
-    const sighting = earlierSightings.get(name);
-    const { sinceMs } = sighting?.fingerprint === fingerprint ? sighting : { sinceMs: age.elapsedMs };
-    this.sightings.set(name, { fingerprint, sinceMs });
-    const seenMs = age.elapsedMs - sinceMs;
-    const keepMs = kind === 'damaged' ? KEEP_DAMAGED_MS : age.minAgeMs;
-    // Old by its own time, or, in case a wrong clock set that, by how long this process has seen it.
-    return seenMs >= age.minAgeMs && (age.now - mtimeMs >= keepMs || seenMs >= keepMs);
-  }
 }

@@ -121,8 +121,6 @@ export interface Moment {
 export interface ClaimedRecord {
   readonly record: UploadRecord;
   readonly claim?: Claim;
-  /** The upload was given up because its record or bytes are damaged; its files stay unchanged until it expires. */
-  readonly isLost?: boolean;
 }
 
 /** While an upload is `receiving` only one attempt may begin, and it must be `inPart`. */
@@ -288,18 +286,21 @@ function withoutInPart(eagerAttempt: Attempt): Attempt {
  * back since.
  */
 export function isDue(
-  { record, claim }: ClaimedRecord,
+  { phase, dueAt = 0 }: Pick<Upload, 'phase' | 'dueAt'>,
+  claim: Claim | undefined,
   { wallMs, monotonicMs }: Moment,
   implausibleAfter: number,
 ): boolean {
-  const { phase, dueAt = 0 } = record.upload;
   if (phase === 'complete') return dueAt <= wallMs || dueAt > implausibleAfter;
   return phase === 'delivering' && (claim === undefined || claim.untilMs <= monotonicMs);
 }
 
 /** Whether the upload may be removed; never while its delivery is claimed. */
-export function isExpired({ record, claim, isLost = false }: ClaimedRecord, { wallMs, monotonicMs }: Moment): boolean {
-  const { phase, expiresAt } = record.upload;
+export function isExpired(
+  { phase, expiresAt }: Pick<Upload, 'phase' | 'expiresAt'>,
+  { claim, isLost = false }: { readonly claim?: Claim | undefined; readonly isLost?: boolean },
+  { wallMs, monotonicMs }: Moment,
+): boolean {
   if (phase === 'cancelled' || (phase === 'invalid' && !isLost)) return true;
   const isClaimed = phase === 'delivering' && claim !== undefined && claim.untilMs > monotonicMs;
   return expiresAt <= wallMs && !isClaimed;

@@ -1,0 +1,465 @@
+import { readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
+import { type FileSystem, nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
+import { PLAIN_DIALECT, type Phase, type Upload } from '../../src/model/upload.js';
+import { createLog, uploadTag } from '../../src/observe/log.js';
+import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
+import type { RecoveryDecision } from '../../src/store/upload-store.js';
+import { answer, attempt, HOUR, newId, newUpload } from '../contract/sample-upload.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
+
+/** Decision 34: the record of an upload is read when it is needed. */
+let directory: TemporaryDirectory;
+let store: EmbeddedStore;
+let logged: Record<string, unknown>[];
+let lost: string[];
+/** The ids of the uploads whose bytes were looked at. */
+let checked: string[];
+let decision: (id: string) => RecoveryDecision | Promise<RecoveryDecision>;
+/** Opened record files since the last look, each by its id. */
+let opened: string[];
+let failing: { readonly id: string; readonly code: string } | undefined;
+
+const expiresAt = Date.now() + HOUR;
+const logOf = (id: string): string => join(directory.path, 'uploads', `${id}.log`);
+const idIn = (path: string): string => /([A-Za-z0-9_-]{32})\.log$/.exec(path)?.[1] ?? '';
+
+const watched: FileSystem = {
+  ...nodeFileSystem,
+  open: (path, flags, mode) => {
+    const id = idIn(path);
+    if (id !== '' && flags === 'r') opened.push(id);
+    if (id === '' || flags !== 'r' || failing?.id !== id) return nodeFileSystem.open(path, flags, mode);
+    const { code } = failing;
+    return Promise.reject(Object.assign(new Error(`${code}: open '${path}'`), { code, syscall: 'open' }));
+  },
+};
+
+async function open(maxCachedBytes?: number): Promise<EmbeddedStore> {
+  const log = createLog({
+    level: 'info',
+    format: 'json',
+    destination: { write: (line) => void logged.push(JSON.parse(line) as Record<string, unknown>) },
+  });
+  const onLoss = ({ id }: Upload): void => void lost.push(id);
+  store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log, onLoss, maxCachedBytes });
+  store.recoverWith(async ({ upload: { id } }) => {
+    checked.push(id);
+    return decision(id);
+  });
+  return store;
+}
+
+async function restart(maxCachedBytes?: number): Promise<void> {
+  await store.close();
+  await open(maxCachedBytes);
+  checked = [];
+  opened = [];
+}
+
+async function created(bytes = 5, more: Parameters<typeof newUpload>[0] = {}): Promise<string> {
+  const { id } = await store.create(newUpload({ expiresAt, ...more }));
+  if (bytes > 0) await store.commit(id, { token: 1, chunk: { name: 'chunk-1', start: 0, size: bytes }, expiresAt });
+  return id;
+}
+
+async function whole(): Promise<string> {
+  const id = await created();
+  await store.commit(id, { token: 1, complete: {}, expiresAt });
+  return id;
+}
+
+async function claimed(): Promise<string> {
+  const id = await whole();
+  await store.claimDelivery(id, 'w', Date.now() + HOUR);
+  await store.beginAttempt(id, 'w', attempt(1));
+  return id;
+}
+
+async function listed(): Promise<string[]> {
+  const ids: string[] = [];
+  for (let after: string | undefined, first = true; first || after !== undefined; first = false) {
+    const page = await store.list(after, 7);
+    ids.push(...page.uploads.map(({ id }) => id));
+    after = page.next;
+  }
+  return ids;
+}
+
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+  logged = [];
+  lost = [];
+  checked = [];
+  opened = [];
+  failing = undefined;
+  decision = () => 'show';
+  useFileSystem(watched);
+  await open();
+});
+afterEach(async () => {
+  await store.close();
+  useFileSystem();
+  await directory.remove();
+});
+
+const PHASES: readonly [phase: Phase, make: () => Promise<string>, needsBytes: boolean][] = [
+  ['receiving', () => created(), true],
+  ['complete', whole, true],
+  ['delivering', claimed, true],
+  [
+    'undelivered',
+    async () => {
+      const id = await claimed();
+      await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+      return id;
+    },
+    true,
+  ],
+  [
+    'answered',
+    async () => {
+      const id = await claimed();
+      await store.recordAnswer(id, 'w', { answer: answer(2), body: Buffer.from('ok'), expiresAt });
+      return id;
+    },
+    false,
+  ],
+  [
+    'cancelled',
+    async () => {
+      const id = await created();
+      await store.cancel(id);
+      return id;
+    },
+    false,
+  ],
+  [
+    'invalid',
+    async () => {
+      const id = await created();
+      await store.invalidate(id, 1);
+      return id;
+    },
+    false,
+  ],
+];
+
+const USES: readonly [use: string, task: (id: string) => Promise<unknown>][] = [
+  ['a request for its state', (id) => store.get(id)],
+  ['a lease', (id) => store.nextToken(id)],
+  ['an append', (id) => store.commit(id, { token: 2, expiresAt })],
+  ['a cancellation', (id) => store.cancel(id)],
+  ['a delivery', (id) => store.claimDelivery(id, 'other', Date.now() + HOUR)],
+  ['a client that waits', (id) => store.waitUntilSettled(id, AbortSignal.timeout(50)).catch(() => undefined)],
+  ['its chunks', (id) => store.chunks(id)],
+  ['its answer', (id) => store.answerBody(id)],
+  ['a list', listed],
+  ['an operator', (id) => store.index.read(id)],
+  ['the background', () => store.recoverRest()],
+];
+
+describe('an upload that the start finds', () => {
+  test.each(PHASES)('is counted, found and due as before, without a second look at its record: %s', async (...row) => {
+    const [phase, make] = row;
+    const id = await make();
+    const before = await store.totals();
+    await restart();
+    expect(await store.totals()).toEqual(before);
+    expect(before.phases).toEqual({ [phase]: 1 });
+    const isOver = phase === 'cancelled' || phase === 'invalid';
+    expect(await store.expired(Date.now())).toEqual(isOver ? [id] : []);
+    expect(await store.expired(expiresAt)).toEqual([id]);
+    const isDue = phase === 'complete' || phase === 'delivering';
+    expect(await store.dueDeliveries(Date.now())).toEqual(isDue ? [id] : []);
+    expect([opened, checked]).toEqual([[], []]);
+  });
+
+  test.each(
+    PHASES.flatMap(([phase, make, needs]) => USES.map(([use, task]) => [phase, use, make, needs, task] as const)),
+  )('%s is compared with its bytes before %s', async (...row) => {
+    const [, , make, needsBytes, task] = row;
+    const id = await make();
+    await restart();
+    let isChecked = !needsBytes;
+    let usedEarly = false;
+    decision = async (): Promise<RecoveryDecision> => {
+      await new Promise((resolve) => setImmediate(resolve));
+      isChecked = true;
+      return 'show';
+    };
+    const use = task(id).then(() => void (usedEarly = !isChecked));
+    await use;
+    expect(usedEarly).toBe(false);
+    expect(checked).toEqual(needsBytes ? [id] : []);
+    await Promise.all(USES.map(([, again]) => again(id)));
+    expect(checked).toHaveLength(needsBytes ? 1 : 0);
+  });
+
+  test.each(USES)('and whose bytes are missing is given up before %s', async (use, task) => {
+    const id = await created();
+    const bytes = await readFile(logOf(id));
+    await restart();
+    decision = () => 'give-up';
+    await task(id);
+    if (use !== 'a cancellation') {
+      expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+      expect(await readFile(logOf(id))).toEqual(bytes);
+      expect([await store.expired(Date.now()), await store.expired(expiresAt)]).toEqual([[], [id]]);
+      expect(await store.commit(id, { token: Number.MAX_SAFE_INTEGER, expiresAt })).toBe('gone');
+    } else expect(await store.get(id)).toMatchObject({ phase: 'cancelled' });
+    expect(checked).toEqual([id]);
+    // The record says nothing of it, so the next start looks again.
+    await restart();
+    decision = () => 'show';
+    expect(await store.get(id)).toMatchObject({ phase: use === 'a cancellation' ? 'cancelled' : 'receiving' });
+  });
+
+  test.each(USES)('and that nobody can continue is removed before %s', async (_, task) => {
+    const id = newId();
+    await store.createUnlessKeyUsed({ ...newUpload({ id, dialect: PLAIN_DIALECT, expiresAt }), clientKey: 'a key' });
+    await restart();
+    expect(await store.idByClientKey('a key')).toBe(id);
+    decision = () => 'remove';
+    await task(id);
+    expect([await store.get(id), await listed(), await store.totals()]).toEqual([
+      undefined,
+      [],
+      { phases: {}, bytes: 0 },
+    ]);
+    expect(await store.idByClientKey('a key')).toBeUndefined();
+    await expect(stat(logOf(id))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  test('is not shown while its bytes cannot be looked at, and keeps no other from being shown', async () => {
+    const [id, other] = [await created(), await created()];
+    await restart();
+    decision = async (each): Promise<RecoveryDecision> => {
+      if (each === id) await nodeFileSystem.readdir(join(directory.path, 'nowhere'));
+      return 'show';
+    };
+    await store.recoverRest();
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'unreadable' }]);
+    expect(logged).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(id) })]);
+    expect([await listed(), await store.get(other)]).toMatchObject([[other], { offset: 5 }]);
+    expect([await store.expired(expiresAt), await store.totals()]).toMatchObject([[other], { bytes: 10 }]);
+    decision = () => 'show';
+    expect(await store.get(id)).toMatchObject({ offset: 5 });
+    expect([await store.setAsideRecords(), (await listed()).sort()]).toEqual([[], [id, other].sort()]);
+  });
+
+  test('without a byte needs no comparison, unless the spool has a directory of it', async () => {
+    const [id, spooled] = [await created(0), await created(0)];
+    await restart();
+    expect([store.noteSpooled(spooled), store.noteSpooled(newId())]).toEqual([true, false]);
+    await store.recoverRest();
+    expect(checked).toEqual([spooled]);
+    expect(await store.get(id)).toMatchObject({ offset: 0 });
+  });
+
+  test('is read when a request comes, however many others the background has before it', async () => {
+    const ids: string[] = [];
+    for (let count = 0; count < 20; count++) ids.push(await created());
+    await restart();
+    let goOn: () => void = () => undefined;
+    const first = new Promise<void>((resolve) => (goOn = resolve));
+    decision = () => (checked.length === 1 ? first.then(() => 'show' as const) : 'show');
+    const rest = store.recoverRest();
+    await until(() => checked.length === 1, 'the background to begin');
+    const last = ids.filter((id) => !checked.includes(id)).at(-1)!;
+    expect(await store.get(last)).toMatchObject({ offset: 5 });
+    expect(checked).toHaveLength(2);
+    goOn();
+    await rest;
+    expect(checked.sort()).toEqual(ids.sort());
+  });
+
+  test('is left to the next start when the store is closed first', async () => {
+    const ids = [await created(), await created(), await created()];
+    await restart();
+    decision = async (): Promise<RecoveryDecision> => {
+      await new Promise((resolve) => setImmediate(resolve));
+      return 'show';
+    };
+    const rest = store.recoverRest();
+    await store.close();
+    await rest;
+    expect(checked.length).toBeLessThan(ids.length);
+    await open();
+    await store.recoverRest();
+    expect(new Set(checked)).toEqual(new Set(ids));
+  });
+});
+
+describe('a record that is not in memory', () => {
+  test('is read for each use, the others are not', async () => {
+    const ids: string[] = [];
+    for (let count = 0; count < 10; count++) ids.push(await created());
+    await restart(4000);
+    for (const id of ids) await store.get(id);
+    opened = [];
+    expect(await store.get(ids.at(-1)!)).toMatchObject({ offset: 5 });
+    expect(opened).toEqual([]);
+    expect(await store.get(ids[0]!)).toMatchObject({ offset: 5 });
+    expect(opened).toEqual([ids[0]]);
+  });
+
+  test('stays certain: reading it again writes nothing', async () => {
+    await store.close();
+    await open(0);
+    const id = await created();
+    await store.get(id);
+    const { ino, mtimeMs } = await stat(logOf(id));
+    opened = [];
+    for (let times = 0; times < 3; times++) expect(await store.get(id)).toMatchObject({ offset: 5 });
+    expect(opened).toHaveLength(3);
+    expect(await stat(logOf(id))).toMatchObject({ ino, mtimeMs });
+  });
+
+  test('leaves the token of a lease valid that no commit has used', async () => {
+    await store.close();
+    await open(0);
+    const id = await created();
+    const [older, newer] = [await store.nextToken(id), await store.nextToken(id)];
+    expect(await store.commit(id, { token: older, expiresAt })).toBe('stale');
+    expect(await store.commit(id, { token: newer, expiresAt })).toMatchObject({ offset: 5 });
+  });
+
+  test('does not lose a claim, nor the change that waits for its attempt', async () => {
+    await store.close();
+    await open(0);
+    const id = await whole();
+    await store.claimDelivery(id, 'w', Date.now() + HOUR);
+    opened = [];
+    expect(await store.dueDeliveries(Date.now())).toEqual([]);
+    expect(await store.claimDelivery(id, 'other', Date.now() + HOUR)).toBeUndefined();
+    expect(await store.beginAttempt(id, 'w', attempt(1))).toMatchObject({ phase: 'delivering' });
+    // A worker must be able to record its result also when the disk fails to read.
+    expect(opened).toEqual([]);
+    const kept = { answer: answer(2), body: Buffer.from('ok'), expiresAt };
+    const ended = attempt(1, { endedAt: 2, reached: 'answered' });
+    expect(await store.recordAnswer(id, 'w', kept, ended)).toMatchObject({ phase: 'answered' });
+    expect(await store.recordAnswer(id, 'w', kept, ended)).toMatchObject({ phase: 'answered' });
+    expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
+  });
+
+  test.each(['EIO', 'EMFILE', 'EACCES'])(
+    'fails each step while the disk fails with %s, and loses nothing',
+    async (code) => {
+      await store.close();
+      await open(0);
+      const [id, other] = [await created(), await created()];
+      const token = await store.nextToken(id);
+      failing = { id, code };
+      for (const [use, task] of USES)
+        if (use !== 'a list' && use !== 'the background' && use !== 'a client that waits')
+          await expect(task(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE', retryable: true });
+      expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'unreadable' }]);
+      expect((await store.setAsideRecords())[0]!.reason).not.toContain(id);
+      expect(logged).toEqual([expect.objectContaining({ code: 'RECORD_DAMAGED', upload: uploadTag(id) })]);
+      expect([await listed(), await store.expired(expiresAt)]).toEqual([[other], [other]]);
+      failing = undefined;
+      expect(await store.commit(id, { token: token - 1, expiresAt })).toBe('stale');
+      expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+      expect(await store.setAsideRecords()).toEqual([]);
+    },
+  );
+
+  test('and whose file is missing is unreadable, never unknown', async () => {
+    await store.close();
+    await open(0);
+    const id = await created();
+    await rename(logOf(id), join(directory.path, 'elsewhere'));
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'unreadable' }]);
+    await rename(join(directory.path, 'elsewhere'), logOf(id));
+    expect(await store.get(id)).toMatchObject({ offset: 5 });
+  });
+
+  const DAMAGES: readonly [what: string, damage: (bytes: Buffer) => Buffer, phase: Phase | undefined][] = [
+    ['has lost its last line', (bytes) => bytes.subarray(0, bytes.indexOf('\n') + 1), 'invalid'],
+    ['ends in its last line', (bytes) => bytes.subarray(0, -3), 'invalid'],
+    ['has another byte in its last line', (bytes) => changed(bytes, bytes.lastIndexOf('size')), 'invalid'],
+    ['has another byte in its first line', (bytes) => changed(bytes, 20), undefined],
+    ['is empty', () => Buffer.alloc(0), undefined],
+  ];
+
+  function changed(bytes: Buffer, at: number): Buffer {
+    const other = Buffer.from(bytes);
+    other[at]! ^= 1;
+    return other;
+  }
+
+  test.each(DAMAGES)('and whose file %s is given up: no offset goes down', async (_, damage, phase) => {
+    await store.close();
+    await open(0);
+    const [id, other] = [await created(), await created()];
+    await writeFile(logOf(id), damage(await readFile(logOf(id))));
+    expect((await store.get(id))?.phase).toBe(phase);
+    expect((await store.get(id))?.phase).toBe(phase);
+    expect(lost).toEqual(phase ? [id] : []);
+    expect(logged).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(id) })]);
+    if (!phase) expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'damaged' }]);
+    expect(await store.commit(id, { token: 2, expiresAt })).toBe('gone');
+    expect(await store.get(other)).toMatchObject({ offset: 5 });
+  });
+
+  test('of the start may have become shorter since: what was in the file then was never certain', async () => {
+    const id = await created();
+    const { size } = await stat(logOf(id));
+    await store.commit(id, { token: 1, chunk: { name: 'chunk-1', start: 0, size: 9 }, expiresAt });
+    await restart();
+    await truncate(logOf(id), size);
+    expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+    expect(await store.totals()).toEqual({ phases: { receiving: 1 }, bytes: 5 });
+  });
+});
+
+describe('uploads are found by their rows', () => {
+  const byAge = async (options?: Parameters<EmbeddedStore['index']['newestFirst']>[0]): Promise<number[]> => {
+    const times: number[] = [];
+    for await (const { createdAt } of store.index.newestFirst(options)) times.push(createdAt);
+    return times;
+  };
+
+  test('the newest first, from any time on, in one phase, while uploads come and go', async () => {
+    const ids = new Map<number, string>();
+    for (const createdAt of [5, 3, 9, 1, 7]) ids.set(createdAt, await created(5, { createdAt }));
+    expect(await byAge()).toEqual([9, 7, 5, 3, 1]);
+    for (const createdAt of [8, 2, 10]) ids.set(createdAt, await created(5, { createdAt }));
+    for (const createdAt of [9, 1]) await store.remove(ids.get(createdAt)!);
+    expect(await byAge()).toEqual([10, 8, 7, 5, 3, 2]);
+    expect(await byAge({ createdUpTo: 7 })).toEqual([7, 5, 3, 2]);
+    await store.cancel(ids.get(5)!);
+    expect(await byAge({ phase: 'receiving', createdUpTo: 8 })).toEqual([8, 7, 3, 2]);
+    for (const createdAt of [10, 8, 7, 5]) await store.remove(ids.get(createdAt)!);
+    ids.set(5, await created(5, { createdAt: 5, id: ids.get(5)! }));
+    expect(await byAge()).toEqual([5, 3, 2]);
+    await restart();
+    expect(await byAge()).toEqual([5, 3, 2]);
+  });
+
+  test('a page reads only the records on it', async () => {
+    for (let count = 0; count < 60; count++) await created(0, { createdAt: count });
+    await restart();
+    const { uploads, next } = await store.list(undefined, 10);
+    expect(uploads.map(({ createdAt }) => createdAt)).toEqual([59, 58, 57, 56, 55, 54, 53, 52, 51, 50]);
+    expect(opened).toHaveLength(10);
+    expect((await store.list(next, 10)).uploads[0]).toMatchObject({ createdAt: 49 });
+    expect(opened).toHaveLength(20);
+  });
+
+  test('the keys of clients find their uploads after a start, the newest one of two', async () => {
+    const [first, second] = [newUpload({ createdAt: 1 }), newUpload({ createdAt: 2 })];
+    await store.createUnlessKeyUsed({ ...first, clientKey: 'a key' });
+    await store.createUnlessKeyUsed({ ...second, clientKey: 'a key' }, first.id);
+    await restart();
+    expect(await store.idByClientKey('a key')).toBe(second.id);
+    expect(await store.createUnlessKeyUsed({ ...newUpload(), clientKey: 'a key' })).toBe(second.id);
+    await store.remove(second.id);
+    expect(await store.idByClientKey('a key')).toBeUndefined();
+    expect(checked).toEqual([]);
+  });
+});
