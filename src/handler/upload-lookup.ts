@@ -73,12 +73,13 @@ export class UploadLookup {
     if (located.kind === 'upload') return this.findUpload(head, head.path.slice(uploadsPath.length));
     const { method, path } = head;
     const { route } = located;
-    const resolved = { head: withClientFields(head, route), route };
-    if (method !== 'OPTIONS') return { ...resolved, target: targetOf(head, route) };
+    const forwarded = withClientFields(head, route);
+    if (method !== 'OPTIONS') return { head: forwarded, route, target: targetOf(head, route) };
     const announced = routes.findResumable(path);
     const protocols = announced?.protocols ?? route.protocols;
     return {
-      ...resolved,
+      head: forwarded,
+      route,
       announced,
       target: targetOf(head, { ...route, protocols, resumable: announced !== undefined }),
     };
@@ -142,7 +143,8 @@ export class UploadLookup {
  * two owners.
  */
 function withClientFields(head: RequestHead, route: Route): RequestHead {
-  return { ...head, headers: clientFields(head.headers, route) };
+  const headers = clientFields(head.headers, route);
+  return headers === head.headers ? head : { ...head, headers };
 }
 
 function targetOf({ method }: RequestHead, route: Route): RequestTarget {

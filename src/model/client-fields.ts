@@ -1,4 +1,4 @@
-import type { HeaderLine, Headers } from './headers.js';
+import { type HeaderLine, type Headers, linesThat } from './headers.js';
 import { remembered } from './remembered.js';
 import type { Authorize, Route } from './route.js';
 
@@ -60,18 +60,19 @@ export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): H
  * The fields that a client may set on this route: none with `_`, none that an authorization service sets, and no
  * override of the target. Credentials stay, because the authorization service needs them.
  */
-export function clientFields(headers: Headers, route: FieldRules): HeaderLine[] {
+export function clientFields(headers: Headers, route: FieldRules): Headers {
   const isReserved = reservedNameTest(route);
-  return headers.filter(
+  return linesThat(
     ([name]) =>
       mayPass(name, route) && (DEFAULT_CREDENTIALS.includes(name.toLowerCase()) || !isReserved(fieldKey(name))),
+    headers,
   );
 }
 
 /** The fields of `clientFields` for the origin: without credentials that the authorization service replaces. */
-export function originFields(headers: Headers, route: FieldRules): HeaderLine[] {
+export function originFields(headers: Headers, route: FieldRules): Headers {
   const isReserved = reservedNameTest(route);
-  return headers.filter(([name]) => mayPass(name, route) && !isReserved(fieldKey(name)));
+  return linesThat(([name]) => mayPass(name, route) && !isReserved(fieldKey(name)), headers);
 }
 
 function mayPass(name: string, { passesUnderscores, trustsTargetOverrides }: FieldRules): boolean {
@@ -110,10 +111,14 @@ export function namesReservedBy(routes: readonly FieldRules[]): string[] | undef
 /** Makes a test for keys (`fieldKey`) that only an authorization service may set, that of this route or another. */
 function reservedNameTest({ authorize, reservedNames }: FieldRules): (key: string) => boolean {
   const forwardAuth = authorize?.forwardAuth;
-  if (!forwardAuth && !reservedNames) return () => false;
+  if (!forwardAuth && !reservedNames) return isNeverReserved;
   const own = forwardAuth ? [...forwardAuth.copyHeaders, forwardAuth.principalHeader].map(fieldKey) : [];
   const reserved = new Set([...own, ...(reservedNames ?? [])]);
   return (key) => reserved.has(key) || isIdentityField(key);
+}
+
+function isNeverReserved(): boolean {
+  return false;
 }
 
 const CONNECTION_CREDENTIALS = new Set(['authorization', 'proxy-authorization']);
@@ -125,6 +130,8 @@ const CHALLENGES = new Set(['www-authenticate', 'proxy-authenticate']);
  */
 export function authenticatesConnection(headers: Headers): boolean {
   return headers.some(([name, value]) => {
+    // The shortest and the longest of these names.
+    if (name.length < 13 || name.length > 19) return false;
     const key = name.toLowerCase();
     if (CONNECTION_CREDENTIALS.has(key)) return /^\s*(?:NTLM|Negotiate)(?:\s|$)/i.test(value);
     return CHALLENGES.has(key) && /(?:^|,)\s*(?:NTLM|Negotiate)(?:[\s,]|$)/i.test(value);

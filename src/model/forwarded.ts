@@ -71,12 +71,10 @@ export function parseForwarded(value: string): ForwardedHop[] | undefined {
 
 /** One element of `Forwarded`; values that are not tokens are quoted (RFC 7239 §4). */
 function formatHop(hop: ForwardedHop): string {
-  const pairs: [string, string | undefined][] = [
-    ['for', hop.for === undefined || hop.for === '' ? 'unknown' : bracketed(hop.for)],
-    ['host', hop.host],
-    ['proto', hop.proto],
-  ];
-  return pairs.flatMap(([name, value]) => (value ? [`${name}=${quoted(value)}`] : [])).join(';');
+  const node = hop.for === undefined || hop.for === '' ? 'unknown' : bracketed(hop.for);
+  const host = hop.host ? `;host=${quoted(hop.host)}` : '';
+  const proto = hop.proto ? `;proto=${quoted(hop.proto)}` : '';
+  return `for=${quoted(node)}${host}${proto}`;
 }
 
 const PAIR = /^\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|"((?:[^"\\]|\\.)*)")\s*$/;
@@ -172,7 +170,8 @@ export interface ForwardingFacts {
 export function withForwarding(headers: Headers, facts: ForwardingFacts, via = PRODUCT): HeaderLine[] {
   const peer = plainAddress(facts.peerAddress);
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
-  const nodes = [...hops.flatMap((hop) => hop.for ?? []), ...(peer === '' ? [] : [peer])];
+  const nodes = hops.flatMap((hop) => hop.for ?? []);
+  if (peer !== '') nodes.push(peer);
   const lines: HeaderLine[] = headers.filter((line) => !isReplaced(line, facts));
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
@@ -193,7 +192,9 @@ export function viaName(unique: string): string {
  * element is the proxy's name; a comment may follow.
  */
 export function isForwardingLoop(headers: Headers, via: string): boolean {
-  const elements = headers.filter(([name]) => name.toLowerCase() === 'via').flatMap(([, value]) => value.split(','));
+  const received = fieldValue(headers, 'via');
+  if (received === undefined) return false;
+  const elements = received.split(',');
   const names = elements.map((element) => element.trim().split(/[ \t]+/)[1]);
   return names.some((name) => name?.toLowerCase() === via.toLowerCase());
 }
@@ -289,6 +290,4 @@ function forwardedValue(headers: Headers, hops: readonly ForwardedHop[], peer: s
 }
 
 /** The address without an IPv6 zone, which means nothing on another machine, and an IPv4-mapped one as IPv4. */
-function plainAddress(address: string): string {
-  return address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').split('%', 1)[0]!;
-}
+const plainAddress = remembered((address) => address.replace(/^::ffff:(?=\d+\.\d+\.\d+\.\d+$)/i, '').split('%', 1)[0]!);

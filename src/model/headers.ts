@@ -31,6 +31,11 @@ export function fieldValue(headers: Headers, name: string): string | undefined {
   return joined;
 }
 
+/** The lines that pass the test; the same list if all of them do, because most requests lose no line in most steps. */
+export function linesThat(pass: (line: HeaderLine) => boolean, headers: Headers): Headers {
+  return headers.every(pass) ? headers : headers.filter(pass);
+}
+
 /** The lines whose lower-case name is not in `names`. */
 export function withoutFields(headers: Headers, names: ReadonlySet<string>): HeaderLine[] {
   return headers.filter(([name]) => !names.has(name.toLowerCase()));
@@ -49,12 +54,12 @@ function connectionFields(headers: Headers): ReadonlySet<string> {
 }
 
 /** The lines that a gateway forwards: `Trailer` only if the new framing can carry trailers. */
-export function forwardableHeaders(headers: Headers, withTrailers: boolean): HeaderLine[] {
+export function forwardableHeaders(headers: Headers, withTrailers: boolean): Headers {
   const dropped = connectionFields(headers);
-  return headers.filter(([name]) => {
+  return linesThat(([name]) => {
     const field = name.toLowerCase();
     return !dropped.has(field) || (withTrailers && field === 'trailer');
-  });
+  }, headers);
 }
 
 /**

@@ -1,5 +1,6 @@
 import { isFieldValue, isToken } from '../model/grammar.js';
 import type { HeaderLine } from '../model/headers.js';
+import { remembered } from '../model/remembered.js';
 
 /** The head of a response, with every octet as received. */
 export interface ResponseHead {
@@ -128,8 +129,10 @@ export function readFields(text: string): Fields {
     const [name, value] = line;
     switch (name.length) {
       case 10:
-        if (name.toLowerCase() === 'connection') options.push(...tokensOf(value));
-        else if (name.toLowerCase() === 'keep-alive') keepAliveSeconds = timeoutIn(value);
+        if (name.toLowerCase() === 'connection') {
+          if (value === 'keep-alive') options.push(value);
+          else options.push(...tokensOf(value));
+        } else if (name.toLowerCase() === 'keep-alive') keepAliveSeconds = timeoutIn(value);
         break;
       case 14:
         if (name.toLowerCase() === 'content-length') contentLength = readLength(value, contentLength);
@@ -167,10 +170,10 @@ function tokensOf(value: string): string[] {
   return value.split(',').map((token) => token.trim().toLowerCase());
 }
 
-function timeoutIn(value: string): number | undefined {
+const timeoutIn = remembered((value): number | undefined => {
   const [, seconds] = /(?:^|[,;\s])timeout=(\d{1,6})/i.exec(value) ?? [];
   return seconds === undefined ? undefined : Number(seconds);
-}
+});
 
 /** A second length could be read as another end of the response (RFC 9112 §6.3), so it is refused. */
 function readLength(value: string, previous: number | undefined): number {

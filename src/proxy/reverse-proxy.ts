@@ -1,10 +1,10 @@
 import type { FieldRules } from '../model/client-fields.js';
 import { originTrailers } from '../model/forwarded.js';
-import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
+import { fieldValue, type Headers } from '../model/headers.js';
 import type { RelayedAnswer } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Log } from '../observe/log.js';
-import { answerFields, headersForRoute, withoutAltSvc } from '../origin/headers.js';
+import { answerFields, headersForRoute, hostOf, withoutAltSvc } from '../origin/headers.js';
 import type { OriginTls } from '../origin/endpoint.js';
 import { OriginClient, type OutgoingRequest } from '../origin/origin-client.js';
 import type { ExchangeListener } from '../origin/origin-exchange.js';
@@ -127,12 +127,7 @@ export class ReverseProxy {
     };
   }
 
-  private answerFields(
-    headers: Headers,
-    head: RequestHead,
-    route: ProxyRoute,
-    kind: 'final' | 'trailers',
-  ): HeaderLine[] {
+  private answerFields(headers: Headers, head: RequestHead, route: ProxyRoute, kind: 'final' | 'trailers'): Headers {
     const { publicUrl = clientBaseUrl(head), altSvc } = this.options;
     return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
@@ -141,7 +136,7 @@ export class ReverseProxy {
     const { origin, delivery } = route;
     // HTTP/1.0 requests may have no Host.
     const requestedHost = fieldValue(head.headers, 'host') ?? head.authority;
-    const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : new URL(origin).host;
+    const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : hostOf(origin);
     const headers = headersForRoute(head, host, { route, addedHeaders, via: this.options.via });
     return { origin, method: head.method, target: head.target, headers };
   }

@@ -43,11 +43,11 @@ export function readHead(req: HttpRequest, trust: Pick<TrustedProxies, 'provenan
     method,
     target: target.target,
     path: target.path,
-    ...(target.pathAmbiguity === undefined ? {} : { pathAmbiguity: target.pathAmbiguity }),
+    pathAmbiguity: target.pathAmbiguity,
     httpVersion,
     scheme,
     authority,
-    ...(base === undefined ? {} : { base }),
+    base,
     headers,
     contentLength,
     hasBody: hasBody(req, headers, contentLength),
@@ -97,11 +97,14 @@ function http2Headers(req: Http2ServerRequest): HeaderLine[] {
 
 /** The reason why the Host is refused: HTTP/1.1 requires exactly one valid Host (RFC 9112 §3.2). */
 function hostError(headers: Headers, httpVersion: string): string | undefined {
-  const hosts = headers.filter(([name]) => name.toLowerCase() === 'host').map(([, value]) => value.trim());
-  if (hosts.length > 1) return 'The request names more than one host.';
-  if (hosts.length === 0) return httpVersion === '1.0' ? undefined : 'The request names no host.';
-  const [host] = hosts;
-  return host === '' || isAuthority(host!) ? undefined : 'The Host is malformed.';
+  let host: string | undefined;
+  for (const [name, value] of headers) {
+    if (name.length !== 4 || name.toLowerCase() !== 'host') continue;
+    if (host !== undefined) return 'The request names more than one host.';
+    host = value.trim();
+  }
+  if (host === undefined) return httpVersion === '1.0' ? undefined : 'The request names no host.';
+  return host === '' || isAuthority(host) ? undefined : 'The Host is malformed.';
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { EventEmitter } from 'node:events';
 import type { Http2ServerResponse, OutgoingHttpHeaders } from 'node:http2';
 import { Readable, type Writable } from 'node:stream';
-import { fieldValue, forwardableHeaders, type HeaderLine, withoutFields } from '../model/headers.js';
+import { fieldValue, forwardableHeaders, type Headers, withoutFields } from '../model/headers.js';
 import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
 import { reasonPhrase, toNodeHeaders } from '../streams/node-http.js';
@@ -94,7 +94,7 @@ async function respondEarlyOverHttp2(
 }
 
 /** The header lines to send. `Trailer` is removed unless the body is chunked. */
-function linesOf(reply: Reply, exchange: Exchange): HeaderLine[] {
+function linesOf(reply: Reply, exchange: Exchange): Headers {
   const { method, httpVersion } = exchange.req;
   const isBodiless = method === 'HEAD' || reply.status === 204 || reply.status === 304;
   const mayBeChunked = httpVersion === '1.1' && !isBodiless && typeof reply.body === 'object';
@@ -111,7 +111,7 @@ function framedLines(
   { status, headers, body, bodySize, trailers }: Reply,
   method: string | undefined,
   mayBeChunked: boolean,
-): HeaderLine[] {
+): Headers {
   const lines = forwardableHeaders(headers, true);
   // RFC 9110 §8.6: a 204 has no Content-Length.
   if (status === 204) return withoutFields(lines, CONTENT_LENGTH);
@@ -130,7 +130,7 @@ function framedLines(
 const CONTENT_LENGTH: ReadonlySet<string> = new Set(['content-length']);
 const TRAILER: ReadonlySet<string> = new Set(['trailer']);
 
-function writeHead({ res }: Exchange, { status, reason }: Reply, lines: readonly HeaderLine[]): void {
+function writeHead({ res }: Exchange, { status, reason }: Reply, lines: Headers): void {
   if ('stream' in res) writeHttp2Fields(lines, (fields) => writeHttp2Head(res, status, fields));
   else res.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
 }
@@ -145,7 +145,7 @@ function writeHttp2Head(res: Http2ServerResponse, status: number, fields: Outgoi
 async function writeBody(
   exchange: Exchange,
   reply: Reply,
-  lines: readonly HeaderLine[],
+  lines: Headers,
   watcher: ResponseWatcher,
 ): Promise<SendResult | 'not-started'> {
   const { req, res } = exchange;
@@ -174,12 +174,12 @@ function endResponse(res: HttpResponse, body: string): void {
   else res.end(Buffer.from(body));
 }
 
-function addTrailers(res: HttpResponse, trailers: readonly HeaderLine[]): void {
+function addTrailers(res: HttpResponse, trailers: Headers): void {
   if ('stream' in res) addHttp2Trailers(res, trailers);
   else if (res.chunkedEncoding) res.addTrailers(trailers.map(([name, value]): [string, string] => [name, value]));
 }
 
-function abortResponse(exchange: Exchange, lines: readonly HeaderLine[]): void {
+function abortResponse(exchange: Exchange, lines: Headers): void {
   if (isHttp2(exchange)) return destroyExchange(exchange);
   const { chunkedEncoding, socket } = exchange.res;
   const endsWithConnection = !chunkedEncoding && fieldValue(lines, 'content-length') === undefined;

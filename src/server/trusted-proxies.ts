@@ -1,6 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import { type ForwardedHop, receivedHops, receivedPrefix } from '../model/forwarded.js';
-import { fieldValue, type Headers } from '../model/headers.js';
+import type { Headers } from '../model/headers.js';
+import { remembered } from '../model/remembered.js';
 import type { ConnectionFacts } from '../model/request-head.js';
 import type { Peer } from './exchange.js';
 
@@ -31,7 +32,14 @@ export interface Provenance {
 }
 
 /** Fields that proxies add and clients do not send. */
-const FORWARDING_FIELDS = ['via', 'forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'x-real-ip'];
+const FORWARDING_FIELDS: ReadonlySet<string> = new Set([
+  'via',
+  'forwarded',
+  'x-forwarded-for',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+  'x-real-ip',
+]);
 
 interface ProxyRange {
   readonly range: [ipaddr.IPv4 | ipaddr.IPv6, number];
@@ -119,7 +127,7 @@ export class TrustedProxies {
  * does is an undeclared proxy, which may fail on an unexpected 1xx response.
  */
 function untrustedPeerFacts({ address, encrypted }: Peer, headers: Headers): ConnectionFacts {
-  const isProxy = FORWARDING_FIELDS.some((name) => fieldValue(headers, name) !== undefined);
+  const isProxy = headers.some(([name]) => FORWARDING_FIELDS.has(name.toLowerCase()));
   return {
     peerAddress: address,
     encrypted,
@@ -134,9 +142,9 @@ function untrustedPeerFacts({ address, encrypted }: Peer, headers: Headers): Con
  * Whether the text is a host with an optional port (RFC 9110 §7.2), without the rare characters that would need
  * escaping in a Location.
  */
-export function isAuthority(text: string): boolean {
-  return /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text);
-}
+export const isAuthority = remembered((text) =>
+  /^(?:(?:[A-Za-z0-9._~!$&'*+-]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?$/.test(text),
+);
 
 /** An address counts as a range of one. IPv4-mapped IPv6 ranges become IPv4, as peer addresses do. */
 function parseRange(cidr: string): [ipaddr.IPv4 | ipaddr.IPv6, number] {

@@ -34,12 +34,17 @@ export function writeHeadsAsLatin1<T extends Socket>(socket: T): T {
  */
 export function toNodeHeaders(lines: Headers): string[] {
   let hasLength = false;
-  return lines.flatMap(([name, value]) => {
-    const field = name.toLowerCase();
-    if (field === 'content-length') hasLength = Number(value) > 0;
-    const isDecoded = hasLength && field === 'content-disposition';
-    return [name, isDecoded ? Buffer.from(value, 'utf8').toString('latin1') : value];
-  });
+  const flat: string[] = [];
+  for (const [name, value] of lines) {
+    if (isNamed(name, 'content-length')) hasLength = Number(value) > 0;
+    const isDecoded = hasLength && isNamed(name, 'content-disposition');
+    flat.push(name, isDecoded ? Buffer.from(value, 'utf8').toString('latin1') : value);
+  }
+  return flat;
+}
+
+function isNamed(name: string, field: string): boolean {
+  return name.length === field.length && name.toLowerCase() === field;
 }
 
 /** Characters of a reason phrase (RFC 9112 §4). */
