@@ -46,10 +46,12 @@ export default tseslint.config(
     },
   },
   {
-    // Those that hand the clock of the wall to all others, show times to people, or read what the disk says of its files.
+    // Those that hand the clock of the wall to all others, show times to people, or read the dates of files
+    // and of responses.
     files: [
       'src/app/app.ts',
       'src/cli/uploads.ts',
+      'src/client/wait.ts',
       'src/fs/files.ts',
       'src/spool/shared-directory.ts',
       'src/store/embedded/{boot,directory-lock,embedded-store,load,record-lines,records}.ts',

@@ -4,6 +4,7 @@ import { Command, Option } from 'commander';
 import { OVERRIDES } from '../config/flags.js';
 import type { ConfigSources } from '../config/load.js';
 import { addDrainCommand } from './drain.js';
+import { addUploadCommand } from './upload.js';
 import { addUploadsCommand } from './uploads.js';
 
 const EXAMPLES = `
@@ -16,6 +17,8 @@ Examples:
         runs the proxy with it
   $ rufh-proxy uploads list --phase undelivered
         lists complete uploads that their origin has not answered; see "rufh-proxy uploads --help"
+  $ rufh-proxy upload film.mp4 https://example.com/files/
+        sends a file to such a proxy, and continues after interruptions; see "rufh-proxy upload --help"
 
 Every flag of serve has an environment variable, such as RUFH_PROXY_ORIGIN for --origin: see "rufh-proxy serve --help".
 A flag overrides its variable, and both override the file.`;
@@ -47,6 +50,7 @@ export function program(): Command {
     .description('write a configuration with every setting explained')
     .argument('[file]', 'file to write; an existing file is not overwritten', 'rufh-proxy.yaml')
     .action(init);
+  addUploadCommand(root);
   addUploadsCommand(root);
   addDrainCommand(root);
   return root;

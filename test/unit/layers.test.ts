@@ -42,8 +42,10 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
     ],
     packages: [],
   },
+  // Runs in browsers.
+  client: { folders: [], packages: [] },
   workers: { folders: ['app', 'admin', 'config', 'server', 'observe', 'model'], packages: [] },
-  cli: { folders: ['workers', 'app', 'config', 'streams', 'observe', 'model'], packages: ['commander'] },
+  cli: { folders: ['workers', 'app', 'client', 'config', 'streams', 'observe', 'model'], packages: ['commander'] },
 };
 
 /** Implementations behind an interface: only `app/` and their own folder may name them. */
