@@ -138,6 +138,8 @@ function undelivered(
       offsetLine(upload),
       completenessLine(dialect, false),
       retryAfterLine(retryAfterSeconds),
+      // The client's program cannot read the text.
+      outcomeUnknownLine(upload),
     ),
   );
 }
