@@ -75,86 +75,76 @@ export interface WatchedBody {
  * Reasons: docs/decisions/0025.
  */
 export class RequestRates {
-  private readonly connections = new Map<Socket | Http2Session, ConnectionBodies>();
+  private readonly bodies = new Set<MeasuredBody>();
+  private readonly intervalMs: number;
+  private timer: NodeJS.Timeout | undefined;
 
   constructor(
     private readonly rate: MinRate,
     private readonly onSlow: () => void = () => undefined,
-  ) {}
+  ) {
+    this.intervalMs = sampleIntervalMs(rate);
+  }
 
   /** Starts watching a body; the caller calls the returned function when the body has ended. */
   watch({ req }: Exchange, body: WatchedBody): () => void {
     const connection = connectionOf(req);
     if (!connection || this.rate.bytesPerSecond === 0) return () => undefined;
-    const bodies = this.connections.get(connection) ?? new ConnectionBodies(connection, this.rate);
-    this.connections.set(connection, bodies);
-    const onSlow = (): void => {
-      this.onSlow();
-      body.onSlow();
-    };
-    const stop = bodies.add({ ...body, onSlow });
-    return () => {
-      stop();
-      if (bodies.isEmpty) this.connections.delete(connection);
-    };
+    const measured: MeasuredBody = { connection, body, window: undefined, bytesRead: undefined, wasAwaited: false };
+    this.bodies.add(measured);
+    this.timer ??= setInterval(() => this.sample(), this.intervalMs).unref();
+    return () => void this.bodies.delete(measured);
+  }
+
+  /** One timer serves all bodies. It outlives short gaps between them, so that a body costs none of its own. */
+  private sample(): void {
+    const awaited = new Map<Connection, MeasuredBody[]>();
+    for (const measured of this.bodies) {
+      if (!wasAwaitedSinceLastSample(measured)) continue;
+      const others = awaited.get(measured.connection);
+      if (others) others.push(measured);
+      else awaited.set(measured.connection, [measured]);
+    }
+    const bytesRead = new Map([...this.bodies].map(({ connection }) => [connection, bytesReadFrom(connection)]));
+    for (const bodies of awaited.values()) {
+      for (const measured of bodies) {
+        const { connection, body, bytesRead: previousBytes } = measured;
+        const movedBytes = Math.max(0, (bytesRead.get(connection) ?? previousBytes!) - previousBytes!);
+        measured.window ??= new RateWindow(this.rate);
+        if (!measured.window.isTooSlow(this.intervalMs, movedBytes, bodies.length)) continue;
+        this.onSlow();
+        body.onSlow();
+      }
+    }
+    for (const measured of this.bodies) measured.bytesRead = bytesRead.get(measured.connection) ?? measured.bytesRead;
+    if (this.bodies.size > 0) return;
+    clearInterval(this.timer);
+    this.timer = undefined;
   }
 }
 
+type Connection = Socket | Http2Session;
+
 interface MeasuredBody {
+  readonly connection: Connection;
   readonly body: WatchedBody;
-  readonly window: RateWindow;
+  window: RateWindow | undefined;
+  /** The bytes that its connection had read at the last sample; undefined before the first, which comes early. */
+  bytesRead: number | undefined;
   wasAwaited: boolean;
 }
 
-/** The bodies that currently arrive on one connection. */
-class ConnectionBodies {
-  private readonly bodies = new Set<MeasuredBody>();
-  private readonly intervalMs: number;
-  private timer: NodeJS.Timeout | undefined;
-  private lastBytesRead = 0;
+/** Whether the whole interval that ends now counts. */
+function wasAwaitedSinceLastSample(measured: MeasuredBody): boolean {
+  const { wasAwaited, bytesRead, body } = measured;
+  measured.wasAwaited = body.isAwaited();
+  return wasAwaited && measured.wasAwaited && bytesRead !== undefined;
+}
 
-  constructor(
-    private readonly connection: Socket | Http2Session,
-    private readonly rate: MinRate,
-  ) {
-    this.intervalMs = sampleIntervalMs(rate);
-  }
-
-  get isEmpty(): boolean {
-    return this.bodies.size === 0;
-  }
-
-  add(body: WatchedBody): () => void {
-    if (this.isEmpty) this.lastBytesRead = this.bytesRead;
-    const measured = { body, window: new RateWindow(this.rate), wasAwaited: body.isAwaited() };
-    this.bodies.add(measured);
-    this.timer ??= setInterval(() => this.sample(), this.intervalMs);
-    return () => {
-      this.bodies.delete(measured);
-      if (!this.isEmpty) return;
-      clearInterval(this.timer);
-      this.timer = undefined;
-    };
-  }
-
-  private sample(): void {
-    const previousBytesRead = this.lastBytesRead;
-    this.lastBytesRead = this.bytesRead;
-    const awaited = [...this.bodies].filter((measured) => {
-      const { wasAwaited } = measured;
-      measured.wasAwaited = measured.body.isAwaited();
-      return wasAwaited && measured.wasAwaited;
-    });
-    for (const { body, window } of awaited)
-      if (window.isTooSlow(this.intervalMs, this.lastBytesRead - previousBytesRead, awaited.length)) body.onSlow();
-  }
-
-  private get bytesRead(): number {
-    const { connection } = this;
-    // The socket of a closed session throws on every access.
-    if (connection.destroyed) return this.lastBytesRead;
-    return 'socket' in connection ? connection.socket.bytesRead : connection.bytesRead;
-  }
+/** Undefined for a closed connection: the socket of a closed session throws on every access. */
+function bytesReadFrom(connection: Connection): number | undefined {
+  if (connection.destroyed) return undefined;
+  return 'socket' in connection ? connection.socket.bytesRead : connection.bytesRead;
 }
 
 type WriteDone = (error?: Error | null) => void;
