@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { fromRawHeaders } from '../model/headers.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
 import { writeHeadsAsLatin1 } from '../streams/node-http.js';
-import { limitSmallPieces } from '../streams/small-pieces.js';
+import { CombiningRequest } from '../streams/small-pieces.js';
 import { destroyWhenSilent, HALF_CLOSED_MS } from './closing.js';
 import type { Exchange, Http1Exchange } from './exchange.js';
 import { PipelinedRequests } from './pipelined-requests.js';
@@ -123,7 +123,6 @@ export class Http1Server {
     const { req, res } = exchange;
     const { socket } = req;
     if (isIgnored(socket)) return;
-    limitSmallPieces(req, socket);
     if (this.isDraining) res.shouldKeepAlive = false;
     const fault = framingFault(req);
     if (fault) ignoreFurtherInput(socket);
@@ -132,15 +131,18 @@ export class Http1Server {
       res.shouldKeepAlive = false;
       void respondEarly(exchange, problemReply(fault));
     });
-    // Its head may have promised keep-alive before draining began.
-    res.once('close', () => this.isDraining && setImmediate(() => this.server.closeIdleConnections()));
   }
+
+  /** The head of the last response may have promised keep-alive before draining began. */
+  private readonly onResponseClosed = (): void => {
+    if (this.isDraining) setImmediate(() => this.server.closeIdleConnections());
+  };
 
   private requestsOf(socket: Socket): PipelinedRequests {
     const existing = this.requests.get(socket);
     if (existing) return existing;
     this.unused.delete(socket);
-    const requests = new PipelinedRequests(socket);
+    const requests = new PipelinedRequests(socket, this.onResponseClosed);
     this.requests.set(socket, requests);
     socket.once('close', () => this.requests.delete(socket));
     socket.once('end', () => this.onPeerEnded(socket));
@@ -208,6 +210,7 @@ const NO_PIPELINED_UPGRADE = 'A request to change protocols has to wait for the 
 
 function serverSettings({ headersTimeoutMs, keepAliveTimeoutMs, maxHeadBytes }: Http1Options): ServerOptions {
   const settings = {
+    IncomingMessage: CombiningRequest,
     // This timeout includes the body; idle bodies are ended where they are read.
     requestTimeout: 0,
     ...(maxHeadBytes === undefined ? {} : { maxHeaderSize: maxHeadBytes }),

@@ -44,7 +44,11 @@ export class PipelinedRequests {
   private isStalled = false;
   private probeTimer: NodeJS.Timeout | undefined;
 
-  constructor(private readonly socket: Socket) {
+  constructor(
+    private readonly socket: Socket,
+    /** Called after the end of each response. */
+    private readonly onResponseClosed: () => void,
+  ) {
     // Each request adds a listener for the end of the connection.
     socket.setMaxListeners(0);
     socket.once('close', () => this.dropWaiting());
@@ -63,7 +67,7 @@ export class PipelinedRequests {
   /** Calls `start` when it is this request's turn: usually immediately, and never when the connection ends first. */
   add(exchange: Http1Exchange, start: () => void): void {
     this.newestExchange = exchange;
-    if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run({ exchange, start });
+    if (this.waiting.length === 0 && this.mayRun(exchange)) return this.run(exchange, start);
     // One read may bring more requests after the one that made the connection end.
     if (this.socket.destroyed) return;
     this.waiting.push({ exchange, start });
@@ -85,9 +89,9 @@ export class PipelinedRequests {
     return isSafe(first!.req.method!);
   }
 
-  private run({ exchange, start }: WaitingRequest): void {
+  private run(exchange: Http1Exchange, start: () => void): void {
     this.running.add(exchange);
-    exchange.res.once('close', () => this.onClosed(exchange));
+    exchange.res.on('close', () => this.onClosed(exchange));
     start();
   }
 
@@ -95,14 +99,15 @@ export class PipelinedRequests {
     this.isStalled = false;
     this.running.delete(exchange);
     if (this.newestExchange === exchange) this.newestExchange = undefined;
-    while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange))
-      this.run(this.takeNext());
+    while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange)) this.runNext();
     if (this.waiting.length < PAUSE_READING_AT) this.resumeReading();
+    this.onResponseClosed();
   }
 
-  private takeNext(): WaitingRequest {
+  private runNext(): void {
+    const { exchange, start } = this.waiting.shift()!;
     waitingInAll--;
-    return this.waiting.shift()!;
+    this.run(exchange, start);
   }
 
   /** Drops the waiting requests immediately, because 'close' comes only after the whole read is parsed. */

@@ -1,3 +1,4 @@
+import { IncomingMessage } from 'node:http';
 import { Http2ServerRequest } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { Readable } from 'node:stream';
@@ -13,10 +14,48 @@ export function limitSmallPieces(body: Readable, socket: Socket): void {
 }
 
 /**
+ * A request over HTTP/1.1 whose body is limited like those of `limitSmallPieces`. It has the methods of its class,
+ * because replacing those of each request costs more than a short body.
+ */
+export class CombiningRequest extends IncomingMessage {
+  private hasPassedPiece = false;
+  private combiner: PieceCombiner | undefined;
+
+  override push(piece: unknown, encoding?: BufferEncoding): boolean {
+    if (!isSmallPiece(piece)) {
+      this.combiner?.flush();
+      return super.push(piece, encoding);
+    }
+    if (this.hasPassedPiece) {
+      this.combiner ??= new PieceCombiner(this, (combined) => super.push(combined), this.countPiece);
+      return this.combiner.add(piece);
+    }
+    this.hasPassedPiece = true;
+    throttle.count(this.socket);
+    return super.push(piece, encoding);
+  }
+
+  override _read(size: number): void {
+    this.combiner?.flush();
+    super._read(size);
+  }
+
+  override destroy(error?: Error): this {
+    this.combiner?.flushBeforeDestroy();
+    return super.destroy(error);
+  }
+
+  private readonly countPiece = (): void => throttle.count(this.socket);
+}
+
+/**
  * Milliseconds since reading from the body's connection was last held, 0 while it is held, Infinity if it never was.
  */
 export function sinceReadHeldMs(body: Readable): number {
-  const socket = SOCKETS.get(body instanceof Http2ServerRequest ? body.stream : body);
+  const socket =
+    body instanceof CombiningRequest
+      ? body.socket
+      : SOCKETS.get(body instanceof Http2ServerRequest ? body.stream : body);
   return socket ? ReadGate.sinceHeldMs(socket) : Infinity;
 }
 
@@ -29,8 +68,46 @@ export type SmallPieceListener = () => void;
  * a waiting reader no longer than to the end of the turn.
  */
 export function combineSmallPieces<T extends Readable>(stream: T, onSmallPiece: SmallPieceListener = noop): T {
-  new PieceCombiner(stream, onSmallPiece).begin();
+  const hasBufferedPieces = combineBuffered(stream, onSmallPiece);
+  const push = stream.push.bind(stream);
+  const read = stream._read.bind(stream);
+  const destroy = stream.destroy.bind(stream);
+  const combiner = new PieceCombiner(stream, push, onSmallPiece);
+  // A stream with a single small piece costs nothing more.
+  let hasPassedPiece = hasBufferedPieces;
+  stream.push = (piece: unknown, encoding?: BufferEncoding) => {
+    if (isSmallPiece(piece)) {
+      if (hasPassedPiece) return combiner.add(piece);
+      hasPassedPiece = true;
+      onSmallPiece();
+    } else combiner.flush();
+    return push(piece, encoding);
+  };
+  stream._read = (size) => {
+    combiner.flush();
+    read(size);
+  };
+  stream.destroy = (error) => {
+    combiner.flushBeforeDestroy();
+    return destroy(error);
+  };
   return stream;
+}
+
+/**
+ * Combines earlier pieces: Node reports an HTTP/2 stream only after it has read everything that came with its head.
+ * Returns whether there were any.
+ */
+function combineBuffered(stream: Readable, onSmallPiece: SmallPieceListener): boolean {
+  const count = bufferedPieces(stream);
+  if (count < 2 || stream.readableFlowing !== null || stream.readableLength / count >= SMALL_BYTES) return count > 0;
+  for (let piece = 0; piece < count; piece++) onSmallPiece();
+  joinPieces(stream);
+  return true;
+}
+
+function isSmallPiece(piece: unknown): piece is Buffer {
+  return Buffer.isBuffer(piece) && piece.length > 0 && piece.length < SMALL_BYTES;
 }
 
 function noop(): void {
@@ -45,63 +122,23 @@ const SMALL_BYTES = 8 * 1024;
 /** Size of the blocks into which small pieces are copied. */
 const BLOCK_BYTES = 16 * 1024;
 
+/** Combines the pieces of one stream and hands them on. */
 class PieceCombiner {
-  private readonly originalPush: Readable['push'];
   /** The only piece of this turn so far: a slow client needs no block, which would be most of its memory. */
   private single: Buffer | undefined;
   private block: Buffer | undefined;
   private usedBytes = 0;
   private isFlushScheduled = false;
-  /** A stream with a single small piece costs nothing more. */
-  private hasPassedPiece = false;
 
   constructor(
     private readonly stream: Readable,
+    private readonly push: (combined: Buffer) => boolean,
     private readonly onSmallPiece: SmallPieceListener,
-  ) {
-    this.originalPush = stream.push.bind(stream);
-  }
-
-  begin(): void {
-    const { stream } = this;
-    this.combineBuffered();
-    const read = stream._read.bind(stream);
-    const destroy = stream.destroy.bind(stream);
-    stream.push = (piece: unknown, encoding?: BufferEncoding) => {
-      if (Buffer.isBuffer(piece) && piece.length > 0 && piece.length < SMALL_BYTES) return this.add(piece);
-      this.flush();
-      return this.originalPush(piece, encoding);
-    };
-    stream._read = (size) => {
-      this.flush();
-      read(size);
-    };
-    // Bytes that arrived before a broken connection count, so the consumer gets them first.
-    stream.destroy = (error) => {
-      if (stream.readableFlowing && !stream.destroyed) this.flush();
-      return destroy(error);
-    };
-  }
-
-  /**
-   * Combines earlier pieces: Node reports an HTTP/2 stream only after it has read everything that came with its head.
-   */
-  private combineBuffered(): void {
-    const { stream } = this;
-    const count = bufferedPieces(stream);
-    this.hasPassedPiece = count > 0;
-    if (count < 2 || stream.readableFlowing !== null || stream.readableLength / count >= SMALL_BYTES) return;
-    for (let piece = 0; piece < count; piece++) this.onSmallPiece();
-    joinPieces(stream);
-  }
+  ) {}
 
   /** Like `push`, returns false when no more data should come for now. */
-  private add(piece: Buffer): boolean {
+  add(piece: Buffer): boolean {
     this.onSmallPiece();
-    if (!this.hasPassedPiece) {
-      this.hasPassedPiece = true;
-      return this.originalPush(piece);
-    }
     if (this.block && this.usedBytes + piece.length > this.block.length) this.flush();
     if (this.usedBytes === 0) this.single = Buffer.from(piece);
     else this.addToBlock(piece);
@@ -111,6 +148,22 @@ class PieceCombiner {
       setImmediate(this.endTurn);
     }
     return this.stream.readableLength + this.usedBytes < this.stream.readableHighWaterMark;
+  }
+
+  /** Hands on a single piece or a mostly full block as it is; otherwise a copy, which is smaller. */
+  flush(): void {
+    const { single, block, usedBytes } = this;
+    if (usedBytes === 0) return;
+    this.usedBytes = 0;
+    this.single = undefined;
+    this.block = undefined;
+    const content = single ?? block!.subarray(0, usedBytes);
+    this.push(single || usedBytes > BLOCK_BYTES / 2 ? content : Buffer.from(content));
+  }
+
+  /** Bytes that arrived before a broken connection count, so the consumer gets them first. */
+  flushBeforeDestroy(): void {
+    if (this.stream.readableFlowing && !this.stream.destroyed) this.flush();
   }
 
   private addToBlock(piece: Buffer): void {
@@ -124,17 +177,6 @@ class PieceCombiner {
     this.isFlushScheduled = false;
     if (this.stream.readableFlowing || this.stream.readableLength === 0) this.flush();
   };
-
-  /** Hands on a single piece or a mostly full block as it is; otherwise a copy, which is smaller. */
-  private flush(): void {
-    const { single, block, usedBytes } = this;
-    if (usedBytes === 0) return;
-    this.usedBytes = 0;
-    this.single = undefined;
-    this.block = undefined;
-    const content = single ?? block!.subarray(0, usedBytes);
-    this.originalPush(single || usedBytes > BLOCK_BYTES / 2 ? content : Buffer.from(content));
-  }
 }
 
 /**
