@@ -174,7 +174,8 @@ export class HttpHandler {
     isRelayed: boolean,
   ): Promise<void> {
     const { uploadLookup, statusPages, cors, rfcInterim, joinsParts, relay } = this.options;
-    const resolved = await uploadLookup.find(received);
+    const found = uploadLookup.find(received);
+    const resolved = found instanceof Promise ? await found : found;
     if (resolved instanceof InvalidHead) {
       await respondEarly(exchange, cors.apply(problemReply(resolved), received));
       return;

@@ -64,8 +64,9 @@ export class UploadLookup {
 
   /**
    * Resolves the target of a request; returns an `InvalidHead` for a path that could bypass the protection of a route.
+   * Only an upload has to be waited for.
    */
-  async find(received: RequestHead): Promise<ResolvedTarget | InvalidHead> {
+  find(received: RequestHead): ResolvedTarget | InvalidHead | Promise<ResolvedTarget> {
     const { routes, uploadsPath } = this.options;
     const located = locate(received, routes, uploadsPath);
     if (located.kind === 'refused') return new InvalidHead(400, located.detail);

@@ -35,11 +35,17 @@ class RefusedWrites {
   ) {}
 
   guard(write: Socket['_write']): Socket['_write'] {
-    return (chunk, encoding, done) => this.run(done, (guarded) => write(chunk, encoding, guarded));
+    return (chunk, encoding, done) => {
+      if (this.reason) this.held.push(done);
+      else write(chunk, encoding, this.guarded(done));
+    };
   }
 
   guardMany(write: NonNullable<Socket['_writev']>): NonNullable<Socket['_writev']> {
-    return (chunks, done) => this.run(done, (guarded) => write(chunks, guarded));
+    return (chunks, done) => {
+      if (this.reason) this.held.push(done);
+      else write(chunks, this.guarded(done));
+    };
   }
 
   /**
@@ -54,9 +60,8 @@ class RefusedWrites {
     return true;
   }
 
-  private run(done: WriteDone, write: (guarded: WriteDone) => void): void {
-    if (this.reason) this.held.push(done);
-    else write((error) => (isRefusal(error) ? this.holdBack(error, done) : done(error)));
+  private guarded(done: WriteDone): WriteDone {
+    return (error) => (isRefusal(error) ? this.holdBack(error, done) : done(error));
   }
 
   private holdBack(reason: NodeJS.ErrnoException, done: WriteDone): void {

@@ -147,7 +147,7 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
   }
 
   private readonly onData = (bytes: Buffer): void => {
-    const used = this.guard(() => this.parser.parse(bytes));
+    const used = this.guard(this.parse, bytes);
     if (used === undefined || this.socket.destroyed) return;
     if (this.switchedHead) return this.switchProtocols(this.switchedHead, bytes.subarray(used));
     // Bytes that belong to no request make the next response on this connection doubtful.
@@ -160,16 +160,16 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
   private readonly onSocketEnd = (): void => {
     const { exchange } = this;
     if (!exchange) return this.destroy();
-    const isEnd = exchange.isAnswered || this.guard(() => this.parser.finish());
+    const isEnd = exchange.isAnswered || this.guard(this.finishParsing, undefined);
     if (isEnd === false) this.destroy(connectionEnded());
     else this.finishIfComplete();
   };
 
   /** A malformed response, or an error while it is passed on, ends the connection; then it returns undefined. */
-  private guard<T>(run: () => T): T | undefined {
+  private guard<T, R>(run: (input: T) => R, input: T): R | undefined {
     this.isBusy = true;
     try {
-      return run();
+      return run(input);
     } catch (error) {
       this.failure ??= error as Error;
       this.destroy(error as Error);
@@ -178,6 +178,10 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
       this.isBusy = false;
     }
   }
+
+  private readonly parse = (bytes: Buffer): number => this.parser.parse(bytes);
+
+  private readonly finishParsing = (): boolean => this.parser.finish();
 
   private switchProtocols(head: ResponseHead, early: Buffer): void {
     const { socket, exchange } = this;
@@ -199,7 +203,7 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
 
   private readonly onDrain = (): void => {
     const { exchange } = this;
-    this.guard(() => exchange?.listener.onDrain());
+    this.guard(drain, exchange);
     this.finishIfComplete();
   };
 
@@ -218,6 +222,10 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
     this.owner.onEnded(this);
     exchange?.close(exchange.isAnswered ? this.failure : (this.error ?? connectionEnded()));
   };
+}
+
+function drain(exchange: OriginExchange | undefined): void {
+  exchange?.listener.onDrain();
 }
 
 const NOTHING = Buffer.alloc(0);

@@ -207,6 +207,11 @@ export class ResponseParser {
   }
 
   private parseTrailers(bytes: Buffer, from: number): number {
+    if (this.section.isOneLine && bytes[from] === CR && bytes[from + 1] === LF) {
+      this.section.take();
+      this.end([]);
+      return from + 2;
+    }
     const end = this.section.add(bytes, from);
     if (end === -1) return bytes.length;
     this.end(readFields(this.section.take().slice(2)).headers);
@@ -222,12 +227,19 @@ export class ResponseParser {
 /** Collects a section that ends with an empty line. Small pieces are joined only once, at its end. */
 class PartialSection {
   private pieces: string[] = [];
+  /** A section that was received in one piece, without its end. */
+  private whole: string | undefined;
   private size = 0;
   /** The last three characters: the end may be divided between two pieces. */
   private tail = '';
 
   get isEmpty(): boolean {
     return this.size === 0;
+  }
+
+  /** So far it is the text of `begin`, one line end. */
+  get isOneLine(): boolean {
+    return this.size === 2;
   }
 
   /** Starts with a text that was received as part of something else. */
@@ -238,6 +250,11 @@ class PartialSection {
   /** Adds bytes; returns the position after the end of the section, or -1 if it has not come. */
   add(bytes: Buffer, from: number): number {
     const end = this.endIn(bytes, from);
+    if (end !== -1 && this.size === 0) {
+      this.checkSize(end - from);
+      this.whole = bytes.toString('latin1', from, end - 4);
+      return end;
+    }
     const text = bytes.toString('latin1', from, end === -1 ? bytes.length : end);
     // A section whose lines end otherwise would never end.
     if (end === -1 && hasBareLineFeed(text, this.tail)) throw invalidLine();
@@ -247,6 +264,11 @@ class PartialSection {
 
   /** The section without the empty line at its end. The next one begins. */
   take(): string {
+    if (this.whole !== undefined) {
+      const { whole } = this;
+      this.whole = undefined;
+      return whole;
+    }
     const text = this.pieces.length === 1 ? this.pieces[0]! : this.pieces.join('');
     this.pieces = [];
     this.size = 0;
@@ -272,7 +294,11 @@ class PartialSection {
     this.pieces.push(text);
     this.size += text.length;
     this.tail = (this.tail + text.slice(-3)).slice(-3);
-    if (this.size > MAX_HEAD_BYTES)
+    this.checkSize(this.size);
+  }
+
+  private checkSize(size: number): void {
+    if (size > MAX_HEAD_BYTES)
       throw new InvalidResponse('HPE_HEADER_OVERFLOW', `the head of the answer is larger than ${MAX_HEAD_BYTES} bytes`);
   }
 }

@@ -141,8 +141,9 @@ export class ProxiedExchange implements ExchangeListener {
     const { open, outgoing, stallLimits } = this.options;
     let exchange: OriginExchange;
     try {
+      const { origin, method, target, client, connectTimeoutMs } = outgoing;
       const headers = withAnnouncedTrailers(outgoing.headers, (trailers) => this.trailersToOrigin(trailers));
-      exchange = open({ ...outgoing, headers, connection }, this);
+      exchange = open({ origin, method, target, headers, client, connectTimeoutMs, connection }, this);
     } catch (error) {
       return this.fail(badGateway('The request cannot be passed on to the origin.', error));
     }
@@ -305,6 +306,7 @@ export class ProxiedExchange implements ExchangeListener {
   }
 
   private trailersToClient(trailers: Headers): Headers {
+    if (trailers.length === 0) return trailers;
     return this.fieldsToClient(forwardableTrailers(trailers), 'trailers');
   }
 
@@ -379,7 +381,7 @@ function ignore(): void {
 }
 
 function isChunked(coding: string): boolean {
-  return /^\s*chunked\s*$/i.test(coding);
+  return coding === 'chunked' || /^\s*chunked\s*$/i.test(coding);
 }
 
 function isHeldBack(body: Readable): boolean {

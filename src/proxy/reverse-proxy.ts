@@ -78,11 +78,20 @@ export class ReverseProxy {
   }
 
   /** Forwards one request. Resolves when the exchange is over, whatever its outcome; never rejects. */
-  async forward(exchange: Exchange, request: ProxyRequest, changes?: AnswerChanges): Promise<void> {
-    await new ProxiedExchange({
-      ...changes,
+  forward(exchange: Exchange, request: ProxyRequest, changes?: AnswerChanges): Promise<void> {
+    const { head, outgoing, trailersForOrigin, stallLimits, headTimeoutMs, onFailure, fieldsForClient } =
+      this.exchangeOptions(exchange.req, request);
+    return new ProxiedExchange({
+      rewrite: changes?.rewrite,
+      failureReply: changes?.failureReply,
       client: clientOf(exchange, this.options.discardLimits),
-      ...this.exchangeOptions(exchange.req, request),
+      head,
+      outgoing,
+      trailersForOrigin,
+      stallLimits,
+      headTimeoutMs,
+      onFailure,
+      fieldsForClient,
       open: this.open,
       maxBodyBytes: request.route.limits?.maxSize,
       watchBody: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
@@ -115,7 +124,10 @@ export class ReverseProxy {
     return {
       head,
       outgoing: {
-        ...this.outgoing({ head, route, addedHeaders }),
+        origin: route.origin,
+        method: head.method,
+        target: head.target,
+        headers: this.headersFor(head, route, addedHeaders),
         client: head.connection.isClientsOwn ? connectionOf(request) : undefined,
       },
       trailersForOrigin: (trailers: Headers) => originTrailers(trailers, route),
@@ -132,13 +144,12 @@ export class ReverseProxy {
     return answerFields(headers, { route, publicUrl }, kind === 'final' ? altSvc : undefined);
   }
 
-  private outgoing({ head, route, addedHeaders }: ProxyRequest): Omit<OutgoingRequest, 'connection'> {
+  private headersFor(head: RequestHead, route: ProxyRoute, addedHeaders?: Headers): Headers {
     const { origin, delivery } = route;
     // HTTP/1.0 requests may have no Host.
     const requestedHost = fieldValue(head.headers, 'host') ?? head.authority;
     const host = delivery.preserveHost && requestedHost !== '' ? requestedHost : hostOf(origin);
-    const headers = headersForRoute(head, host, { route, addedHeaders, via: this.options.via });
-    return { origin, method: head.method, target: head.target, headers };
+    return headersForRoute(head, host, { route, addedHeaders, via: this.options.via });
   }
 
   private reportFailure(

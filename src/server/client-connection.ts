@@ -39,6 +39,7 @@ export class Http1Client implements ClientSide {
   private endsWithConnection = false;
   private onClosed: (() => void) | undefined;
   private openSides = 2;
+  private isResponseClosed = false;
 
   constructor(
     private readonly exchange: Http1Exchange,
@@ -94,9 +95,8 @@ export class Http1Client implements ClientSide {
 
   sendHead(status: number, reason: string, headers: Headers): void {
     const { request, response } = this;
-    const lines = [...headers];
     // The client may leave out the body now (RFC 9110 §10.1.1): the next bytes could be that body or a new request.
-    if (!request.complete && this.awaitsContinue) lines.push(['Connection', 'close']);
+    const lines: Headers = !request.complete && this.awaitsContinue ? [...headers, ['Connection', 'close']] : headers;
     if (!request.complete) lingerBeforeClosing(request);
     response.writeHead(status, reasonPhrase(status, reason), toNodeHeaders(lines));
     this.endsWithConnection = request.httpVersion === '1.0' && fieldValue(lines, 'content-length') === undefined;
@@ -132,13 +132,14 @@ export class Http1Client implements ClientSide {
 
   private watchResponse(): void {
     const { response } = this;
-    response.once('close', this.onResponseClosed);
+    response.on('close', this.onResponseClosed);
     // A response behind a pipelined one has no socket yet and gets no event when the connection ends.
-    if (!response.socket) this.request.socket.once('close', this.onResponseClosed);
+    if (!response.socket) this.request.socket.on('close', this.onResponseClosed);
   }
 
   private readonly onResponseClosed = (): void => {
-    this.response.off('close', this.onResponseClosed);
+    if (this.isResponseClosed) return;
+    this.isResponseClosed = true;
     this.request.socket.off('close', this.onResponseClosed);
     if (!this.response.writableFinished) this.markLeft();
     this.sideClosed();
@@ -147,9 +148,9 @@ export class Http1Client implements ClientSide {
   private watchRequest(): void {
     const { request } = this;
     if (request.closed) return this.onRequestClosed();
-    request.once('close', this.onRequestClosed);
+    request.on('close', this.onRequestClosed);
     // A request whose response is finished gets no event when the connection ends either.
-    request.socket.once('close', this.onConnectionLost);
+    request.socket.on('close', this.onConnectionLost);
   }
 
   private readonly onConnectionLost = (): void => void this.request.destroy();
