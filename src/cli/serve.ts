@@ -3,6 +3,7 @@ import { assertUsable, type Closer, lockDirectory } from '../app/storage.js';
 import type { Config } from '../config/config.js';
 import { type ConfigSources, loadConfig } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
+import { collectWhenIdle } from '../streams/idle-collection.js';
 import { startPrimary } from '../workers/primary.js';
 import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
 import { printErrors, printWarnings } from './check.js';
@@ -24,6 +25,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   if (!identity) printWarnings(loaded.warnings);
   const log = createLog({ ...config.log, ...(identity ? { fields: { worker: identity.number } } : {}) });
   exitOnUnexpectedErrors(log);
+  collectWhenIdle();
   if (identity) return serveAsWorker({ identity, config, log, startApp: (own) => startApp(own, log, version) });
   const shutdown = new GracefulShutdown(log, 'stopped');
   try {

@@ -165,7 +165,8 @@ export class Http1Server {
       if (this.newestOf(socket)) return this.refuseAfterPending(socket, { status: 400, detail: NO_PIPELINED_UPGRADE });
       // Until the new owner adds a listener, a connection reset must not end the process.
       socket.on('error', () => undefined);
-      this.handlers.onUpgrade(req, socket, head);
+      // A copy, because `HttpListener` releases the bytes that it was cut from.
+      this.handlers.onUpgrade(req, socket, Buffer.from(head));
       return;
     }
     const parseAgain = (): void => {

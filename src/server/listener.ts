@@ -1,6 +1,8 @@
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
 import { clearSocketPath, setSocketMode } from '../fs/unix-socket.js';
+import { ReadGate } from '../streams/read-gate.js';
+import { releaseMemory } from '../streams/release-memory.js';
 import { resetConnection } from './closing.js';
 import type { ConnectionGate } from './connection-limits.js';
 import { type Http1Handlers, type Http1Options, Http1Server } from './http1-server.js';
@@ -229,11 +231,13 @@ export function detectProtocol(
     if (protocol !== 'http1' && protocol !== 'http2') return onDetected(protocol);
     socket.unshift(received);
     socket.on('error', ignore);
+    const readAgain = protocol === 'http1' ? holdUntilParsed(socket, received) : ignore;
     // Inside 'readable' Node has scheduled another read, which would come after the new owner has paused the socket.
     // Pausing would have no effect from then on, and a body would fill the memory.
     setImmediate(() => {
       socket.off('error', ignore);
       onDetected(socket.destroyed ? 'closed' : protocol);
+      setImmediate(readAgain);
     });
   };
   const onEnd = (): void => finish('closed');
@@ -248,4 +252,18 @@ export function detectProtocol(
   const ignore = (): void => undefined;
   const timer = setTimeout(() => finish(received.length === 0 ? 'silent' : 'late'), timeoutMs);
   socket.on('readable', inspect).once('end', onEnd).once('close', onEnd).once('error', onEnd);
+}
+
+/**
+ * Stops reading, so that the system rather than this process keeps the rest of a body that nobody asks for yet. The
+ * returned function reads again, and releases the first bytes once the parser of HTTP/1.1, which copies what it passes
+ * on, has them.
+ */
+function holdUntilParsed(socket: Socket, received: Buffer): () => void {
+  const gate = ReadGate.of(socket);
+  gate.hold();
+  return () => {
+    if (socket.readableLength === 0) releaseMemory([received]);
+    gate.release();
+  };
 }

@@ -1,5 +1,5 @@
 /** Received bytes that wait in memory to be written, in all bodies together. */
-const TOTAL_BYTES = 64 * 1024 * 1024;
+const TOTAL_BYTES = 32 * 1024 * 1024;
 /** The most that one body holds while few others arrive: a batch that is being written, and the next one. */
 const MAX_SHARE_BYTES = 8 * 1024 * 1024;
 /** One read from a socket. */
