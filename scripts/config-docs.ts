@@ -181,7 +181,7 @@ gate: { command: [clamdscan, --no-summary, '-'], timeout: 5m }`,
   principal_header: Remote-User`,
   bind_to: `bind_to: [Authorization]
 bind_to: principal`,
-  'cors.allow_origins': `allow_origins: [https://app.example.com]`,
+  'cors.allow_origins': `allow_origins: [https://app.example.com, 'https://*.preview.example.com', 'http://localhost:*']`,
   routes: `routes:
   - name: raw
     match: { path: /api/files/raw/** }

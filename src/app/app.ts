@@ -248,7 +248,7 @@ export function buildHandler(config: Config, deps: HandlerDeps): { handler: Http
   const uploads = buildUploads(config, deps);
   const authorizer = new Authorizer(log, via, clientFacing, expectedRequest);
   closers.push(() => Promise.resolve(authorizer.close()));
-  const cors = new Cors(config.cors);
+  const cors = new Cors(deps.routes);
   const all = { ...deps, ...clientFacing, authorizer, reverseProxy, uploads, requestRates, cors, uploadsPath };
   const handler = new HttpHandler({
     ...all,

@@ -147,7 +147,14 @@ function routeSummary({ paths, methods, route }: RouteConfig): string {
 }
 
 function routeTarget(route: Route): string {
-  return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}`;
+  return `-> ${route.origin}${route.resumable ? ', resumable' : ''}${plainBodies(route)}${allowedPages(route)}`;
+}
+
+/** The pages of other origins that may upload, of a route that has uploads. */
+function allowedPages({ cors, resumable }: Route): string {
+  if (!cors || !resumable) return '';
+  const pages = cors.allowOrigins.includes('*') ? 'every page' : `pages of ${cors.allowOrigins.join(' ')}`;
+  return `, ${pages} may upload${cors.allowCredentials ? ' with credentials' : ''}`;
 }
 
 /** The treatment of ordinary bodies on a route, with the settings that do not apply to them. */

@@ -3,16 +3,9 @@ import { namesReservedBy } from '../model/client-fields.js';
 import type { Route } from '../model/route.js';
 import { type AdminConfig, adminCrossChecks, isLoopbackAddress, MODE_NEEDS_UNIX_SOCKET, toAdmin } from './admin.js';
 import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './cluster.js';
+import { corsCrossChecks } from './cors.js';
 import type { SettingIssue, SettingPath } from './errors.js';
-import {
-  DEFAULT_ROUTE,
-  toDefaultRoute,
-  withoutNulls,
-  type RouteConfig,
-  routeCrossChecks,
-  toRoute,
-  toSeconds,
-} from './route.js';
+import { DEFAULT_ROUTE, toDefaultRoute, withoutNulls, type RouteConfig, routeCrossChecks, toRoute } from './route.js';
 import type { Settings } from './schema.js';
 import { tlsFileErrors } from './secrets.js';
 import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
@@ -42,7 +35,6 @@ export interface Config {
   readonly connections: ConnectionsConfig;
   /** `Alt-Svc` for clients; replaces the one of the origin. */
   readonly altSvc?: string;
-  readonly cors: CorsConfig;
   readonly http2: Http2Config;
   readonly stop: { readonly graceMs: number };
   readonly log: LogConfig;
@@ -97,13 +89,6 @@ interface TrustedProxy {
   readonly connectionPerClient: boolean;
 }
 
-interface CorsConfig {
-  /** Empty: CORS is left to the origin. `*`: all origins. */
-  readonly allowOrigins: readonly string[];
-  readonly allowCredentials: boolean;
-  readonly maxAgeSeconds: number;
-}
-
 interface Http2Config {
   readonly streamWindowBytes: number;
   readonly sessionWindowBytes: number;
@@ -118,7 +103,7 @@ interface LogConfig {
 
 /** Converts validated settings to the configuration that the rest of the program uses. */
 export function toConfig(settings: Settings): Config {
-  const { uploads, cors, http2 } = settings;
+  const { uploads, http2 } = settings;
   const admin = toAdmin(settings.admin);
   const cluster = toCluster(settings.cluster);
   const routes = (settings.routes ?? []).map((route) => toRoute(route, settings));
@@ -149,11 +134,6 @@ export function toConfig(settings: Settings): Config {
     minRate: toMinRate(settings.limits.min_rate),
     connections: toConnections(settings.limits.connections),
     ...withoutNulls({ altSvc: settings.alt_svc }),
-    cors: {
-      allowOrigins: cors.allow_origins,
-      allowCredentials: cors.allow_credentials,
-      maxAgeSeconds: toSeconds(cors.max_age),
-    },
     http2: {
       streamWindowBytes: http2.stream_window,
       sessionWindowBytes: http2.session_window,
@@ -195,7 +175,7 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
     ...config.routes.flatMap(({ route }, index) => routeCrossChecks(['routes', index], route)),
     ...loopingUrls(config),
     ...duplicateRouteNames(config),
-    ...credentialsForAnyOrigin(config),
+    ...corsCrossChecks(settings),
     ...http2Windows(config),
   ];
 }
@@ -358,13 +338,6 @@ function duplicateRouteNames({ routes }: Config): SettingIssue[] {
     if (first === index) return [];
     return [{ path, problem: `has the same name as routes[${first}], "${route.name}"; give it a unique \`name\`` }];
   });
-}
-
-function credentialsForAnyOrigin({ cors }: Config): SettingIssue[] {
-  if (!cors.allowCredentials || !cors.allowOrigins.includes('*')) return [];
-  const problem =
-    'cannot be true when allow_origins contains *: any page could act on behalf of your users; list the origins';
-  return [{ path: ['cors', 'allow_credentials'], problem }];
 }
 
 function http2Windows({ http2 }: Config): SettingIssue[] {

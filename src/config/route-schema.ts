@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { normalizePattern } from '../model/uri.js';
+import { corsSettings } from './cors.js';
 import { routeAccess, routeDelivery } from './delivery-schema.js';
 import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull, text } from './values.js';
 
@@ -112,6 +113,7 @@ export const routeSettings = z.strictObject({
     .partial()
     .optional()
     .describe('Replaces single settings of the top-level `headers`.'),
+  cors: z.strictObject(corsSettings).partial().optional().describe('Replaces single settings of the top-level `cors`.'),
   ...routeAccess,
 });
 

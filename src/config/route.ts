@@ -9,6 +9,7 @@ import {
   reshapesRequest,
   type Route,
 } from '../model/route.js';
+import { toCors } from './cors.js';
 import type { SettingIssue, SettingPath } from './errors.js';
 import type { Settings } from './schema.js';
 import { listOf } from './values.js';
@@ -43,6 +44,7 @@ export function toDefaultRoute(settings: Settings): Route {
     bindTo: settings.bind_to,
     protocols: settings.protocols,
     plainBodies: inheritedPlainBodies(settings.plain_bodies, resumable, resumable && needsSpool(delivery)),
+    ...corsRules(settings.cors),
     ...headerRules(settings.headers),
   };
 }
@@ -65,9 +67,15 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       bindTo: own.bind_to ?? top.bind_to,
       protocols: own.protocols ?? top.protocols,
       plainBodies: own.plain_bodies ?? inheritedPlainBodies(top.plain_bodies, own.resumable, spoolsPlainBodies),
+      ...corsRules({ ...top.cors, ...own.cors }),
       ...headerRules({ ...top.headers, ...own.headers }),
     },
   };
+}
+
+function corsRules(settings: Settings['cors']): Pick<Route, 'cors'> {
+  const cors = toCors(settings);
+  return cors ? { cors } : {};
 }
 
 function headerRules({ underscores, original_url: targetOverrides }: Settings['headers']) {
@@ -177,7 +185,7 @@ function toAuthorize({ forward_auth: forwardAuth, scope, preflight, recheck }: S
 }
 
 /** Milliseconds as seconds, rounded up so that nothing ends early. */
-export function toSeconds(ms: number): number {
+function toSeconds(ms: number): number {
   return Math.ceil(ms / 1000);
 }
 

@@ -1,5 +1,6 @@
 import * as z from 'zod';
 import { admin } from './admin.js';
+import { corsSettings } from './cors.js';
 import { access, delivery } from './delivery-schema.js';
 import { headerSettings, limitSettings, plainBodies, protocols, routeSettings } from './route-schema.js';
 import { pathOrNull, secretOrNull, MIN_SECRET_LENGTH } from './secrets.js';
@@ -308,26 +309,12 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Which header fields from clients reach an origin.'),
   cors: z
-    .strictObject({
-      allow_origins: z
-        .array(
-          text({
-            pattern: /^(\*|https?:\/\/[^/\s]+|null)$/,
-            allowed: 'an origin such as https://app.example.com, or *',
-          }),
-        )
-        .prefault([])
-        .describe(
-          'Web origins whose pages may upload from a browser; `*` for all. Empty: CORS is left to the origin. Their pages ' +
-            'may also reach a proxy in a private network.',
-        ),
-      allow_credentials: boolean().prefault(false).describe('Pages may send cookies and other credentials.'),
-      max_age: duration({ maxMs: Infinity })
-        .prefault('24h')
-        .describe('How long a browser may cache a preflight response.'),
-    })
+    .strictObject(withDefaults(corsSettings, { allow_origins: [], allow_credentials: false, max_age: '24h' }))
     .prefault({})
-    .describe('Browser access (CORS) to upload creation and upload resources.'),
+    .describe(
+      'Browser access (CORS) to upload creation and upload resources, for pages of other origins. The rules apply to every response to a ' +
+        'request that may upload, also where it passes through.',
+    ),
   http2: z
     .strictObject({
       stream_window: size({ min: 65535 })

@@ -5,6 +5,7 @@ import { DEFAULT_CREDENTIALS } from '../model/client-fields.js';
 import { dependsOnPath, maxEagerDeliveries, type Route } from '../model/route.js';
 import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
+import { corsWarnings } from './cors.js';
 import type { SettingIssue, SettingPath } from './errors.js';
 import { buildRoutes } from './route-table.js';
 import type { RouteConfig } from './route.js';
@@ -19,6 +20,7 @@ export function findWarnings(config: Config, settings: Settings): SettingIssue[]
     ...secretFiles(settings).flatMap(({ path, file }) => exposedSecretWarnings(path, file)),
     ...trustsEveryAddress(config),
     ...routeWarnings(config, settings),
+    ...corsWarnings(settings, routes),
     ...onceIfInherited(config, neverEager),
     ...onceIfInherited(config, bypassesGate),
     ...onceIfInherited(config, boundToRenewedCredential),

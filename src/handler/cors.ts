@@ -1,23 +1,22 @@
-import { fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
+import { fieldValue, fromRawHeaders, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
+import { remembered } from '../model/remembered.js';
 import type { RequestHead } from '../model/request-head.js';
+import type { CorsRules, Route, Routes } from '../model/route.js';
+import { problemReply } from '../protocol/problem.js';
 import type { Reply } from '../protocol/protocol.js';
-
-/** The web pages that may upload from a browser. */
-export interface CorsRules {
-  /** Origins as browsers send them; `*` for all. When empty, replies never change. */
-  readonly allowOrigins: readonly string[];
-  /** Pages may send cookies and credentials. */
-  readonly allowCredentials: boolean;
-  readonly maxAgeSeconds: number;
-}
+import type { AnswerChanges } from '../proxy/reverse-proxy.js';
+import type { HttpRequest } from '../server/exchange.js';
+import { readTarget } from '../server/request-head.js';
+import type { ResolvedTarget } from './upload-lookup.js';
 
 /** The methods that upload protocols use, on any resource. */
 const ALLOWED_METHODS = 'POST, HEAD, PATCH, DELETE, OPTIONS, GET, PUT';
 
 const REQUEST_FIELDS =
   'Authorization, Origin, X-Requested-With, X-Request-ID, X-HTTP-Method-Override, Content-Type, Content-Disposition, ' +
-  'Content-Digest, Repr-Digest, Want-Repr-Digest, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, ' +
-  'Upload-Concat, Upload-Checksum, Tus-Resumable, Upload-Incomplete, Upload-Complete, Upload-Draft-Interop-Version';
+  'Content-Encoding, Content-Language, Content-Digest, Repr-Digest, Want-Content-Digest, Want-Repr-Digest, Idempotency-Key, Prefer, ' +
+  'Upload-Length, Upload-Offset, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Checksum, Tus-Resumable, ' +
+  'Upload-Incomplete, Upload-Complete, Upload-Draft-Interop-Version';
 
 const EXPOSED_FIELDS = [
   'Location',
@@ -36,6 +35,12 @@ const EXPOSED_FIELDS = [
   'Tus-Max-Size',
   'Tus-Extension',
   'Tus-Checksum-Algorithm',
+  'Accept-Patch',
+  'Allow',
+  'Preference-Applied',
+  'Proxy-Status',
+  'Repr-Digest',
+  'Retry-After',
 ];
 
 const PREFLIGHT_VARY = [
@@ -45,28 +50,47 @@ const PREFLIGHT_VARY = [
   'Access-Control-Request-Private-Network',
 ].join(', ');
 
-/** Lets pages of the allowed origins use uploads, by the CORS protocol of the Fetch standard. Pure. */
-export class Cors {
-  private readonly allowsAnyOrigin: boolean;
+/** The resource that a request is for, as far as it is known. */
+interface Place extends Partial<Pick<ResolvedTarget, 'target' | 'upload' | 'announced'>> {
+  readonly head: Pick<RequestHead, 'method' | 'path' | 'headers'>;
+  readonly route: Pick<Route, 'cors' | 'resumable'>;
+}
 
-  constructor(private readonly rules: CorsRules) {
-    this.allowsAnyOrigin = rules.allowOrigins.includes('*');
+/** The rules that apply to a request, and the value of Access-Control-Allow-Origin for its page. */
+interface Access {
+  readonly rules: CorsRules;
+  /** Undefined: the page is not allowed. */
+  readonly allowedOrigin?: string;
+}
+
+/**
+ * Lets pages of the allowed origins use uploads, by the CORS protocol of the Fetch standard. The rules are those of the
+ * route. Reasons: docs/decisions/0037.
+ */
+export class Cors {
+  private readonly isUsed: boolean;
+
+  constructor(private readonly routes: Pick<Routes, 'find' | 'findResumable' | 'all'>) {
+    this.isUsed = routes.all.some(({ cors }) => cors !== undefined);
   }
 
   /** The reply to a preflight on a resource of ours; undefined if CORS is left to the origin. */
-  preflight(head: RequestHead): Reply | undefined {
-    if (this.rules.allowOrigins.length === 0) return undefined;
+  preflight(place: Place): Reply | undefined {
+    const { head } = place;
+    const asked = fieldValue(head.headers, 'access-control-request-method')?.trim() ?? '';
+    const access = this.access(place.target?.kind === 'target' ? { head, route: this.routeOf(asked, head) } : place);
+    if (!access) return undefined;
+    const { rules, allowedOrigin } = access;
     const vary: HeaderLine = ['Vary', PREFLIGHT_VARY];
-    const allowedOrigin = this.allowedOrigin(head.headers);
     if (allowedOrigin === undefined) return { status: 204, headers: [vary] };
     return {
       status: 204,
       headers: [
-        ...this.allowHeaders(allowedOrigin),
-        ['Access-Control-Allow-Methods', ALLOWED_METHODS],
+        ...allowHeaders(rules, allowedOrigin),
+        ['Access-Control-Allow-Methods', allowedMethods(asked)],
         ['Access-Control-Allow-Headers', requestedFields(head.headers)],
-        ['Access-Control-Max-Age', `${this.rules.maxAgeSeconds}`],
-        ...this.privateNetworkHeaders(head.headers),
+        ['Access-Control-Max-Age', `${rules.maxAgeSeconds}`],
+        ...privateNetworkHeaders(rules, head.headers),
         vary,
       ],
     };
@@ -74,51 +98,124 @@ export class Cors {
 
   /**
    * The reply with the fields that let the page read it, on errors and relayed answers too, because browsers hide
-   * replies without them. CORS fields of the origin are extended, never contradicted or repeated.
+   * replies without them. No field of the origin is repeated. If the origin allows another page than this one, the rules
+   * win where the proxy speaks for the resource; where a request passes through (`decides: 'origin'`), the origin wins.
    */
-  apply(reply: Reply, head: RequestHead): Reply {
-    if (this.rules.allowOrigins.length === 0) return reply;
-    const allowedOrigin = this.allowedOrigin(head.headers);
-    const headers = this.sameForAllOrigins ? reply.headers : withListMembers(reply.headers, 'Vary', ['Origin']);
+  apply<T extends Pick<Reply, 'headers'>>(reply: T, place: Place, decides: 'proxy' | 'origin' = 'proxy'): T {
+    const access = this.access(place);
+    if (!access) return reply;
+    const { rules, allowedOrigin } = access;
+    const headers = isSameForAll(rules) ? reply.headers : withListMembers(reply.headers, 'Vary', ['Origin']);
     if (allowedOrigin === undefined) return { ...reply, headers };
-    const allowHeaders = hasField(headers, 'access-control-allow-origin') ? [] : this.allowHeaders(allowedOrigin);
-    const missing = allowHeaders.filter(([name]) => !hasField(headers, name));
-    const exposed = withListMembers(headers, 'Access-Control-Expose-Headers', EXPOSED_FIELDS);
-    return { ...reply, headers: [...exposed, ...missing] };
+    const readable =
+      decides === 'origin' && hasField(headers, ALLOW_ORIGIN)
+        ? headers
+        : allowed(headers, rules, allowedOrigin, fieldValue(place.head.headers, 'origin'));
+    return { ...reply, headers: withListMembers(readable, 'Access-Control-Expose-Headers', EXPOSED_FIELDS) };
   }
 
-  /** With `*` and without credentials the reply does not depend on Origin, so it needs no Vary. */
-  private get sameForAllOrigins(): boolean {
-    return this.allowsAnyOrigin && !this.rules.allowCredentials;
-  }
-
-  private allowHeaders(origin: string): HeaderLine[] {
-    const lines: HeaderLine[] = [['Access-Control-Allow-Origin', origin]];
-    if (this.rules.allowCredentials) lines.push(['Access-Control-Allow-Credentials', 'true']);
-    return lines;
-  }
-
-  /**
-   * Chrome asks before a page from the internet reaches a private network (Private Network Access). Only origins named
-   * in the settings are allowed: `*` may be meant for a public server, and any page can have the origin `null`.
-   */
-  private privateNetworkHeaders(headers: Headers): HeaderLine[] {
-    const isRequested = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
-    const origin = fieldValue(headers, 'origin') ?? 'null';
-    const isNamed = origin !== 'null' && this.rules.allowOrigins.includes(origin);
-    return isRequested && isNamed ? [['Access-Control-Allow-Private-Network', 'true']] : [];
+  /** The reply to a request that is refused by its head alone; unchanged if not even its target can be read. */
+  applyEarly(reply: Reply, { method = '', url = '', rawHeaders }: HttpRequest): Reply {
+    const target = this.isUsed ? readTarget(method, url) : undefined;
+    if (!target) return reply;
+    // Pages can send methods in lower case, which are refused.
+    const head = { method: method.toUpperCase(), path: target.path, headers: fromRawHeaders(rawHeaders) };
+    return this.apply(reply, { head, route: this.routes.find(head.method, head.path) });
   }
 
   /**
-   * The value of Access-Control-Allow-Origin; browsers refuse `*` together with credentials, so the origin is named
-   * then.
+   * Changes to the answer of the origin to a request that may upload and passes through, because it is small or an
+   * ordinary body: its page was allowed like those of uploads. Undefined if there are none.
    */
-  private allowedOrigin(headers: Headers): string | undefined {
-    const origin = fieldValue(headers, 'origin');
-    if (this.sameForAllOrigins) return '*';
-    if (origin === undefined) return undefined;
-    return this.allowsAnyOrigin || this.rules.allowOrigins.includes(origin) ? origin : undefined;
+  passThroughChanges(place: Place): AnswerChanges | undefined {
+    if (!place.route.resumable || !this.access(place)) return undefined;
+    return {
+      rewrite: (answer) => this.apply(answer, place, 'origin'),
+      failureReply: ({ status, detail }) => this.apply(problemReply({ status, detail }), place),
+    };
   }
+
+  private access(place: Place): Access | undefined {
+    if (!this.isUsed) return undefined;
+    const { head, route, announced, target, upload } = place;
+    const routes = target?.kind === 'upload' && !upload ? [route, ...this.routes.all] : [announced ?? route];
+    const all = routes.flatMap(({ cors }) => (cors ? [accessOf(cors, head.headers)] : []));
+    // An upload that is gone, or cannot be found now, may have been one of any route.
+    return all.find(({ allowedOrigin }) => allowedOrigin !== undefined) ?? all[0];
+  }
+
+  /** The route whose uploads a request with this method would be for; rules of routes without uploads do not apply. */
+  private routeOf(method: string, { path }: Place['head']): Place['route'] {
+    const route = method === 'OPTIONS' ? this.routes.findResumable(path) : this.routes.find(method, path);
+    return route?.resumable ? route : { resumable: false };
+  }
+}
+
+const ALLOW_ORIGIN = 'Access-Control-Allow-Origin';
+const ALLOW_CREDENTIALS = 'Access-Control-Allow-Credentials';
+const ALLOW_FIELDS: ReadonlySet<string> = new Set([ALLOW_ORIGIN.toLowerCase(), ALLOW_CREDENTIALS.toLowerCase()]);
+
+/**
+ * The headers with the permission of the page. A permission of the origin stays if it is for this page with everything
+ * that the rules allow; browsers refuse `*` for requests with credentials.
+ */
+function allowed(headers: Headers, rules: CorsRules, allowedOrigin: string, origin?: string): readonly HeaderLine[] {
+  const [given, credentials] = [ALLOW_ORIGIN, ALLOW_CREDENTIALS].map((name) => fieldValue(headers, name)?.trim());
+  const allowsPage = given !== undefined && (given === '*' ? !rules.allowCredentials : given === origin);
+  if (allowsPage && (!rules.allowCredentials || credentials === 'true')) return headers;
+  return [...withoutFields(headers, ALLOW_FIELDS), ...allowHeaders(rules, allowedOrigin)];
+}
+
+function allowHeaders({ allowCredentials }: CorsRules, origin: string): HeaderLine[] {
+  return [[ALLOW_ORIGIN, origin], ...(allowCredentials ? [[ALLOW_CREDENTIALS, 'true'] as const] : [])];
+}
+
+/** With `*` and without credentials the reply does not depend on Origin, so it needs no Vary. */
+function isSameForAll({ allowOrigins, allowCredentials }: CorsRules): boolean {
+  return allowOrigins.includes('*') && !allowCredentials;
+}
+
+/** Browsers refuse `*` together with credentials, so the origin is named then. */
+function accessOf(rules: CorsRules, headers: Headers): Access {
+  const origin = fieldValue(headers, 'origin');
+  if (isSameForAll(rules)) return { rules, allowedOrigin: '*' };
+  const isAllowed = origin !== undefined && (rules.allowOrigins.includes('*') || isNamed(rules, origin));
+  return isAllowed ? { rules, allowedOrigin: origin } : { rules };
+}
+
+/** Whether the rules name the origin itself or a pattern for it. */
+function isNamed({ allowOrigins }: CorsRules, origin: string): boolean {
+  return allowOrigins.some(
+    (each) => each === origin || (each !== '*' && each.includes('*') && expression(each).test(origin)),
+  );
+}
+
+/** The regular expression of a pattern: `*` is a part of one label of the host, or any port or none. */
+const expression = remembered((pattern: string): RegExp => {
+  const escaped = pattern.replace(/[.[\]+]/g, String.raw`\$&`);
+  return new RegExp(`^${escaped.replace(/:\*$/, String.raw`(?::\d+)?`).replaceAll('*', '[a-z0-9_-]+')}$`);
+});
+
+/**
+ * Chrome asked before a page from the internet reached a private network (Private Network Access); newer versions ask the
+ * user instead. Only origins that are named are allowed: `*` may be meant for a public server, and any page can have the
+ * origin `null`.
+ */
+function privateNetworkHeaders(rules: CorsRules, headers: Headers): HeaderLine[] {
+  const isRequested = fieldValue(headers, 'access-control-request-private-network')?.trim() === 'true';
+  const origin = fieldValue(headers, 'origin') ?? 'null';
+  return isRequested && origin !== 'null' && isNamed(rules, origin)
+    ? [['Access-Control-Allow-Private-Network', 'true']]
+    : [];
+}
+
+const METHOD = /^[\w!#$%&'*+.^`|~-]+$/;
+
+/** The methods of the upload protocols, and the one that the page asks for: the route takes its bodies. */
+function allowedMethods(asked: string): string {
+  return METHOD.test(asked) && !ALLOWED_METHODS.split(', ').includes(asked)
+    ? `${ALLOWED_METHODS}, ${asked}`
+    : ALLOWED_METHODS;
 }
 
 /** Pages add fields of their own (ids, tokens), so an allowed page gets every field that it asks for. */

@@ -33,6 +33,8 @@ export interface DiscoveryRequest {
   readonly exchange: Exchange;
   readonly head: RequestHead;
   readonly route: Route;
+  /** The route whose uploads are announced. */
+  readonly announced?: Route;
   /** Extra headers for the origin's request. */
   readonly addedHeaders?: Headers;
 }
@@ -42,9 +44,9 @@ export class Discovery {
   constructor(private readonly options: DiscoveryOptions) {}
 
   /** Forwards the request and merges `ours` into the answer. Resolves when the exchange is over; never rejects. */
-  async answer({ exchange, head, route, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
+  async answer({ exchange, head, route, announced, addedHeaders }: DiscoveryRequest, ours: Reply): Promise<void> {
     const { reverseProxy, cors } = this.options;
-    const withCors = <T extends AnswerHead | Reply>(answer: T): T => ({ ...answer, ...cors.apply(answer, head) });
+    const withCors = <T extends AnswerHead | Reply>(answer: T): T => cors.apply(answer, { head, route, announced });
     await reverseProxy.forward(
       exchange,
       { head, route, addedHeaders },

@@ -119,7 +119,8 @@ export class HttpHandler {
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
       const problem = head instanceof InvalidHead ? head : this.loopProblem(head);
-      if (problem) await respondEarly(exchange, problemReply(problem));
+      const { cors } = this.options;
+      if (problem) await respondEarly(exchange, cors.applyEarly(problemReply(problem), exchange.req));
       else await this.serve(exchange, head as RequestHead, record, client !== undefined);
     } catch (error) {
       this.options.log.error({ err: error }, 'request failed unexpectedly');
@@ -177,7 +178,7 @@ export class HttpHandler {
     const found = uploadLookup.find(received);
     const resolved = found instanceof Promise ? await found : found;
     if (resolved instanceof InvalidHead) {
-      await respondEarly(exchange, cors.apply(problemReply(resolved), received));
+      await respondEarly(exchange, cors.applyEarly(problemReply(resolved), exchange.req));
       return;
     }
     const { head } = resolved;
@@ -188,7 +189,7 @@ export class HttpHandler {
     if (resolved.page && isLocal && head.method !== 'OPTIONS') {
       record.kind = 'retrieve';
       const reply = await whileConnected(exchange, (signal) => statusPages.reply(resolved, head, signal));
-      if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, head), undefined));
+      if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, resolved), undefined));
       return;
     }
     const detected = detect(head, resolved.target, { finalInterim: rfcInterim, joinsParts });
@@ -202,18 +203,22 @@ export class HttpHandler {
     }
   }
 
-  private async passThrough(exchange: Exchange, { head, route }: ResolvedTarget, record: RequestRecord): Promise<void> {
+  private async passThrough(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
+    const { head, route } = resolved;
     const { authorizer, reverseProxy, cors } = this.options;
     record.kind = 'pass-through';
     const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
     if (clientHasLeft(exchange)) return;
-    if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, head));
-    else await reverseProxy.forward(exchange, { head, route, addedHeaders: admission.addedHeaders });
+    if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, resolved));
+    else {
+      const { addedHeaders } = admission;
+      await reverseProxy.forward(exchange, { head, route, addedHeaders }, cors.passThroughChanges(resolved));
+    }
   }
 
   /** Our own answers need no authorization, because browsers send a preflight without credentials. */
   private async preflight(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
-    const reply = this.options.cors.preflight(resolved.head);
+    const reply = this.options.cors.preflight(resolved);
     if (!reply && resolved.target.kind === 'target') return this.passThrough(exchange, resolved, record);
     record.kind = 'preflight';
     await sendReply(exchange, reply ?? { status: 204, headers: [] });
@@ -269,7 +274,7 @@ export class HttpHandler {
     received: ReceivedRequest,
   ): Promise<void> {
     const { record, isRelayed } = received;
-    const { exchange, head, request } = uploadRequest;
+    const { exchange, request } = uploadRequest;
     record.kind = isRefusal(request) ? 'other' : uploadRequest.protocol === plain ? 'spooled' : request.kind;
     const reply = await this.replyTo(uploadRequest, resolved, isRelayed);
     if (reply === 'answered') return;
@@ -279,7 +284,7 @@ export class HttpHandler {
       record.interrupted = reply.reason;
       if (reply.reason === 'taken-over') this.options.metrics.takeover();
       destroyExchange(exchange);
-    } else await this.respond(received, this.options.cors.apply(reply, head));
+    } else await this.respond(received, this.options.cors.apply(reply, resolved));
   }
 
   /**
@@ -306,19 +311,22 @@ export class HttpHandler {
       if (relay?.isRemote(node)) {
         // Two nodes that consider each other the owner must not relay a request back and forth.
         if (isRelayed) return this.refusalReply(uploadRequest, unavailable(MOVING));
-        await this.relay(uploadRequest, node, relay);
+        await this.relay(uploadRequest, node, relay, resolved);
         return 'relayed';
       }
       const reply = await uploadRequests.replyTo(uploadRequest);
       if ('kind' in reply && reply.kind === 'elsewhere') {
         if (isRelayed || !relay?.isRemote(reply.node)) return this.refusalReply(uploadRequest, unavailable(MOVING));
-        await this.relay(uploadRequest, reply.node, relay);
+        await this.relay(uploadRequest, reply.node, relay, resolved);
         return 'relayed';
       }
       const isDiscovery = !isRefusal(request) && request.kind === 'discover' && request.id === undefined;
       const { exchange, admission = ADMITTED } = uploadRequest;
       if (!isDiscovery || 'kind' in reply || admission.kind === 'rejected') return reply;
-      await discovery.answer({ exchange, head, route, addedHeaders: admission.addedHeaders }, reply);
+      await discovery.answer(
+        { exchange, head, route, announced: resolved.announced, addedHeaders: admission.addedHeaders },
+        reply,
+      );
       return 'answered';
     } catch (fault) {
       if (!(fault instanceof Fault)) throw fault;
@@ -348,11 +356,11 @@ export class HttpHandler {
     return this.refusesNewUploads && request.kind === 'create' ? NO_NEW_UPLOADS : undefined;
   }
 
-  private relay(uploadRequest: UploadRequest, node: string, relay: Relay): Promise<void> {
+  private relay(uploadRequest: UploadRequest, node: string, relay: Relay, resolved: ResolvedTarget): Promise<void> {
     const { exchange, head } = uploadRequest;
     const refusalReply = (refusal: Refusal): Reply | 'cut' => {
       const reply = this.refusalReply(uploadRequest, refusal);
-      return 'kind' in reply ? 'cut' : this.options.cors.apply(reply, head);
+      return 'kind' in reply ? 'cut' : this.options.cors.apply(reply, resolved);
     };
     return relay.relay({ exchange, head, node, refusalReply });
   }

@@ -126,6 +126,19 @@ export interface Authorize {
  */
 export type PlainBodies = 'pass' | 'refuse' | 'spool';
 
+/** The web pages of other origins that may use a route's uploads from a browser (Fetch standard, CORS protocol). */
+export interface CorsRules {
+  /**
+   * Origins as browsers send them. `*` within one stands for characters of one label of a host, or for any port;
+   * `*` alone is every origin.
+   */
+  readonly allowOrigins: readonly string[];
+  /** Pages may send cookies and credentials. */
+  readonly allowCredentials: boolean;
+  /** Time that a browser may cache the response to a preflight. */
+  readonly maxAgeSeconds: number;
+}
+
 /** The upload protocols that a route may offer: the IETF's Resumable Uploads for HTTP, and tus 1.0.0. */
 export type UploadProtocol = 'rufh' | 'tus';
 
@@ -141,6 +154,8 @@ export interface Route {
   /** Binds an upload to its creator by the values of these headers, or by the principal from `forwardAuth`. */
   readonly bindTo: readonly string[] | 'principal';
   readonly plainBodies: PlainBodies;
+  /** Missing: CORS is left to the origin. */
+  readonly cors?: CorsRules;
   /** The upload protocols that are accepted. */
   readonly protocols: readonly UploadProtocol[];
   /**

@@ -265,7 +265,7 @@ routes:
     expect(seen(response)).toEqual(asItIs(405, 'no'));
   });
 
-  test('a page may read every discovery, and the origin’s word on CORS stays', async () => {
+  test('a page may read every discovery, and one that the origin allows it stays', async () => {
     const paged = await startTestApp({ origin: origin.url, config: 'cors: { allow_origins: [https://page.example] }' });
     const asked = async (script: RawScript): Promise<(string | undefined)[]> => {
       origin.setScript(script);

@@ -12,6 +12,7 @@ import {
   testAtBothLevels,
 } from '../support/settings.js';
 import { startTestApp } from '../support/test-proxy.js';
+import type { WireResponse } from '../support/wire.js';
 
 const LIMITS: SettingRow[] = [
   row(
@@ -193,7 +194,32 @@ const CHECKS: SettingRow[] = [
   ),
 ];
 
-const ROWS = [...LIMITS, ...CHECKS];
+const PAGES: SettingRow[] = [
+  row('cors.allow_origins', 'cors: { allow_origins: ["https://a.example"] }', async (probe) => {
+    const allowed = ['https://a.example', 'https://b.example'].map(async (origin) =>
+      (await preflight(probe, origin)).header('Access-Control-Allow-Origin'),
+    );
+    expect(await Promise.all(allowed)).toEqual(['https://a.example', undefined]);
+  }),
+  row(
+    'cors.allow_credentials',
+    'cors: { allow_origins: ["https://a.example"], allow_credentials: true }',
+    async (probe) => expect((await preflight(probe)).header('Access-Control-Allow-Credentials')).toBe('true'),
+  ),
+  row('cors.max_age', 'cors: { allow_origins: ["https://a.example"], max_age: 77s }', async (probe) =>
+    expect((await preflight(probe)).header('Access-Control-Max-Age')).toBe('77'),
+  ),
+];
+
+function preflight(probe: SettingProbe, origin = 'https://a.example'): Promise<WireResponse> {
+  const headers: HeaderLine[] = [
+    ['Origin', origin],
+    ['Access-Control-Request-Method', 'POST'],
+  ];
+  return probe.send({ method: 'OPTIONS', headers });
+}
+
+const ROWS = [...LIMITS, ...CHECKS, ...PAGES];
 
 /** Settings that only routes have. */
 const OF_ROUTES: readonly RouteRow[] = [

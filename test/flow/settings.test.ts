@@ -18,7 +18,6 @@ import {
 import { makeCertificate, until, within } from '../support/temporary.js';
 import { startTestOrigin } from '../support/test-origin.js';
 import { startTestApp } from '../support/test-proxy.js';
-import type { WireResponse } from '../support/wire.js';
 
 const TOKEN = 'the-token-of-the-settings';
 
@@ -177,29 +176,6 @@ const CLIENT_LIMITS: SettingGroup[] = [
   },
 ];
 
-async function preflight({ app }: GroupContext, origin = 'https://a.example'): Promise<WireResponse> {
-  const headers = [['Origin', origin] as const, ['Access-Control-Request-Method', 'POST'] as const];
-  return requestOnce(app.url, { method: 'OPTIONS', target: '/x', headers });
-}
-
-const CORS: SettingGroup = {
-  name: 'pages',
-  config: () => 'cors: { allow_origins: ["https://a.example"], allow_credentials: true, max_age: 77s }',
-  effects: {
-    'cors.allow_origins': async (context) => {
-      const told = async (origin: string): Promise<string | undefined> =>
-        (await preflight(context, origin)).header('Access-Control-Allow-Origin');
-      expect([await told('https://a.example'), await told('https://b.example')]).toEqual([
-        'https://a.example',
-        undefined,
-      ]);
-    },
-    'cors.allow_credentials': async (context) =>
-      expect((await preflight(context)).header('Access-Control-Allow-Credentials')).toBe('true'),
-    'cors.max_age': async (context) => expect((await preflight(context)).header('Access-Control-Max-Age')).toBe('77'),
-  },
-};
-
 const HTTP2: SettingGroup = {
   name: 'HTTP/2',
   config: () => 'http2: { stream_window: 70000, session_window: 90000, max_streams: 7 }',
@@ -263,7 +239,7 @@ const SEEN: Readonly<Record<string, SeenIn>> = {
   'log.format': { file: 'flow/cli.test.ts', title: 'says so in words when it is to be pretty' },
 };
 
-const GROUPS = [LISTENERS, ...ADMIN, ...CLIENT_LIMITS, CORS, HTTP2];
+const GROUPS = [LISTENERS, ...ADMIN, ...CLIENT_LIMITS, HTTP2];
 
 testGroups(GROUPS);
 

@@ -50,7 +50,6 @@ describe('loading', () => {
         headTimeoutMs: 30_000,
         minRate: { request: 100, response: 100, windowMs: 60_000 },
         connections: {},
-        cors: { allowOrigins: [], allowCredentials: false, maxAgeSeconds: 86_400 },
         http2: { streamWindowBytes: 4 * 2 ** 20, sessionWindowBytes: 8 * 2 ** 20, maxStreams: 100 },
         stop: { graceMs: 30_000 },
         log: { level: 'info', format: 'auto' },

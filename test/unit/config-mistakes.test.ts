@@ -72,6 +72,57 @@ test('what only some listeners can have is told where it stands', () => {
   );
 });
 
+test('rules for pages that no page can meet, or every page, are mistakes where they stand', () => {
+  const origins = [
+    'https://a.example/',
+    'https://a.example/path',
+    'a.example',
+    'https://*',
+    'https://a.*',
+    'https://**.a.example',
+    'https://a.example:123456',
+    'https://ä.example',
+    'https://a.example?x',
+  ];
+  const yaml = `origin: http://a
+cors:
+  allow_credentials: true
+  allow_origins:
+${origins.map((each) => `    - "${each}"\n`).join('')}`;
+  expect(mistakesIn(yaml)).toEqual(
+    origins.map(
+      (each, at) =>
+        `FILE:${5 + at}:7: cors.allow_origins[${at}]: found "${each}", expected an origin such as https://app.example.com or https://*.example.com, without a path and in ASCII, or *`,
+    ),
+  );
+  const risk = 'any page could act on behalf of your users; list the origins';
+  expect(
+    mistakesIn(`origin: http://a
+cors: { allow_origins: ["https://a.example"], allow_credentials: true }
+routes:
+  - match: { path: /a/** }
+    cors: { allow_origins: ["*"] }
+  - match: { path: /b/** }
+    cors: { allow_origins: ["*"], allow_credentials: true }
+  - match: { path: /c/** }
+    cors: { allow_orgins: ["*"] }
+`),
+  ).toEqual(['FILE:9:13: routes[2].cors.allow_orgins: unknown setting; did you mean allow_origins?']);
+  expect(
+    mistakesIn(`origin: http://a
+cors: { allow_origins: ["https://a.example"], allow_credentials: true }
+routes:
+  - match: { path: /a/** }
+    cors: { allow_origins: ["*"] }
+  - match: { path: /b/** }
+    cors: { allow_origins: ["*"], allow_credentials: true }
+`),
+  ).toEqual([
+    `FILE:5:28: routes[0].cors.allow_origins: cannot contain * when allow_credentials is true: ${risk}`,
+    `FILE:7:54: routes[1].cors.allow_credentials: cannot be true when allow_origins contains *: ${risk}`,
+  ]);
+});
+
 describe('a file that cannot be understood', () => {
   test('with a setting that stands there twice names it, and no value', () => {
     expect(mistakesIn('origin: http://a\nlimits: {}\norigin: http://b\n"p: ss": 1\n"p: ss": 1\n')).toEqual([

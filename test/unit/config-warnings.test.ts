@@ -23,6 +23,49 @@ describe('warnings', () => {
     return (loaded.warnings ?? []).map((one) => describeError(one).replace(file, 'FILE'));
   }
 
+  test('rules for pages that have no effect, or allow strangers, are doubtful where they stand', () => {
+    const yaml = `cors: { allow_credentials: true }
+routes:
+  - match: { path: /a/** }
+    cors: { allow_origins: ["https://*.com", "http://*.localhost:*", "https://*.a.com", "null"] }
+  - match: { path: /b/** }
+    resumable: false
+    cors: { allow_origins: ["https://a.com"] }
+  - match: { path: /c/** }
+    cors: { allow_origins: ["null", "capacitor://localhost"], allow_credentials: false }
+`;
+    expect(doubtsOf(yaml)).toEqual([
+      'FILE:2:28: cors.allow_credentials: has no effect without allow_origins, which is empty',
+      'FILE:5:29: routes[0].cors.allow_origins[0]: allows the pages of every site below .com; name your domain, as in https://*.example.com',
+      'FILE:5:89: routes[0].cors.allow_origins[3]: allows pages without an origin of their own, and every site can make one: with allow_credentials it acts on behalf of your users',
+      'FILE:8:11: routes[1].cors: has no effect: the route is not resumable, so its origin decides',
+    ]);
+  });
+
+  test('the summary names the pages of each route', () => {
+    const file = join(directory.path, 'a.yaml');
+    writeFileSync(
+      file,
+      `origin: http://a
+cors: { allow_origins: ["https://APP.example:443", "http://localhost:*"] }
+routes:
+  - { match: { path: /a/** }, cors: { allow_credentials: true } }
+  - { match: { path: /b/** }, cors: { allow_origins: ["*"] } }
+  - { match: { path: /c/** }, cors: { allow_origins: [] } }
+  - { match: { path: /d/** }, resumable: false }
+`,
+    );
+    const loaded = loadConfig({ file, env: {}, flags: {} });
+    if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
+    expect(configSummary(loaded.config).filter((line) => line.startsWith('route'))).toEqual([
+      'route     /a/** -> http://a, resumable, pages of https://app.example http://localhost:* may upload with credentials',
+      'route     /b/** -> http://a, resumable, every page may upload',
+      'route     /c/** -> http://a, resumable',
+      'route     /d/** -> http://a',
+      'route     everything else -> http://a',
+    ]);
+  });
+
   describe('a variable', () => {
     test.each([
       ['RUFH_PROXY_ORIGN', 'did you mean RUFH_PROXY_ORIGIN?'],
