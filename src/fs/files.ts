@@ -42,10 +42,11 @@ export interface FileSystem {
   unlink(path: string): Promise<void>;
   /** Removes a directory with its content; does nothing where there is none. */
   removeTree(path: string): Promise<void>;
-  /** Opens a file for reading. This and the next two block the process: see `BlockingReader`. */
+  /** Opens a file for reading. This and the next three block the process: see `BlockingReader`. */
   openSync(path: string): number;
   readSync(fd: number, into: Uint8Array, position: number): number;
   closeSync(fd: number): void;
+  readdirEntriesSync(path: string): readonly DirectoryEntry[];
 }
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, result: T) => void;
@@ -87,6 +88,7 @@ export const nodeFileSystem: FileSystem = {
   openSync: (path) => fs.openSync(path, 'r'),
   readSync: (fd, into, position) => fs.readSync(fd, into, 0, into.length, position),
   closeSync: (fd) => fs.closeSync(fd),
+  readdirEntriesSync: (path) => fs.readdirSync(path, { withFileTypes: true }),
 };
 
 let files = nodeFileSystem;
@@ -114,6 +116,7 @@ export const mkdir: FileSystem['mkdir'] = (path, mode) => files.mkdir(path, mode
 export const rmdir: FileSystem['rmdir'] = (path) => files.rmdir(path);
 export const readdir: FileSystem['readdir'] = (path) => files.readdir(path);
 export const readdirEntries: FileSystem['readdirEntries'] = (path) => files.readdirEntries(path);
+export const readdirEntriesSync: FileSystem['readdirEntriesSync'] = (path) => files.readdirEntriesSync(path);
 export const opendir: FileSystem['opendir'] = (path) => files.opendir(path);
 export const rename: FileSystem['rename'] = (from, to) => files.rename(from, to);
 export const link: FileSystem['link'] = (existing, path) => files.link(existing, path);

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { forEachOf } from '../concurrency/in-order.js';
+import { Turns } from '../concurrency/turns.js';
 import { DirectorySync } from '../fs/directory-sync.js';
 import {
   access,
@@ -12,6 +12,7 @@ import {
   lstat,
   opendir,
   readdirEntries,
+  readdirEntriesSync,
   withReadRetries,
   removeDrafts,
   rename,
@@ -258,9 +259,6 @@ interface ContentScan {
   readonly readsAll: boolean;
 }
 
-/** As many directories as are listed at the same time. */
-const MAX_LISTED = 16;
-
 /** Number of possible records that are checked to find a real one. */
 const MAX_CHECKED_RECORDS = 20;
 
@@ -291,7 +289,11 @@ async function scanContents(
     if (isFilled && !readsAll) break;
     if (entry.isDirectory() && isGeneratedId(entry.name)) directories.push(entry.name);
   }
-  await forEachOf(directories, MAX_LISTED, (name) => assertNoLinks(join(partPath, name)));
+  const turns = new Turns();
+  for (const name of directories) {
+    await assertNoLinks(join(partPath, name));
+    if (turns.isOver) await turns.next();
+  }
   return isFilled ? 'filled' : 'empty';
 }
 
@@ -308,13 +310,16 @@ async function checkRecord(directory: string, name: string, findings: Findings):
   else if (findings.likeRecords.length < MAX_NAMED) findings.likeRecords.push(join('uploads', name));
 }
 
-/** Ignores a directory that cannot be listed now; its fault is reported when the upload is recovered. */
+/**
+ * Lists the directory with a blocking call, since there may be very many and nothing is served yet. Ignores one that
+ * cannot be listed now; its fault is reported when the upload is recovered.
+ */
 async function assertNoLinks(directory: string): Promise<void> {
   let entries: readonly DirectoryEntry[];
   try {
-    entries = await withReadRetries(() => readdirEntries(directory));
+    entries = readdirEntriesSync(directory);
   } catch {
-    return;
+    entries = await withReadRetries(() => readdirEntries(directory)).catch(() => []);
   }
   for (const entry of entries) assertNoLink('', entry, 'an upload of the spool');
 }

@@ -460,4 +460,5 @@ export const memoryDisks: FileSystem = {
   openSync: (path) => open(path, 'r'),
   readSync: (fd, into, position) => read(fd, into, position, 'read'),
   closeSync: (fd) => close(fd),
+  readdirEntriesSync: (path) => [...entriesOf(look(path, 'readdirEntries'))],
 };

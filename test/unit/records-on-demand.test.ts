@@ -1,4 +1,4 @@
-import { readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import { type FileSystem, nodeFileSystem, useFileSystem } from '../../src/fs/files.js';
@@ -250,6 +250,15 @@ describe('an upload that the start finds', () => {
     expect([await store.setAsideRecords(), (await listed()).sort()]).toEqual([[], [id, other].sort()]);
   });
 
+  test('with a torn line, which stays in memory from the start on, is compared all the same', async () => {
+    const id = await created();
+    await appendFile(logOf(id), 'torn');
+    await restart();
+    decision = () => 'give-up';
+    expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+    expect([checked, opened]).toEqual([[id], []]);
+  });
+
   test('without a byte needs no comparison, unless the spool has a directory of it', async () => {
     const [id, spooled] = [await created(0), await created(0)];
     await restart();
@@ -343,6 +352,17 @@ describe('a record that is not in memory', () => {
     expect(await store.recordAnswer(id, 'w', kept, ended)).toMatchObject({ phase: 'answered' });
     expect(await store.recordAnswer(id, 'w', kept, ended)).toMatchObject({ phase: 'answered' });
     expect(await store.answerBody(id)).toEqual(Buffer.from('ok'));
+  });
+
+  test('of a claimed delivery stays in memory also before its attempt', async () => {
+    const id = await claimed();
+    await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+    await restart(0);
+    await store.claimDelivery(id, 'w', Date.now() + HOUR);
+    failing = { id, code: 'EIO' };
+    expect(await store.renewClaim(id, 'w', Date.now() + HOUR)).toBe(true);
+    expect(await store.postpone(id, 'w', 7)).toMatchObject({ phase: 'complete', dueAt: 7 });
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
   });
 
   test.each(['EIO', 'EMFILE', 'EACCES'])(

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { setImmediate as yieldToEventLoop } from 'node:timers/promises';
 import type { Semaphore } from '../../concurrency/queues.js';
+import { Turns } from '../../concurrency/turns.js';
 import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   BlockingReader,
@@ -51,9 +51,6 @@ export interface LoadedRecords {
   readonly largestToken: number;
 }
 
-/** The start gives way to other work after this time: signals, and the end of other starts of this machine. */
-const TURN_MS = 10;
-
 /**
  * Reads all records, keeps what the index needs of them, and removes the leftovers of a crash. A record that cannot be
  * read affects no other, and nothing of its upload is removed.
@@ -68,14 +65,12 @@ export async function loadRecords(
   const loaded = { index: new RecordIndex(), cache, setAside, largestToken: 0 };
   const task: LoadTask = { disk, observer, loaded, reader: new BlockingReader(), withAnswer: new Set() };
   const found: Record<string, string[]> = { answer: [], 'log.tmp': [], damaged: [] };
-  let turnEndsAt = performance.now() + TURN_MS;
+  const turns = new Turns();
   for await (const { name } of await withReadRetries(() => opendir(disk.directory))) {
     const [id, kind] = splitFileName(name);
     if (kind === 'log') await loadRecord(id, task);
     else found[kind]?.push(id);
-    if (performance.now() < turnEndsAt) continue;
-    await yieldToEventLoop();
-    turnEndsAt = performance.now() + TURN_MS;
+    if (turns.isOver) await turns.next();
   }
   for (const id of found['damaged']!) await registerDamaged(id, disk, loaded);
   for (const id of found['log.tmp']!)
