@@ -6,6 +6,9 @@ const MAX_WAITING_BYTES = 8 * 2 ** 20;
 /** PIPE_BUF: POSIX writes up to this many bytes to a pipe without mixing them with those of other processes. */
 const MAX_BATCH_BYTES = 4096;
 
+/** Lines that may be written together wait this long for others. */
+const SOON_MS = 10;
+
 const BUSY_CODES = new Set(['EAGAIN', 'EBUSY']);
 const RETRY_DELAY_MS = 20;
 /** At exit the process waits at most one second in all. */
@@ -23,8 +26,9 @@ export class LogOutput {
   /** A write is in progress, or waits for its retry. */
   private isBusy = false;
   private isClosed = false;
-  /** The lines are written at the end of this turn of the event loop. */
-  private isScheduled = false;
+  /** Lines that wait for others. */
+  private soon = '';
+  private soonTimer: NodeJS.Timeout | undefined;
   private readonly emptyListeners: (() => void)[] = [];
   private readonly fd: number;
   private readonly isNonBlocking: boolean;
@@ -37,33 +41,42 @@ export class LogOutput {
   }
 
   write(line: string): void {
+    this.addSoon();
     this.add(line);
     this.writeWaiting();
   }
 
-  /** Writes a line together with others of the same turn of the event loop, because each write costs a system call. */
+  /** Writes a line a moment later, together with others, because each write costs a system call. */
   writeSoon(line: string): void {
-    this.add(line);
-    if (this.isScheduled) return;
-    this.isScheduled = true;
-    setImmediate(this.onTurnEnded);
+    if (this.soon.length + line.length > MAX_BATCH_BYTES) this.addSoon();
+    this.soon += line;
+    this.soonTimer ??= setTimeout(this.onSoon, SOON_MS);
+  }
+
+  /** Lines with characters beyond ASCII may be longer than a batch, which is then divided. */
+  private addSoon(): void {
+    const { soon } = this;
+    this.soon = '';
+    if (Buffer.byteLength(soon) <= MAX_BATCH_BYTES) this.add(soon);
+    else for (const line of soon.split('\n').slice(0, -1)) this.add(`${line}\n`);
+    this.writeWaiting();
   }
 
   private add(line: string): void {
     const bytes = Buffer.from(line);
-    if (this.isClosed || this.waitingBytes + bytes.length > MAX_WAITING_BYTES) return;
+    if (bytes.length === 0 || this.isClosed || this.waitingBytes + bytes.length > MAX_WAITING_BYTES) return;
     this.lines.push(bytes);
     this.waitingBytes += bytes.length;
   }
 
-  private readonly onTurnEnded = (): void => {
-    this.isScheduled = false;
-    this.writeWaiting();
+  private readonly onSoon = (): void => {
+    this.soonTimer = undefined;
+    this.addSoon();
   };
 
   /** Calls `listener` once, when all lines so far are written or dropped. */
   onEmpty(listener: () => void): void {
-    this.writeWaiting();
+    this.addSoon();
     if (this.lines.length === 0 && !this.isBusy) listener();
     else this.emptyListeners.push(listener);
   }
@@ -133,6 +146,8 @@ export class LogOutput {
 
   /** Writes the remaining lines at exit; Node itself waits for a write in the background. */
   private writeRest(): void {
+    this.add(this.soon);
+    this.soon = '';
     let rest = Buffer.concat(this.lines.splice(0));
     for (let retries = 0; rest.length > 0 && retries < MAX_EXIT_RETRIES;) {
       try {

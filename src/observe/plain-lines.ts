@@ -19,10 +19,13 @@ export class PlainLines {
     this.base = json === '{}' ? '' : `,${json.slice(1, -1)}`;
   }
 
-  /** Neither the level nor the message contains characters that JSON escapes. */
+  /** Level, message and the names of fields contain no characters that JSON escapes. */
   write(level: string, fields: PlainFields, message: string): void {
-    const json = JSON.stringify(fields);
-    const body = json === '{}' ? '' : `,${json.slice(1, -1)}`;
+    let body = '';
+    for (const name in fields) {
+      const value = fields[name];
+      if (value !== undefined) body += `,"${name}":${typeof value === 'string' ? quoted(value) : numeral(value)}`;
+    }
     this.output(`{"level":"${level}","time":"${this.time()}"${this.base}${body},"msg":"${message}"}\n`);
   }
 
@@ -35,4 +38,15 @@ export class PlainLines {
     }
     return this.clock;
   }
+}
+
+/** Text that is its own form in JSON. */
+const PLAIN_TEXT = /^[\x20\x21\x23-\x5b\x5d-\x7e]*$/;
+
+function quoted(text: string): string {
+  return PLAIN_TEXT.test(text) ? `"${text}"` : JSON.stringify(text);
+}
+
+function numeral(value: number): string {
+  return Number.isFinite(value) ? `${value}` : 'null';
 }
