@@ -39,6 +39,8 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
   private failure: Error | undefined;
   private switchedHead: ResponseHead | undefined;
   private announcedIdleMs = Infinity;
+  /** The head of the exchange, which is sent with the first content or in the next turn. */
+  private waitingHead: string | undefined;
 
   constructor(
     readonly socket: Socket,
@@ -66,7 +68,7 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
     return socket.writable && socket.readable && socket.readableLength === 0;
   }
 
-  /** Sends the head of a request in one piece with content that is written in the same turn. */
+  /** Sends the head of a request, together with content that is written in the same turn. */
   begin(exchange: OriginExchange): void {
     const { socket } = this;
     this.exchange = exchange;
@@ -75,10 +77,34 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
     this.used = true;
     socket.setTimeout(0);
     this.parser.begin(exchange.start.method);
-    socket.cork();
-    socket.write(exchange.start.head, 'latin1');
+    this.waitingHead = exchange.start.head;
     // A body that has been read already is passed on in the next tick.
-    process.nextTick(uncorkSoon, socket);
+    process.nextTick(sendHeadSoon, this);
+  }
+
+  write(bytes: Buffer, onTaken?: (error?: Error | null) => void): boolean {
+    const { socket, waitingHead } = this;
+    if (waitingHead === undefined) return socket.write(bytes, onTaken);
+    this.waitingHead = undefined;
+    const size = waitingHead.length + bytes.length;
+    if (size <= MAX_JOINED_BYTES) {
+      const joined = Buffer.allocUnsafe(size);
+      joined.write(waitingHead, 'latin1');
+      bytes.copy(joined, waitingHead.length);
+      return socket.write(joined, onTaken);
+    }
+    socket.cork();
+    socket.write(waitingHead, 'latin1');
+    const mayContinue = socket.write(bytes, onTaken);
+    socket.uncork();
+    return mayContinue;
+  }
+
+  /** Sends the head that waits for content, if there is one. */
+  sendHead(): void {
+    const { socket, waitingHead } = this;
+    this.waitingHead = undefined;
+    if (waitingHead !== undefined && !socket.destroyed) socket.write(waitingHead, 'latin1');
   }
 
   abort(exchange: OriginExchange, error?: Error): void {
@@ -127,8 +153,8 @@ export class OriginConnection implements ResponseListener, ExchangeCarrier {
     }
   }
 
-  onContent(bytes: Buffer): void {
-    if (!this.socket.destroyed) this.exchange?.listener.onContent(bytes);
+  onContent(bytes: Buffer, isLast: boolean): void {
+    if (!this.socket.destroyed) this.exchange?.listener.onContent(bytes, isLast);
   }
 
   onEnd(trailers: readonly HeaderLine[]): void {
@@ -233,10 +259,13 @@ const NOTHING = Buffer.alloc(0);
 /** A connection is closed this much earlier than the origin announces to close it. */
 const IDLE_MARGIN_MS = 500;
 
-function uncorkSoon(socket: Socket): void {
-  process.nextTick(uncork, socket);
+/** A longer request is not worth a copy. */
+const MAX_JOINED_BYTES = 4096;
+
+function sendHeadSoon(connection: OriginConnection): void {
+  process.nextTick(sendHead, connection);
 }
 
-function uncork(socket: Socket): void {
-  socket.uncork();
+function sendHead(connection: OriginConnection): void {
+  connection.sendHead();
 }

@@ -10,8 +10,8 @@ export interface ExchangeListener {
   onInterim(head: ResponseHead): void;
   /** The final head. `contentIsLate`: none of its content has arrived. */
   onHead(head: ResponseHead, contentIsLate: boolean): void;
-  /** The bytes belong to the receiver. */
-  onContent(bytes: Buffer): void;
+  /** The bytes belong to the receiver. `isLast`: `onEnd` is called next. */
+  onContent(bytes: Buffer, isLast: boolean): void;
   /** The response is complete; the request may not be. */
   onEnd(trailers: readonly HeaderLine[]): void;
   /** The origin has switched protocols. The paused socket belongs to the receiver. */
@@ -44,6 +44,8 @@ export interface ExchangeCarrier {
   readonly wasUsed: boolean;
   /** Sends the head of the exchange. */
   begin(exchange: OriginExchange): void;
+  /** Like `write` of the socket, for all bytes after the head. */
+  write(bytes: Buffer, onTaken?: OnTaken): boolean;
   /** Called when a direction of the exchange is complete. */
   finishIfComplete(): void;
   /** Ends the connection, unless it carries another exchange by now. */
@@ -125,7 +127,7 @@ export class OriginExchange {
     this.usesKeptConnection = connection.wasUsed;
     connection.begin(this);
     if (this.waiting.length === 0) return;
-    for (const { bytes, onTaken } of this.waiting.splice(0)) connection.socket.write(bytes, onTaken);
+    for (const { bytes, onTaken } of this.waiting.splice(0)) connection.write(bytes, onTaken);
     if (!connection.socket.writableNeedDrain) this.listener.onDrain();
   }
 
@@ -206,7 +208,7 @@ export class OriginExchange {
   }
 
   private send(bytes: Buffer, onTaken?: OnTaken): boolean {
-    if (this.connection) return this.connection.socket.write(bytes, onTaken);
+    if (this.connection) return this.connection.write(bytes, onTaken);
     this.waiting.push({ bytes, onTaken });
     return false;
   }

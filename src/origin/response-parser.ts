@@ -13,7 +13,8 @@ import {
 export interface ResponseListener {
   /** An interim or a final head; after 101 the rest is not HTTP. `contentIsLate`: none of its content has arrived. */
   onHead(head: ResponseHead, contentIsLate: boolean): void;
-  onContent(bytes: Buffer): void;
+  /** `isLast`: the end of the response is called next. */
+  onContent(bytes: Buffer, isLast: boolean): void;
   onEnd(trailers: readonly HeaderLine[]): void;
 }
 
@@ -87,7 +88,7 @@ export class ResponseParser {
           at = this.parseLength(bytes, at);
           break;
         case 'until-close':
-          this.listener.onContent(at === 0 ? bytes : bytes.subarray(at));
+          this.listener.onContent(at === 0 ? bytes : bytes.subarray(at), false);
           return bytes.length;
         case 'chunk-line':
         case 'chunk':
@@ -153,7 +154,8 @@ export class ResponseParser {
   private parseLength(bytes: Buffer, from: number): number {
     const end = Math.min(bytes.length, from + this.remaining);
     this.remaining -= end - from;
-    this.listener.onContent(from === 0 && end === bytes.length ? bytes : bytes.subarray(from, end));
+    const content = from === 0 && end === bytes.length ? bytes : bytes.subarray(from, end);
+    this.listener.onContent(content, this.remaining === 0);
     if (this.remaining === 0) this.end([]);
     return end;
   }
@@ -176,7 +178,7 @@ export class ResponseParser {
         if (this.remaining === 0) this.state = 'chunk-end';
       }
     }
-    if (contentEnd > contentStart) this.listener.onContent(bytes.subarray(contentStart, contentEnd));
+    if (contentEnd > contentStart) this.listener.onContent(bytes.subarray(contentStart, contentEnd), false);
     return at;
   }
 

@@ -25,6 +25,9 @@ import { type AwaitedSide, StallDetector, type StallLimits } from '../origin/sta
 /** Limits for reading the rest of a replaced answer, which keeps the connection to the origin. */
 const REPLACED_ANSWER_LIMITS = { bytes: 64 * 1024, ms: 2000 };
 
+/** A longer end of a content is written by itself, so that its memory is released as early as that of other pieces. */
+const MAX_LAST_BYTES = 8 * 1024;
+
 /** The head of a final response. */
 export interface AnswerHead {
   readonly status: number;
@@ -91,6 +94,8 @@ export class ProxiedExchange implements ExchangeListener {
   private answer: ResponseHead | undefined;
   /** Bytes of a replaced answer that may still be read; undefined while the answer goes to the client. */
   private discardableBytes: number | undefined;
+  /** The end of a short content, which is written together with the end of the response. */
+  private lastContent: Buffer | undefined;
   private listensForDrain = false;
   /** The origin has sent a response, interim or final, and so must have seen the request. */
   private hasOriginResponded = false;
@@ -242,10 +247,12 @@ export class ProxiedExchange implements ExchangeListener {
     else if (this.sendHead(rewritten) && contentIsLate) this.client.flush();
   }
 
-  onContent(bytes: Buffer): void {
+  onContent(bytes: Buffer, isLast: boolean): void {
     if (this.discardableBytes !== undefined) {
       this.discardableBytes -= bytes.length;
       if (this.discardableBytes < 0) this.exchange!.destroy();
+    } else if (isLast && bytes.length <= MAX_LAST_BYTES) {
+      this.lastContent = bytes;
     } else if (!this.isFinished && !this.client.out.write(bytes, releaseWhenWritten(bytes))) {
       this.exchange!.pause();
       if (!this.listensForDrain) this.client.out.on('drain', this.onClientDrain);
@@ -261,7 +268,7 @@ export class ProxiedExchange implements ExchangeListener {
     if (this.isFinished) return;
     // An origin that keeps the connection open may want the rest of the body; one that closes it does not.
     if (!exchange.isSent && this.answer?.isPersistent === false) this.abandonBody();
-    this.client.end(this.trailersToClient(trailers));
+    this.client.end(this.trailersToClient(trailers), this.lastContent);
   }
 
   onClosed(error: Error | undefined): void {

@@ -106,9 +106,12 @@ export class Http1Client implements ClientSide {
     this.response.flushHeaders();
   }
 
-  end(trailers: Headers): void {
-    if (trailers.length > 0 && this.response.chunkedEncoding) this.response.addTrailers(trailers.map(toPair));
-    this.response.end();
+  end(trailers: Headers, lastContent?: Buffer): void {
+    const { response } = this;
+    if (trailers.length > 0 && response.chunkedEncoding) response.addTrailers(trailers.map(toPair));
+    // Node joins a head with text, but not with bytes; each octet of this text is one character.
+    if (lastContent) response.end(lastContent.toString('latin1'), 'latin1');
+    else response.end();
   }
 
   abort(): void {
@@ -258,9 +261,10 @@ class Http2Client implements ClientSide {
     // A HEADERS frame is never held back.
   }
 
-  end(trailers: Headers): void {
+  end(trailers: Headers, lastContent?: Buffer): void {
     if (trailers.length > 0) addHttp2Trailers(this.response, trailers);
-    this.response.end();
+    if (lastContent) this.response.end(lastContent);
+    else this.response.end();
   }
 
   abort(): void {

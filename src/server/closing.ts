@@ -62,8 +62,8 @@ export interface ClientSide {
   sendHead(status: number, reason: string, headers: Headers): void;
   /** Sends a head that waits for the first content. */
   flush(): void;
-  /** Ends the response after its content. */
-  end(trailers: Headers): void;
+  /** Ends the response after its content. `lastContent`: a short piece that is still to be sent. */
+  end(trailers: Headers, lastContent?: Buffer): void;
   /** Ends a response that has begun so that the client sees that it is incomplete. */
   abort(): void;
   /** Reads and discards the rest of the body, within limits; then ends the connection or stream. */

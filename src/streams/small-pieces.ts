@@ -30,8 +30,8 @@ export class CombiningRequest extends IncomingMessage {
       this.combiner ??= new PieceCombiner(this, (combined) => super.push(combined), this.countPiece);
       return this.combiner.add(piece);
     }
+    // Not counted: a connection may have only few requests at a time.
     this.hasPassedPiece = true;
-    throttle.count(this.socket);
     return super.push(piece, encoding);
   }
 
