@@ -31,9 +31,17 @@ export class HttpTransport {
       ? requestHttps(url, { ...options, agent: this.https })
       : requestHttp(url, { ...options, agent: this.http });
     const responding = responseTo(request);
-    if (body) void sendBody(request, body, onProgress);
+    const exchange = { isAnswered: false, isOver: false };
+    // The system reports bytes even after the end, which must not count as news of this request.
+    if (body) void sendBody(request, body, exchange, (sent) => exchange.isOver || onProgress(sent));
     else request.end();
-    return receive(await responding, request);
+    try {
+      const incoming = await responding;
+      exchange.isAnswered = true;
+      return await receive(incoming, request);
+    } finally {
+      exchange.isOver = true;
+    }
   };
 
   close(): void {
@@ -46,14 +54,13 @@ export class HttpTransport {
 async function sendBody(
   request: ClientRequest,
   piece: ReadablePiece,
-  onProgress: (sent: number) => void,
+  exchange: { readonly isAnswered: boolean },
+  onProgress: (sent: number) => unknown,
 ): Promise<void> {
   const blocks = Array.from({ length: Math.min(BLOCKS, Math.ceil(piece.size / BLOCK_BYTES)) }, () => ({
     bytes: Buffer.allocUnsafeSlow(Math.min(BLOCK_BYTES, piece.size)),
     written: Promise.resolve(),
   }));
-  const exchange = { isAnswered: false };
-  request.once('response', () => (exchange.isAnswered = true));
   onProgress(0);
   try {
     let at = 0;
