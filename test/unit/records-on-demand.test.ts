@@ -232,6 +232,23 @@ describe('an upload that the start finds', () => {
     await expect(stat(logOf(id))).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
+  test('and whose removal fails halfway is removed the next time', async () => {
+    const id = await created(5, { dialect: PLAIN_DIALECT });
+    await restart();
+    decision = () => 'remove';
+    useFileSystem({
+      ...watched,
+      fsync: () => Promise.reject(Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'fsync' })),
+    });
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+    await expect(stat(logOf(id))).rejects.toMatchObject({ code: 'ENOENT' });
+    useFileSystem(watched);
+    expect([await store.get(id), await store.setAsideRecords()]).toEqual([undefined, []]);
+    expect(await store.totals()).toEqual({ phases: {}, bytes: 0 });
+    await restart();
+    expect(await listed()).toEqual([]);
+  });
+
   test('is not shown while its bytes cannot be looked at, and keeps no other from being shown', async () => {
     const [id, other] = [await created(), await created()];
     await restart();

@@ -419,8 +419,11 @@ export class Records {
     const { record, hasLostLine = false } = entry;
     const decision = await this.recover({ upload: record.upload, chunks: record.chunks, hasLostLine });
     if (decision === 'give-up') Object.assign(entry, { record: asLost(record), isLost: true });
-    if (decision === 'remove') await this.removeFiles(id, entry);
-    return decision !== 'remove';
+    if (decision !== 'remove') return true;
+    // A removal that fails halfway must be repeated with the same file.
+    if (this.index.has(id)) this.cache.put(id, entry);
+    await this.removeFiles(id, entry);
+    return false;
   }
 
   private answerPath(id: string): string {
