@@ -12,6 +12,7 @@ const PHRASES: ReadonlyMap<number, string> = new Map([
   [415, 'Unsupported Media Type'],
   [417, 'Expectation Failed'],
   [422, 'Unprocessable Content'],
+  [423, 'Locked'],
   [428, 'Precondition Required'],
   [429, 'Too Many Requests'],
   [431, 'Request Header Fields Too Large'],

@@ -47,7 +47,11 @@ export function tus(settings: TusSettings, during: 'creation' | 'upload'): Proto
     interim: () => undefined,
     render: (outcome, context) => {
       if (outcome.kind === 'discovered') return { status: 204, headers: tusAnnouncement(context.limits, settings) };
-      return (during === 'creation' && renderCreation(outcome, context)) || render(outcome, context);
+      return (
+        (during === 'creation' && renderCreation(outcome, context)) ||
+        lockedUnlessReachable(outcome, during) ||
+        render(outcome, context)
+      );
     },
   };
 }
@@ -83,7 +87,9 @@ function parseCreation(head: RequestHead, { joinsParts }: TusSettings): Intent |
   if (fieldValue(head.headers, 'Tus-Resumable') !== VERSION) return { reason: 'unsupported-tus-version' };
   const concat = fieldValue(head.headers, 'Upload-Concat');
   if (concat !== undefined && !joinsParts)
-    return malformed('Uploads are not joined here: leave Upload-Concat out, and send the file as one upload.');
+    return malformed(
+      'Uploads are not joined here, because each server keeps the bytes that it got: leave Upload-Concat out, and send the file as one upload.',
+    );
   if (concat !== undefined && concat !== 'partial') return parseConcatenation(head, concat);
   const length = readInteger(head, 'Upload-Length');
   const deferred = fieldValue(head.headers, 'Upload-Defer-Length');
@@ -192,6 +198,9 @@ function readInteger({ headers }: RequestHead, name: string): number | 'invalid'
 
 /** Reads `Upload-Checksum`: an algorithm and a checksum in Base64 (extension checksum). */
 function readChecksum({ headers }: RequestHead): readonly ContentDigest[] | Refusal {
+  const announced = fieldValue(headers, 'Trailer') ?? '';
+  if (/(?:^|[\s,])upload-checksum(?:[\s,]|$)/i.test(announced))
+    return malformed('Upload-Checksum has to be a header field: checksum-trailer is not offered here.');
   const text = fieldValue(headers, 'Upload-Checksum');
   if (text === undefined) return [];
   const [, name = '', encoded = ''] = /^([a-z0-9]+) ([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
@@ -222,6 +231,16 @@ function renderCreation(outcome: Outcome, context: ReplyContext): Reply | undefi
 /** Undefined where no byte is held back, or nothing can be appended. */
 function createdIncomplete(upload: Upload, context: ReplyContext): Reply | undefined {
   return upload.heldBack && concatenationRole(upload) !== 'joined' ? created(upload, context) : undefined;
+}
+
+/**
+ * The response about an upload that is there, but that nobody can read or write now. tus-js-client takes every other error
+ * on HEAD, 503 too, for the end of the upload and begins a new one; clients try again after 423, as with servers that lock
+ * uploads.
+ */
+function lockedUnlessReachable(outcome: Outcome, during: 'creation' | 'upload'): Reply | undefined {
+  const isUnreachable = outcome.kind === 'refused' && outcome.refusal.reason === 'unavailable' && during === 'upload';
+  return isUnreachable ? refused(outcome.refusal, 423) : undefined;
 }
 
 function created(upload: Upload, context: ReplyContext): Reply {
@@ -376,12 +395,12 @@ const DETAIL: Readonly<Partial<Record<Refusal['reason'], string>>> = {
 };
 
 /** Core: HEAD: the offset is only sent with an upload that exists. */
-function refused(refusal: Refusal): Reply {
+function refused(refusal: Refusal, status?: number): Reply {
   const base = problemOf(refusal, final);
   const { reason } = refusal;
   const upload = 'upload' in refusal ? refusal.upload : undefined;
   const reply = problemReply(
-    { status: STATUS[reason] ?? base.status, detail: DETAIL[reason] ?? base.detail },
+    { status: status ?? STATUS[reason] ?? base.status, detail: DETAIL[reason] ?? base.detail },
     lines(
       ['Tus-Resumable', VERSION],
       reason === 'unsupported-tus-version' ? ['Tus-Version', VERSION] : undefined,
