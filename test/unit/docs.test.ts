@@ -19,6 +19,7 @@ describe('README', () => {
     'docs/access.md',
     'docs/delivery.md',
     'docs/configuration-guide.md',
+    'docs/clients/tus.md',
     'examples/README.md',
     'docs/architecture.md',
     'docs/decisions/README.md',

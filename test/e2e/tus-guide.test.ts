@@ -1,0 +1,113 @@
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { symlink, writeFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
+import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+
+const GUIDE = readFileSync('docs/clients/tus.md', 'utf8');
+const FILE = randomBytes(300_000, 4);
+const INSTALLED = resolve('.cache/tus-clients');
+
+/** The only block of the guide in a language that contains this text. */
+function shown(language: string, text: string): string {
+  const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
+  const blocks = [...GUIDE.matchAll(fence)].map(([, block]) => block!).filter((block) => block.includes(text));
+  expect(blocks).toHaveLength(1);
+  return blocks[0]!;
+}
+
+/** Calls the function of the guide as a page would. */
+const CALLER = `import { readFileSync } from 'node:fs';
+import { send } from './send.mjs';
+const file = Object.assign(readFileSync('holiday.jpg'), { name: 'holiday.jpg', type: 'image/jpeg' });
+const { status, body } = await send(file, { token: 'secret', onProgress: () => {} });
+console.log(status, body);
+`;
+
+interface Program {
+  readonly language: string;
+  readonly text: string;
+  readonly file: string;
+  readonly command: readonly string[];
+  /** The last line that it prints. */
+  readonly last: RegExp;
+}
+
+const PROGRAMS: readonly Program[] = [
+  {
+    language: 'js',
+    text: 'tus-js-client',
+    file: 'send.mjs',
+    command: [process.execPath, 'caller.mjs'],
+    last: /^201 stored$/,
+  },
+  { language: 'python', text: 'tusclient', file: 'send.py', command: ['python3', 'send.py'], last: /^201 stored$/ },
+  {
+    language: 'java',
+    text: 'TusClient',
+    file: 'Send.java',
+    command: ['java', '-cp', join(INSTALLED, 'tus-java-client.jar'), 'Send.java'],
+    last: /^The answer is at http:\S+\/\.uploads\/\S+\/answer$/,
+  },
+];
+
+let origin: TestOrigin;
+let proxy: ProxyProcess;
+let directory: TemporaryDirectory;
+beforeAll(async () => {
+  directory = await temporaryDirectory('rufh-tus-guide-');
+  await writeFile(join(directory.path, 'holiday.jpg'), FILE);
+  await writeFile(join(directory.path, 'caller.mjs'), CALLER);
+  await symlink(resolve('node_modules'), join(directory.path, 'node_modules'));
+  origin = await startTestOrigin();
+  origin.answerWith({ status: 201, body: 'stored' });
+  const shownConfig = shown('yaml', 'rufh-proxy.yaml').replace(/^origin: .*$/m, `origin: ${origin.url}`);
+  proxy = await startProxy({ config: shownConfig });
+});
+afterAll(async () => {
+  await proxy.stop();
+  await origin.close();
+  await directory.remove();
+});
+
+/** What a program prints; rejects with its errors if it fails. */
+function outputOf([program, ...args]: readonly string[]): Promise<string> {
+  const env = { ...process.env, PYTHONPATH: join(INSTALLED, 'python'), TOKEN: 'secret' };
+  const child = spawn(program!, args, { cwd: directory.path, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  let [output, errors] = ['', ''];
+  child.stdout.on('data', (bytes: Buffer) => (output += bytes.toString()));
+  child.stderr.on('data', (bytes: Buffer) => (errors += bytes.toString()));
+  return new Promise((done, reject) => {
+    child.once('error', reject);
+    child.once('close', (code) => (code === 0 ? done(output) : reject(new Error(errors + output))));
+  });
+}
+
+test.each(PROGRAMS)(
+  'the $language program of the guide uploads a file',
+  async ({ language, text, file, command, last }) => {
+    origin.requests.length = 0;
+    const program = shown(language, text).replace('https://api.example.com', proxy.url);
+    await writeFile(join(directory.path, file), program);
+    const lines = (await outputOf(command)).trim().split('\n');
+    expect(lines.at(-1)).toMatch(last);
+    expect(origin.requests).toHaveLength(1);
+    const [request] = origin.requests;
+    expect(request).toMatchObject({ method: 'POST', target: '/photos/', sha256: sha256(FILE) });
+    expect(['Content-Type', 'Authorization'].map((name) => request!.header(name))).toEqual([
+      'image/jpeg',
+      'Bearer secret',
+    ]);
+  },
+);
+
+test('the answer stays readable at the URL that the guide names', async () => {
+  const program = shown('java', 'TusClient').replace('https://api.example.com', proxy.url);
+  await writeFile(join(directory.path, 'Send.java'), program);
+  const output = await outputOf(['java', '-cp', join(INSTALLED, 'tus-java-client.jar'), 'Send.java']);
+  const answer = await fetch(/http:\S+\/answer/.exec(output)![0]);
+  expect([answer.status, await answer.text()]).toEqual([201, 'stored']);
+});
