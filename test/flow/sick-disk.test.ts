@@ -229,7 +229,7 @@ describe('uploads', () => {
       expect(comparable(rest)).toEqual(expected.answered(OK, length));
       expectWhole(target);
       // Its record may be written anew just now, beside the old one.
-      const left = ['.store', `${idOf(upload)}.log`].join();
+      const left = ['.store', `${idOf(upload)}.log`].sort().join();
       const files = async () => (await readdir(join(proxy.app.data, 'uploads'))).sort().join();
       let seen = '';
       await until(
