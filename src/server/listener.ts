@@ -231,7 +231,8 @@ export function detectProtocol(
     if (protocol !== 'http1' && protocol !== 'http2') return onDetected(protocol);
     socket.unshift(received);
     socket.on('error', ignore);
-    const readAgain = protocol === 'http1' ? holdUntilParsed(socket, received) : ignore;
+    const mayFollowMore = protocol === 'http1' && received.length >= FULL_READ_BYTES;
+    const readAgain = mayFollowMore ? holdUntilParsed(socket, received) : ignore;
     // Inside 'readable' Node has scheduled another read, which would come after the new owner has paused the socket.
     // Pausing would have no effect from then on, and a body would fill the memory.
     setImmediate(() => {
@@ -253,6 +254,9 @@ export function detectProtocol(
   const timer = setTimeout(() => finish(received.length === 0 ? 'silent' : 'late'), timeoutMs);
   socket.on('readable', inspect).once('end', onEnd).once('close', onEnd).once('error', onEnd);
 }
+
+/** Node reads so many bytes at once; a connection with fewer has been read to the end. */
+const FULL_READ_BYTES = 64 * 1024;
 
 /**
  * Stops reading, so that the system rather than this process keeps the rest of a body that nobody asks for yet. The

@@ -95,8 +95,17 @@ async function* streamSections(
   { refresh = () => Promise.resolve(), withSums = false }: ReadOptions,
 ): AsyncGenerator<Buffer> {
   try {
-    for (const section of sections) await assertComplete(section, refresh);
-    for (const section of sections) yield* sectionBytes(section, withSums);
+    const [only] = sections;
+    // Most uploads are one file, which is not opened twice.
+    if (only && sections.length === 1) {
+      yield* sectionBytes(only, await openComplete(only, refresh), withSums);
+      return;
+    }
+    for (const section of sections) await close(await openComplete(section, refresh));
+    for (const section of sections) {
+      const fd = await withReadRetries(() => open(section.path, 'r'));
+      yield* sectionBytes(section, fd, withSums);
+    }
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw storageFault(error, 'bytes cannot be read');
     await refresh();
@@ -104,29 +113,33 @@ async function* streamSections(
   }
 }
 
-async function assertComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<void> {
-  const size = await retryIfMissing(() => withReadRetries(() => openedSize(path)), refresh);
-  if (size === undefined) throw bytesLost('a chunk is missing');
+/** The descriptor of a file that has all committed bytes. */
+async function openComplete({ path, hasSums, committed }: Section, refresh: () => Promise<void>): Promise<number> {
+  const opened = await retryIfMissing(() => withReadRetries(() => openWithSize(path)), refresh);
+  if (opened === undefined) throw bytesLost('a chunk is missing');
   const expected = hasSums ? fileSizeOf(committed) : committed;
-  if (size < expected) throw bytesLost(`the file of a chunk has ${size} bytes instead of ${expected}`);
+  if (opened.size >= expected) return opened.fd;
+  await close(opened.fd);
+  throw bytesLost(`the file of a chunk has ${opened.size} bytes instead of ${expected}`);
 }
 
 /** Opens the file for its size: otherwise an NFS client may give a size from before another node wrote the rest. */
-async function openedSize(path: string): Promise<number> {
+async function openWithSize(path: string): Promise<{ readonly fd: number; readonly size: number }> {
   const fd = await open(path, 'r');
   try {
-    return (await fstat(fd)).size;
-  } finally {
+    return { fd, size: (await fstat(fd)).size };
+  } catch (error) {
     await close(fd);
+    throw error;
   }
 }
 
-async function* sectionBytes(section: Section, withSums: boolean): AsyncGenerator<Buffer> {
-  const { path, committed, start, end } = section;
+/** Closes the descriptor at the end. */
+async function* sectionBytes(section: Section, fd: number, withSums: boolean): AsyncGenerator<Buffer> {
+  const { committed, start, end } = section;
   // Only complete blocks can be verified, except for the last committed one.
   const first = start - (start % BLOCK_BYTES);
   const last = Math.min(Math.ceil(end / BLOCK_BYTES) * BLOCK_BYTES, committed);
-  const fd = await withReadRetries(() => open(path, 'r'));
   try {
     for (let at = first; at < last; at += READ_SIZE) {
       const size = Math.min(READ_SIZE, last - at);
