@@ -139,19 +139,25 @@ export async function writeFully(path: string, bytes: Uint8Array, durable: boole
   }
 }
 
-/** All bytes of a file. */
+/** All bytes of a file. Rejects when the system gives fewer than the file has, which would look like lost lines. */
 export async function readFully(path: string): Promise<Buffer> {
   const fd = await open(path, 'r');
   try {
-    return await readAll(fd);
+    const { size } = await fstat(fd);
+    const bytes = await readUpTo(fd, size);
+    if (bytes.length < size) throw new Fault('STORAGE_UNAVAILABLE', 'a read gave only a part of a file', true);
+    return bytes;
   } finally {
     await close(fd);
   }
 }
 
-/** All bytes of an opened file. */
+/** The bytes of an opened file, which another process may be changing. */
 export async function readAll(fd: number): Promise<Buffer> {
-  const { size } = await fstat(fd);
+  return readUpTo(fd, (await fstat(fd)).size);
+}
+
+async function readUpTo(fd: number, size: number): Promise<Buffer> {
   const bytes = Buffer.allocUnsafe(size);
   let at = 0;
   for (let got = -1; at < size && got !== 0; at += got) got = await read(fd, bytes.subarray(at), at);

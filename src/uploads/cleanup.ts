@@ -120,7 +120,7 @@ export class Cleanup {
   private async expire(id: string): Promise<void> {
     const { store, leases } = this.options;
     const known = await store.get(id);
-    if (!this.hasEnded(known)) return;
+    if (!this.hasEnded(known) || (!known && (await this.isSetAside(id)))) return;
     if (known?.phase !== 'receiving') return this.remove(id);
     const lease = await leases.take(id, 'to-end');
     try {
@@ -186,11 +186,17 @@ export class Cleanup {
   private async removeOldFiles({ id, files }: SpooledUpload, oldFiles: readonly SpooledChunk[]): Promise<void> {
     const { store, spool } = this.options;
     const upload = await store.get(id);
+    // Reading the record may have shown that it cannot be used.
+    if (!upload && (await this.isSetAside(id))) return;
     const location = await this.locationOf(upload);
     if (location === 'here') await this.removeUncounted(upload!, oldFiles);
     // Files of an upload that has a young one may just be arriving from another node.
     else if (location === 'elsewhere' && files.every((file) => !hasGivenName(file) || oldFiles.includes(file)))
       for (const { name } of oldFiles) await spool.removeChunk(id, name);
+  }
+
+  private async isSetAside(id: string): Promise<boolean> {
+    return (await this.options.store.setAsideRecords()).some((each) => each.id === id);
   }
 
   /**
@@ -245,7 +251,10 @@ export class Cleanup {
   }
 
   private async uncounted(upload: Upload, files: readonly SpooledChunk[]): Promise<readonly SpooledChunk[]> {
-    const chunks = await this.options.store.chunks(upload.id);
+    const { store } = this.options;
+    const chunks = await store.chunks(upload.id);
+    // Chunks of a record that was found damaged in the meantime are not all that it had.
+    if ((await store.get(upload.id))?.phase !== upload.phase) return [];
     return files.filter(({ name }) => !isCounted(upload, chunks, name));
   }
 }

@@ -59,7 +59,7 @@ async function age(): Promise<void> {
 async function start(looked: () => unknown = () => undefined): Promise<void> {
   await store.close();
   await age();
-  store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log });
+  store = await EmbeddedStore.open({ directory: directory.path, sync: 'group', log: told.log, maxCachedBytes: 0 });
   const unreadable = new UnreadableBytes({ spool, ...told });
   unrecorded = new UnrecordedBytes(told);
   const watched = Object.create(spool) as LocalSpool;
@@ -78,11 +78,11 @@ async function start(looked: () => unknown = () => undefined): Promise<void> {
   if (whoLooks === 'the background') await store.recoverRest();
 }
 
-/** Rounds of the sweep in the hours to come, as long as the upload has time. */
-async function sweep(hours = 5): Promise<void> {
+/** Rounds of the sweep in the hours to come, as long as the upload has time. `watched`: the store that it uses. */
+async function sweep(hours = 5, watched = store): Promise<void> {
   let passedMs = 0;
   const sweeping = new Cleanup({
-    store,
+    store: watched,
     spool,
     log: told.log,
     unreadable: new UnreadableBytes({ spool, ...told }),
@@ -213,6 +213,74 @@ describe.each(['the background', 'the first use'] as const)('found by %s:', (who
     expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
     expect(claims.length).toBeGreaterThan(0);
     expect(await Promise.all(claims)).toEqual(claims.map(() => undefined));
+  });
+
+  const DAMAGES: [string, damage: (bytes: Buffer) => Buffer][] = [
+    ['a damaged first line', (bytes) => Buffer.concat([Buffer.from('x'), bytes.subarray(1)])],
+    ['a line too few', (bytes) => bytes.subarray(0, bytes.lastIndexOf('\n', -2) + 1)],
+    ['no line', () => Buffer.alloc(0)],
+  ];
+  /** Calls `damage` once the orphans are old, at one of the moments between two steps of the sweep. */
+  const MOMENTS: [string, watch: (sweeping: EmbeddedStore, damage: () => Promise<void>) => void][] = [
+    [
+      'before the sweep looks',
+      (sweeping, damage) => (sweeping.setAsideRecords = onCall(sweeping, 'setAsideRecords', damage)),
+    ],
+    ['after the sweep has seen the record', (sweeping, damage) => (sweeping.get = onCall(sweeping, 'get', damage))],
+    [
+      'after the sweep has seen the chunks',
+      (sweeping, damage) => (sweeping.chunks = onCall(sweeping, 'chunks', damage)),
+    ],
+  ];
+
+  function onCall<M extends 'setAsideRecords' | 'get' | 'chunks'>(
+    sweeping: EmbeddedStore,
+    method: M,
+    damage: () => Promise<void>,
+  ): EmbeddedStore[M] {
+    const call = sweeping[method].bind(sweeping) as (...args: unknown[]) => Promise<unknown>;
+    return (async (...args: unknown[]) => {
+      const result = await call(...args);
+      await damage();
+      return result;
+    }) as EmbeddedStore[M];
+  }
+
+  test.each(DAMAGES.flatMap(([what, damage]) => MOMENTS.map(([when, watch]) => [what, when, damage, watch] as const)))(
+    'a record that gets %s %s keeps every chunk',
+    async (what, when, damage, watch) => {
+      await start();
+      await writeFile(pathOf('spool', id, 'chunk-2000000009-15'), 'x');
+      await age();
+      const right = await readFile(recordPath());
+      const watched = Object.create(store) as EmbeddedStore;
+      let calls = 0;
+      // Files are old in the second hour.
+      const isFirst = when === 'before the sweep looks';
+      watch(watched, async () => {
+        if (++calls === (isFirst ? 2 : 1)) await writeFile(recordPath(), damage(right));
+      });
+      await sweep(5, watched);
+      expect(calls).toBeGreaterThanOrEqual(isFirst ? 2 : 1);
+      const names = TOKENS.map((token, index) => `chunk-${token}-${index * 5}`);
+      expect(await readdir(pathOf('spool', id))).toEqual(expect.arrayContaining(names));
+      const upload = await store.get(id).catch(() => undefined);
+      if (what === 'a line too few') expect(upload).toMatchObject({ phase: 'invalid', lost: true });
+      else expect(await store.setAsideRecords()).toMatchObject([{ id }]);
+    },
+  );
+
+  test('an upload whose damage another step finds while the sweep wants to remove it keeps every chunk', async () => {
+    await start();
+    const watched = Object.create(store) as EmbeddedStore;
+    watched.expired = async () => {
+      if (await store.get(id).catch(() => undefined)) await damage('format', 'first');
+      await store.get(id).catch(() => undefined);
+      return [id];
+    };
+    await sweep(5, watched);
+    expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'damaged' }]);
+    expect(await readdir(pathOf('spool', id))).toHaveLength(3);
   });
 
   test('a start removes what nobody counts, but no file of another name', async () => {

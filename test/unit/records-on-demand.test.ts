@@ -415,12 +415,17 @@ describe('a record that is not in memory', () => {
     expect(await store.get(id)).toMatchObject({ offset: 5 });
   });
 
-  const DAMAGES: readonly [what: string, damage: (bytes: Buffer) => Buffer, phase: Phase | undefined][] = [
-    ['has lost its last line', (bytes) => bytes.subarray(0, bytes.indexOf('\n') + 1), 'invalid'],
-    ['ends in its last line', (bytes) => bytes.subarray(0, -3), 'invalid'],
-    ['has another byte in its last line', (bytes) => changed(bytes, bytes.lastIndexOf('size')), 'invalid'],
-    ['has another byte in its first line', (bytes) => changed(bytes, 20), undefined],
-    ['is empty', () => Buffer.alloc(0), undefined],
+  const DAMAGES: readonly [what: string, damage: (bytes: Buffer) => Buffer][] = [
+    ['has lost its last line', (bytes) => bytes.subarray(0, bytes.indexOf('\n') + 1)],
+    ['has lost its last two lines', (bytes) => bytes.subarray(0, bytes.lastIndexOf('\n', -2) + 1)],
+    ['has a line more', (bytes) => Buffer.concat([bytes, bytes.subarray(bytes.lastIndexOf('\n', -2) + 1)])],
+    ['ends in its last line', (bytes) => bytes.subarray(0, -3)],
+    ['has another byte in its last line', (bytes) => changed(bytes, bytes.lastIndexOf('size'))],
+  ];
+
+  const KNOWN: readonly [since: string, forget: () => Promise<void>][] = [
+    ['of this process', () => Promise.resolve()],
+    ['of the start', () => restart(0)],
   ];
 
   function changed(bytes: Buffer, at: number): Buffer {
@@ -429,27 +434,100 @@ describe('a record that is not in memory', () => {
     return other;
   }
 
-  test.each(DAMAGES)('and whose file %s is given up: no offset goes down', async (_, damage, phase) => {
-    await store.close();
-    await open(0);
-    const [id, other] = [await created(), await created()];
-    await writeFile(logOf(id), damage(await readFile(logOf(id))));
-    expect((await store.get(id))?.phase).toBe(phase);
-    expect((await store.get(id))?.phase).toBe(phase);
-    expect(lost).toEqual(phase ? [id] : []);
-    expect(logged).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(id) })]);
-    if (!phase) expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'damaged' }]);
-    expect(await store.commit(id, { token: 2, expiresAt })).toBe('gone');
-    expect(await store.get(other)).toMatchObject({ offset: 5 });
-  });
+  describe.each(KNOWN)('%s', (_, forget) => {
+    beforeEach(async () => {
+      await store.close();
+      await open(0);
+    });
 
-  test('of the start may have become shorter since: what was in the file then was never certain', async () => {
-    const id = await created();
-    const { size } = await stat(logOf(id));
-    await store.commit(id, { token: 1, chunk: { name: 'chunk-1', start: 0, size: 9 }, expiresAt });
-    await restart();
-    await truncate(logOf(id), size);
-    expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
-    expect(await store.totals()).toEqual({ phases: { receiving: 1 }, bytes: 5 });
+    test.each(DAMAGES)('and whose file %s is given up: no offset goes down', async (__, damage) => {
+      const [id, other] = [await created(), await created()];
+      await store.commit(id, { token: 1, chunk: { name: 'chunk-2', start: 5, size: 5 }, expiresAt: expiresAt + HOUR });
+      await forget();
+      const damaged = damage(await readFile(logOf(id)));
+      await writeFile(logOf(id), damaged);
+      expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true, expiresAt: expiresAt + HOUR });
+      expect([lost, checked.includes(id)]).toEqual([[id], false]);
+      expect(logged).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(id) })]);
+      expect(await store.commit(id, { token: 2, expiresAt })).toBe('gone');
+      expect(await readFile(logOf(id))).toEqual(damaged);
+      expect(await store.get(other)).toMatchObject({ offset: 5 });
+    });
+
+    test('and whose file is older than its attempt is not delivered again', async () => {
+      const id = await whole();
+      await store.claimDelivery(id, 'w', Date.now() + HOUR);
+      const older = await readFile(logOf(id));
+      await store.beginAttempt(id, 'w', attempt(1));
+      await store.giveUp(id, 'w', { reason: 'unreachable', problem: 'x' });
+      await forget();
+      await writeFile(logOf(id), older);
+      expect(await store.claimDelivery(id, 'other', Date.now() + HOUR)).toBeUndefined();
+      expect(await store.get(id)).toMatchObject({ phase: 'invalid', lost: true });
+    });
+
+    test('and whose file is empty for a moment, or read in part, is unreadable as long', async () => {
+      const id = await created();
+      await forget();
+      const bytes = await readFile(logOf(id));
+      await truncate(logOf(id), 0);
+      await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      await writeFile(logOf(id), bytes);
+      expect(await store.get(id)).toMatchObject({ offset: 5 });
+      const most = bytes.indexOf('\n') + 1;
+      useFileSystem({
+        ...watched,
+        read: (fd, into, at) => nodeFileSystem.read(fd, into.subarray(0, Math.max(0, most - at)), at),
+      });
+      await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      useFileSystem(watched);
+      expect(await store.get(id)).toMatchObject({ phase: 'receiving', offset: 5 });
+      expect(await store.setAsideRecords()).toEqual([]);
+    });
+
+    test('and whose first line is damaged rejects the step that finds it, and is unknown from then on', async () => {
+      const key = { clientKey: 'a key' };
+      const { id } = (await store.createUnlessKeyUsed({ ...newUpload({ expiresAt }), ...key })) as Upload;
+      await forget();
+      await writeFile(logOf(id), changed(await readFile(logOf(id)), 20));
+      await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      expect([await store.get(id), await store.cancel(id)]).toEqual([undefined, 'gone']);
+      await expect(store.chunks(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'damaged' }]);
+      expect(logged).toEqual([expect.objectContaining({ level: 'error', upload: uploadTag(id) })]);
+      expect(await store.createUnlessKeyUsed({ ...newUpload({ expiresAt }), ...key })).toMatchObject({ offset: 0 });
+    });
+
+    test.each(['the last line', 'the first line'])('and that ends by damage in %s wakes the client', async (where) => {
+      const id = await whole();
+      await forget();
+      const ended = store.waitUntilSettled(id, AbortSignal.timeout(20_000));
+      // The wait begins after a step, and this one comes after it.
+      await store.get(id);
+      const bytes = await readFile(logOf(id));
+      await writeFile(
+        logOf(id),
+        where === 'the first line' ? changed(bytes, 20) : bytes.subarray(0, bytes.indexOf('\n') + 1),
+      );
+      await store.get(id).catch(() => undefined);
+      const woken = where === 'the first line' ? undefined : { phase: 'invalid', lost: true };
+      expect([await ended]).toMatchObject([woken]);
+    });
+
+    test.each(['missing', 'empty'])('and whose file is %s for good goes once its upload has expired', async (what) => {
+      const soon = { ...newUpload({ expiresAt: Date.now() - 1 }), clientKey: 'a key' };
+      const [upload, id] = [(await store.createUnlessKeyUsed(soon)) as Upload, await created()];
+      await forget();
+      for (const each of [upload.id, id])
+        await (what === 'empty' ? truncate(logOf(each), 0) : rename(logOf(each), `${logOf(each)}.away`));
+      await rename(join(directory.path, 'uploads'), join(directory.path, 'away'));
+      await expect(store.get(upload.id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      expect(await store.idByClientKey('a key')).toBe(upload.id);
+      await rename(join(directory.path, 'away'), join(directory.path, 'uploads'));
+      expect(await store.get(upload.id)).toBeUndefined();
+      await expect(store.get(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE' });
+      expect([await store.idByClientKey('a key'), await store.totals()]).toMatchObject([undefined, { bytes: 5 }]);
+      expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'unreadable' }]);
+    });
   });
 });

@@ -32,6 +32,7 @@ import { EmbeddedIndex } from './embedded-index.js';
 import { loadRecords, type LossObserver } from './load.js';
 import { RecordCache } from './record-cache.js';
 import type { RecordEntry } from './record-entry.js';
+import type { IndexRow } from './record-index.js';
 import { Records } from './records.js';
 import {
   isAlreadyAnswered,
@@ -141,7 +142,9 @@ export class EmbeddedStore implements UploadStore {
       const start = await StartNumber.open(directory, loaded.largestToken, disk.directorySync);
       if (!start.isPersisted) log.error({ code: 'STORAGE_FULL', data: directory }, NO_ROOM_MESSAGE);
       const onChange = (id: string, upload: Upload | undefined): void => settlement.notify(id, upload);
-      const records = new Records(disk, loaded, { log, onLoss, onChange });
+      const hasExpired = (row: IndexRow): boolean =>
+        isExpired(row, row, { wallMs: expiryClock(), monotonicMs: monotonic() });
+      const records = new Records(disk, loaded, { log, onLoss, onChange, hasExpired });
       return new EmbeddedStore(records, settlement, { clock, expiryClock, monotonic }, start, log, retryMs);
     } catch (error) {
       throw storageFault(error, 'the store cannot be opened');
@@ -168,7 +171,11 @@ export class EmbeddedStore implements UploadStore {
   }
 
   async chunks(id: string): Promise<readonly Chunk[]> {
-    return [...((await this.records.read(id))?.record.chunks ?? [])];
+    const entry = await this.records.read(id);
+    // Without an answer the caller would take every file for one that nobody counts.
+    if (!entry && this.records.isKnown(id))
+      throw new Fault('STORAGE_UNAVAILABLE', 'the record of an upload is damaged', true);
+    return [...(entry?.record.chunks ?? [])];
   }
 
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {

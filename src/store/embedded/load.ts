@@ -22,7 +22,7 @@ import type { SetAsideRecord } from '../upload-store.js';
 import { RecordCache } from './record-cache.js';
 import { asLost, canBeReadAgain, type RecordEntry } from './record-entry.js';
 import { RecordFile, removeAnswer } from './record-file.js';
-import { RecordIndex } from './record-index.js';
+import { type IndexRow, RecordIndex } from './record-index.js';
 import { readRecord, type ReadRecord } from './record-lines.js';
 import { withLostLine } from './transitions.js';
 
@@ -80,49 +80,54 @@ export async function loadRecords(
 }
 
 /**
- * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. `certainBytes`: see
- * `entryOf`. Rejects when the disk fails.
+ * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. Rejects when the
+ * disk fails.
  */
 export async function readEntry(
   id: string,
   disk: RecordsDisk,
   observer: LossObserver,
-  certainBytes = 0,
+  known?: KnownLines,
 ): Promise<RecordEntry | 'damaged' | undefined> {
-  const bytes = await undefinedIfMissing(readFully(recordPath(disk, id)));
-  return bytes && entryOf(id, bytes, { disk, observer, certainBytes });
+  const read = (): Promise<Buffer> => disk.semaphore.run(() => readFully(recordPath(disk, id)));
+  const bytes = await undefinedIfMissing(read());
+  return bytes && entryOf(id, bytes, { disk, observer, known });
 }
+
+/** What this process has seen in the file of a record before. */
+type KnownLines = Pick<IndexRow, 'lineBytes' | 'isCertain'>;
 
 interface EntrySource {
   readonly disk: RecordsDisk;
   readonly observer: LossObserver;
-  /** The size of the lines that this process knows to be in the file; 0 if it knows nothing of the file. */
-  readonly certainBytes?: number;
+  /** Missing if this process has not read the file before. */
+  readonly known?: KnownLines | undefined;
 }
 
 /**
- * The entry of the record with these bytes; undefined for an empty file, which is removed. A file that no longer has the
- * lines that were certainly in it is damaged, whatever is left of it.
+ * The entry of the record with these bytes; undefined for an empty file, which is removed if nothing was known of it. A
+ * file that no longer has exactly the lines that were known is damaged, whatever is left of it: also what a start
+ * found may have been acknowledged by the process before.
  */
 async function entryOf(
   id: string,
   bytes: Buffer,
-  { disk, observer: { log, onLoss }, certainBytes = 0 }: EntrySource,
+  { disk, observer: { log, onLoss }, known }: EntrySource,
 ): Promise<RecordEntry | 'damaged' | undefined> {
   const path = recordPath(disk, id);
-  if (bytes.length === 0 && certainBytes === 0) {
+  if (bytes.length === 0 && known) return undefined;
+  if (bytes.length === 0) {
     // A process that is killed while it repeats a removal leaves an empty file, in which nothing was acknowledged.
     await ignoringFailure(() => unlinkIfExists(path));
     return undefined;
   }
   const read = readRecord(bytes);
   if (read?.record.upload.id !== id) return 'damaged';
-  const isCertain = certainBytes > 0;
-  const isAsWritten = !isCertain || (read.state === 'intact' && read.validBytes === certainBytes);
-  const state = isAsWritten ? read.state : 'damaged';
+  const isAsKnown = !known || (read.state === 'intact' && read.validBytes === known.lineBytes);
+  const state = isAsKnown ? read.state : 'damaged';
   const report = STATE_REPORTS[state];
   if (report) log[report.level]({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, report.message);
-  const file = RecordFile.existing(path, disk.directorySync, read, isCertain && isAsWritten);
+  const file = RecordFile.existing(path, disk.directorySync, read, isAsKnown && known?.isCertain);
   if (state === 'illegible' || state === 'cut')
     return { record: withLostLine(read.record, Date.now()), file, hasLostLine: true };
   if (state !== 'damaged') return { record: read.record, file };
@@ -164,7 +169,8 @@ export function splitFileName(name: string): [id: string, kind: string] {
   return dot > 0 && isGeneratedId(id) ? [id, name.slice(dot + 1)] : ['', 'foreign'];
 }
 
-function recordPath({ directory }: RecordsDisk, id: string): string {
+/** The path of the file with the record of this upload. */
+export function recordPath({ directory }: RecordsDisk, id: string): string {
   // Not `join`, which a start would call for every upload.
   return `${directory}/${id}.log`;
 }
@@ -178,7 +184,7 @@ async function loadRecord(id: string, { disk, observer, loaded, reader, withAnsw
     const { upload, token } = entry.record;
     loaded.largestToken = Math.max(loaded.largestToken, token);
     const row = index.put(upload);
-    row.certainBytes = entry.file.certainBytes;
+    noteLines(row, entry);
     if (!entry.isLost) index.noteFound(upload);
     if (upload.answer?.body.in === 'record') withAnswer.add(upload.id);
     if (!canBeReadAgain(entry)) cache.put(upload.id, entry);
@@ -191,6 +197,12 @@ async function loadRecord(id: string, { disk, observer, loaded, reader, withAnsw
   }
 }
 
+/** Keeps what the row must know of the record's file once the record leaves memory. */
+export function noteLines(row: IndexRow, { file }: RecordEntry): void {
+  row.lineBytes = file.recordBytes;
+  row.isCertain = file.isCertain();
+}
+
 /** Where records that cannot be used are reported. */
 interface SetAsideObserver {
   readonly log: Log;
@@ -199,7 +211,7 @@ interface SetAsideObserver {
 
 /** Sets aside a record that cannot be used as long as the disk fails. It is reported once. */
 export function setAsideUnreadable(id: string, { message }: Error, { log, setAside }: SetAsideObserver): void {
-  if (setAside.get(id)?.state === 'unreadable') return;
+  if (setAside.has(id)) return;
   report(id, log, message);
   setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
 }

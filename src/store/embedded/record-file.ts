@@ -123,9 +123,9 @@ export class RecordFile {
     return isAtRest && (this.state === 'certain' || this.state === 'found');
   }
 
-  /** The size of the record's lines where the file is certain, otherwise 0. */
-  get certainBytes(): number {
-    return this.state === 'certain' ? this.validBytes : 0;
+  /** Whether a power cut, or the next start, finds the record as it was given last. */
+  isCertain(): boolean {
+    return this.state === 'certain';
   }
 
   /** The size of the record's lines. */

@@ -21,8 +21,10 @@ export interface IndexRow {
   claim: Claim | undefined;
   /** While the record is not in memory: the token of the newest lease, which may not be in the file. */
   token: number;
-  /** While the record is not in memory: the size of its lines, if the file is certain, otherwise 0. */
-  certainBytes: number;
+  /** While the record is not in memory: the size of the lines that its file had last, and must still have. */
+  lineBytes: number;
+  /** While the record is not in memory: a power cut would leave its file as it is. */
+  isCertain: boolean;
   /** While the record is not in memory: the upload was given up because of its bytes, and its files are kept. */
   isLost: boolean;
 }
@@ -91,6 +93,12 @@ export class RecordIndex {
     if (clientKey !== undefined && this.idsByClientKey.get(clientKey) === id) this.idsByClientKey.delete(clientKey);
   }
 
+  /** As `delete`, for an upload whose record cannot be asked for its client's key any more. */
+  deleteById(id: string): void {
+    for (const [clientKey, each] of this.idsByClientKey) if (each === id) this.idsByClientKey.delete(clientKey);
+    this.delete({ id });
+  }
+
   idByClientKey(clientKey: string): string | undefined {
     return this.idsByClientKey.get(clientKey);
   }
@@ -154,7 +162,8 @@ function newRow({ id, createdAt }: Upload): IndexRow {
     dueAt: undefined,
     claim: undefined,
     token: 0,
-    certainBytes: 0,
+    lineBytes: 0,
+    isCertain: false,
     isLost: false,
   };
 }

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { resultsInOrder } from '../../concurrency/in-order.js';
 import { KeyedQueue } from '../../concurrency/queues.js';
-import { assertUploadId, storageFault } from '../../fs/files.js';
+import { assertUploadId, stat, storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import type { Phase, Upload } from '../../model/upload.js';
 import { uploadTag } from '../../observe/log.js';
@@ -18,8 +18,10 @@ import { Leftovers } from './leftovers.js';
 import {
   type LoadedRecords,
   readEntry,
+  noteLines,
   type LossObserver,
   type RecordsDisk,
+  recordPath,
   setAsideDamaged,
   setAsideUnreadable,
 } from './load.js';
@@ -27,7 +29,7 @@ import type { RecordCache } from './record-cache.js';
 import { asLost, canBeReadAgain, type RecordEntry } from './record-entry.js';
 import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
 import type { IndexRow, RecordIndex } from './record-index.js';
-import { type Change, applyChange, type Claim, newRecord } from './transitions.js';
+import { type Change, applyChange, type Claim, newRecord, type UploadRecord } from './transitions.js';
 
 /** As many records as are read at the same time for a list, so that requests in between need not wait for it. */
 const MAX_LISTED_READS = 8;
@@ -45,6 +47,8 @@ interface DeliveryState {
 export interface RecordsDeps extends LossObserver {
   /** Called after each change, with undefined if the upload was removed. */
   readonly onChange: (id: string, upload: Upload | undefined) => void;
+  /** Whether the upload of this row has expired. */
+  readonly hasExpired: (row: IndexRow) => boolean;
 }
 
 /**
@@ -346,7 +350,7 @@ export class Records {
     if (!row || !canBeReadAgain(entry)) return false;
     row.claim = entry.claim;
     row.token = entry.record.token;
-    row.certainBytes = entry.file.certainBytes;
+    noteLines(row, entry);
     row.isLost = entry.isLost ?? false;
     this.cache.delete(id);
     return true;
@@ -370,8 +374,12 @@ export class Records {
       const entry = this.cache.peek(id) ?? (await this.readFile(id));
       const isUnchecked = this.index.unchecked.has(id) || !this.index.has(id);
       const isShown = entry !== undefined && (!isUnchecked || (await this.isRestored(id, entry)));
-      if (entry && isShown) this.add(entry);
-      else if (entry) this.forget(entry);
+      if (entry && isShown) {
+        this.cache.put(id, entry);
+        // Reading may have shown that the upload has ended.
+        this.changed(entry);
+      }
+      if (entry && !isShown) this.forget(entry);
       this.index.unchecked.delete(id);
       if (wasUnreadable) this.reportReadable(id, entry !== undefined);
       return isShown ? entry : undefined;
@@ -392,25 +400,44 @@ export class Records {
   }
 
   /**
-   * Reads the record as memory has known it last. A file that is missing although the index has its upload is a fault:
-   * the directory may be missing too, and nothing of the upload may be removed because of that.
+   * Reads the record as memory has known it last. Rejects for a file that is missing or empty although the index has its
+   * upload, because the directory may be missing too, or a backup is being copied. Also rejects in the step that finds a
+   * damaged first line: nothing may be removed as if the upload had never been.
    */
   private async readFile(id: string): Promise<RecordEntry | undefined> {
     const row = this.index.get(id);
-    const entry = await this.disk.semaphore.run(() => readEntry(id, this.disk, this.deps, row?.certainBytes));
+    const entry = await readEntry(id, this.disk, this.deps, row);
     if (entry === 'damaged') {
       await setAsideDamaged(id, this.disk, { log: this.deps.log, setAside: this.setAsideById });
-      this.index.delete({ id });
-      return undefined;
+      this.forgetRow(id);
+      throw new Fault('STORAGE_UNAVAILABLE', 'the first line of the record of an upload is damaged', true);
     }
     if (!row) return entry;
-    if (!entry) throw new Fault('STORAGE_UNAVAILABLE', 'the record of an upload is missing', true);
-    const record = { ...entry.record, token: Math.max(entry.record.token, row.token) };
+    if (!entry) return this.removeMissing(row);
+    const record = asKnown(entry, row);
     const isGivenUp = row.isLost && row.phase === 'invalid';
     const isLost = row.isLost || entry.isLost;
     Object.assign(entry, { record: isGivenUp ? asLost(record) : record, isLost, claim: row.claim });
     row.claim = undefined;
     return entry;
+  }
+
+  /**
+   * Forgets an upload whose file is missing or empty, and which has expired. Rejects before that, and while the
+   * directory is missing too.
+   */
+  private async removeMissing(row: IndexRow): Promise<undefined> {
+    const { directory, directorySync } = this.disk;
+    if (!this.deps.hasExpired(row)) throw new Fault('STORAGE_UNAVAILABLE', 'the record of an upload is missing', true);
+    await stat(directory);
+    await removeAnswer(this.answerPath(row.id));
+    await this.disk.semaphore.run(() => new RecordFile(recordPath(this.disk, row.id), directorySync).remove());
+    this.forgetRow(row.id);
+  }
+
+  private forgetRow(id: string): void {
+    this.index.deleteById(id);
+    this.deps.onChange(id, undefined);
   }
 
   /** Compares a record from before the start with the upload's bytes; true if the upload is to be shown. */
@@ -438,6 +465,12 @@ function joined(earlier: Change | undefined, later: Change): Change {
   const unset = [...new Set([...(earlier.unset ?? []), ...(later.unset ?? [])])];
   const isSetLater = (field: keyof Upload): boolean => later.set !== undefined && field in later.set;
   return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
+}
+
+/** What was read, with what the row knows better. Lost lines let an upload expire no earlier than it was promised. */
+function asKnown({ record, isLost }: RecordEntry, { token, expiresAt }: IndexRow): UploadRecord {
+  const upload = isLost ? { ...record.upload, expiresAt: Math.max(record.upload.expiresAt, expiresAt) } : record.upload;
+  return { ...record, upload, token: Math.max(record.token, token) };
 }
 
 /** A fault of one upload's record is reported where the record is set aside. */
