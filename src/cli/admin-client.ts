@@ -7,6 +7,7 @@ import { loadAdmin } from '../config/load.js';
 import { readSecret } from '../config/secrets.js';
 import { type Address, formatAddress, readAddress } from '../config/values.js';
 import { responseTo } from '../streams/node-http.js';
+import { failWith } from './fail.js';
 
 /** The admin listener cannot be reached, or the server there is not a rufh-proxy. */
 class AdminUnreachable extends Error {}
@@ -232,10 +233,4 @@ export async function withClient(flags: AdminFlags, act: (client: AdminClient) =
     else if (error instanceof AdminRefused) failWith(error.message, 1);
     else throw error;
   }
-}
-
-/** Prints an error and sets the exit code. */
-export function failWith(message: string, code: number): void {
-  process.stderr.write(`rufh-proxy: ${message}\n`);
-  process.exitCode = code;
 }

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Command, InvalidArgumentError } from 'commander';
-import { type AdminClient, type AdminFlags, failWith, type Json, addAdminOptions, withClient } from './admin-client.js';
+import { type AdminClient, type AdminFlags, type Json, addAdminOptions, withClient } from './admin-client.js';
+import { failWith } from './fail.js';
 import { formatBytes } from './format-uploads.js';
 
 const EXAMPLES = `

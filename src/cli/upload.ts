@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { type Command, InvalidArgumentError } from 'commander';
-import { failWith } from './admin-client.js';
+import { failWith } from './fail.js';
 import { formatBytes, formatDuration } from './format-uploads.js';
 import { HttpTransport } from './upload/http-transport.js';
 import { ProgressDisplay } from './upload/progress.js';
@@ -39,8 +39,8 @@ interface UploadCommandOptions {
   readonly retries: number;
 }
 
-/** `upload FILE... URL`. */
-export function addUploadCommand(root: Command): void {
+/** Adds `upload FILE... URL`. */
+export function addUploadCommand(root: Command): Command {
   root
     .command('upload')
     .description('send files to a server that takes resumable uploads, and print its answers')
@@ -58,6 +58,7 @@ export function addUploadCommand(root: Command): void {
     .option('--retries <number>', 'failures in a row, without progress, that end an upload', parseRetries, 30)
     .addHelpText('after', EXAMPLES)
     .action((parameters: string[], options: UploadCommandOptions) => run(parameters, options));
+  return root;
 }
 
 function collect(line: string, lines: readonly string[]): string[] {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from '@jest/globals';
 import { startLimitingHop } from '../support/limiting-hop.js';
 import { CuttingProxy } from '../support/network.js';
-import { ProxyProcess, startProxy } from '../support/proxy-process.js';
+import { startProxy } from '../support/proxy-process.js';
 import {
   freePort,
   makeCertificate,

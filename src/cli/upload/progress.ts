@@ -8,7 +8,7 @@ interface Screen {
   write(text: string): unknown;
 }
 
-const BAR_CELLS = 24;
+const LONGEST_BAR = 24;
 const BAR_INTERVAL_MS = 100;
 /** Without a terminal, progress is a line now and then. */
 const LINE_INTERVAL_MS = 10_000;
@@ -58,11 +58,12 @@ export class ProgressDisplay {
 
   private drawBar(progress: Progress): void {
     const { loaded, total } = progress;
-    const share = total === undefined ? undefined : total === 0 ? 1 : loaded / total;
-    const full = Math.round((share ?? 0) * BAR_CELLS);
-    const bar = share === undefined ? '' : `[${'='.repeat(full)}${' '.repeat(BAR_CELLS - full)}] `;
-    const line = `${this.name}  ${bar}${this.figures(progress)}`;
-    this.screen.write(`\r${line.slice(0, (this.screen.columns ?? 80) - 1)}\u001b[K`);
+    const width = (this.screen.columns || 80) - 1;
+    const figures = this.figures(progress);
+    const cells = Math.min(width - this.name.length - figures.length - 5, LONGEST_BAR);
+    const full = Math.round((total ? loaded / total : 1) * cells);
+    const bar = total === undefined || cells < 1 ? '' : `[${'='.repeat(full)}${' '.repeat(cells - full)}] `;
+    this.screen.write(`\r${`${this.name}  ${bar}${figures}`.slice(0, width)}\u001b[K`);
     this.hasBar = true;
   }
 
