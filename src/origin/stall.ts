@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net';
+import { ChurningSet } from '../model/churning-set.js';
 import { MAX_TIMER_MS } from '../model/timer.js';
 
 /** The side whose next bytes the proxy waits for. */
@@ -23,7 +24,10 @@ export interface StallListener {
  * neither side is awaited, for example with a client that reads slowly.
  */
 export class StallDetector {
+  /** In the set of its timer. */
+  position = 0;
   private readonly intervalMs: number;
+  private readonly timer: SharedTimer;
   private lastMovedBytes = 0;
   private lastAwaited: AwaitedSide | undefined;
   private stalledMs = 0;
@@ -36,11 +40,12 @@ export class StallDetector {
   ) {
     const shortestMs = Math.min(limits.origin ?? Infinity, limits.client ?? Infinity);
     this.intervalMs = Math.min(MAX_TIMER_MS, Math.max(1, Math.ceil(shortestMs / CHECKS_PER_LIMIT)));
-    SharedTimer.every(this.intervalMs).add(this);
+    this.timer = SharedTimer.every(this.intervalMs);
+    this.timer.add(this);
   }
 
   stop(): void {
-    SharedTimer.every(this.intervalMs).remove(this);
+    this.timer.remove(this);
   }
 
   /** Called once in every interval. */
@@ -67,7 +72,7 @@ export class StallDetector {
 /** One timer for all detectors with the same interval, which runs while there are some. */
 class SharedTimer {
   private static readonly timers = new Map<number, SharedTimer>();
-  private readonly detectors = new Set<StallDetector>();
+  private readonly detectors = new ChurningSet<StallDetector>();
   private timer: NodeJS.Timeout | undefined;
 
   private constructor(private readonly intervalMs: number) {}
@@ -89,7 +94,7 @@ class SharedTimer {
 
   /** The timer outlives short gaps between exchanges, so that a request costs none of its own. */
   private tick(): void {
-    for (const detector of this.detectors) detector.check();
+    for (const detector of this.detectors.all()) detector.check();
     if (this.detectors.size > 0) return;
     clearInterval(this.timer);
     this.timer = undefined;

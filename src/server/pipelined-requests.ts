@@ -37,7 +37,8 @@ interface WaitingRequest {
  * runs alone.
  */
 export class PipelinedRequests {
-  private readonly running = new Set<Http1Exchange>();
+  /** An array: see `ChurningSet`. */
+  private readonly running: Http1Exchange[] = [];
   private waiting: WaitingRequest[] = [];
   private newestExchange: Http1Exchange | undefined;
   private isReadingPaused = false;
@@ -82,22 +83,22 @@ export class PipelinedRequests {
   }
 
   private mayRun({ req }: Http1Exchange): boolean {
-    if (this.running.size === 0) return true;
-    if (this.running.size >= MAX_CONCURRENT || !isSafe(req.method!)) return false;
+    if (this.running.length === 0) return true;
+    if (this.running.length >= MAX_CONCURRENT || !isSafe(req.method!)) return false;
     // Running requests are either all safe or a single unsafe one, so the first decides.
     const [first] = this.running;
     return isSafe(first!.req.method!);
   }
 
   private run(exchange: Http1Exchange, start: () => void): void {
-    this.running.add(exchange);
+    this.running.push(exchange);
     exchange.res.on('close', () => this.onClosed(exchange));
     start();
   }
 
   private onClosed(exchange: Http1Exchange): void {
     this.isStalled = false;
-    this.running.delete(exchange);
+    this.running.splice(this.running.indexOf(exchange), 1);
     if (this.newestExchange === exchange) this.newestExchange = undefined;
     while (!this.socket.destroyed && this.waiting.length > 0 && this.mayRun(this.waiting[0]!.exchange)) this.runNext();
     if (this.waiting.length < PAUSE_READING_AT) this.resumeReading();

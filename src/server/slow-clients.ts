@@ -1,5 +1,6 @@
 import type { Http2Session, ServerHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
+import { type ChurningMember, ChurningSet } from '../model/churning-set.js';
 import { connectionOf, type Exchange } from './exchange.js';
 
 /** The slowest rate at which a client may send or read. */
@@ -75,7 +76,7 @@ export interface WatchedBody {
  * Reasons: docs/decisions/0025.
  */
 export class RequestRates {
-  private readonly bodies = new Set<MeasuredBody>();
+  private readonly bodies = new ChurningSet<MeasuredBody>();
   private readonly intervalMs: number;
   private timer: NodeJS.Timeout | undefined;
 
@@ -90,22 +91,30 @@ export class RequestRates {
   watch({ req }: Exchange, body: WatchedBody): () => void {
     const connection = connectionOf(req);
     if (!connection || this.rate.bytesPerSecond === 0) return () => undefined;
-    const measured: MeasuredBody = { connection, body, window: undefined, bytesRead: undefined, wasAwaited: false };
+    const measured: MeasuredBody = {
+      position: 0,
+      connection,
+      body,
+      window: undefined,
+      bytesRead: undefined,
+      wasAwaited: false,
+    };
     this.bodies.add(measured);
     this.timer ??= setInterval(() => this.sample(), this.intervalMs).unref();
-    return () => void this.bodies.delete(measured);
+    return () => this.bodies.delete(measured);
   }
 
   /** One timer serves all bodies. It outlives short gaps between them, so that a body costs none of its own. */
   private sample(): void {
     const awaited = new Map<Connection, MeasuredBody[]>();
-    for (const measured of this.bodies) {
+    const all = this.bodies.all();
+    for (const measured of all) {
       if (!wasAwaitedSinceLastSample(measured)) continue;
       const others = awaited.get(measured.connection);
       if (others) others.push(measured);
       else awaited.set(measured.connection, [measured]);
     }
-    const bytesRead = new Map([...this.bodies].map(({ connection }) => [connection, bytesReadFrom(connection)]));
+    const bytesRead = new Map(all.map(({ connection }) => [connection, bytesReadFrom(connection)]));
     for (const bodies of awaited.values()) {
       for (const measured of bodies) {
         const { connection, body, bytesRead: previousBytes } = measured;
@@ -116,7 +125,7 @@ export class RequestRates {
         body.onSlow();
       }
     }
-    for (const measured of this.bodies) measured.bytesRead = bytesRead.get(measured.connection) ?? measured.bytesRead;
+    for (const measured of all) measured.bytesRead = bytesRead.get(measured.connection) ?? measured.bytesRead;
     if (this.bodies.size > 0) return;
     clearInterval(this.timer);
     this.timer = undefined;
@@ -125,7 +134,7 @@ export class RequestRates {
 
 type Connection = Socket | Http2Session;
 
-interface MeasuredBody {
+interface MeasuredBody extends ChurningMember {
   readonly connection: Connection;
   readonly body: WatchedBody;
   window: RateWindow | undefined;
