@@ -8,6 +8,7 @@ import {
   type MetricValue,
   Registry,
 } from 'prom-client';
+import { DurationHistogram } from './duration-histogram.js';
 
 /** The metrics of one process as values, for `sumMetrics`. */
 export type MetricValues = readonly MetricObjectWithValues<MetricValue<string>>[];
@@ -68,13 +69,12 @@ export class Metrics {
   private readonly registered = { registers: [this.registry] };
 
   private readonly requestCounts = new LabelCounts();
-  private readonly requestSeconds = new Histogram({
-    name: 'rufh_request_duration_seconds',
-    help: 'Time from a request’s head to the end of its response.',
-    labelNames: ['kind'],
-    buckets: REQUEST_SECONDS,
-    ...this.registered,
-  });
+  private readonly requestSeconds = new DurationHistogram(
+    'rufh_request_duration_seconds',
+    'Time from a request’s head to the end of its response.',
+    { label: 'kind', limits: REQUEST_SECONDS },
+    this.registry,
+  );
   private readonly received = new Counter({
     name: 'rufh_received_bytes_total',
     help: 'Bytes of representations written to the spool.',
@@ -179,9 +179,9 @@ export class Metrics {
 
   requestEnded({ kind, method, status, seconds }: EndedRequest): void {
     const methodLabel = METHODS.has(method) ? method : 'other';
-    const labels = { kind, method: methodLabel, status: status === undefined ? 'none' : statusLabel(status) };
-    this.requestCounts.add(`${kind} ${methodLabel} ${labels.status}`, labels);
-    this.requestSeconds.observe({ kind }, seconds);
+    const statusOrNone = status === undefined ? 'none' : statusLabel(status);
+    this.requestCounts.add(kind, methodLabel, statusOrNone);
+    this.requestSeconds.observe(kind, seconds);
   }
 
   bytesReceived(bytes: number): void {
@@ -359,15 +359,15 @@ export class Metrics {
   }
 }
 
-/** Counts events by their labels between two scrapes, because prom-client checks and sorts the labels of each one. */
+/** Counts requests by their labels between two scrapes, because prom-client checks and sorts the labels of each one. */
 class LabelCounts {
   private readonly counts = new Map<string, { readonly labels: Record<string, string>; count: number }>();
 
-  /** `key` stands for the labels. */
-  add(key: string, labels: Record<string, string>): void {
+  add(kind: string, method: string, status: string): void {
+    const key = `${kind} ${method} ${status}`;
     const known = this.counts.get(key);
     if (known) known.count++;
-    else this.counts.set(key, { labels, count: 1 });
+    else this.counts.set(key, { labels: { kind, method, status }, count: 1 });
   }
 
   moveTo(counter: Counter): void {
