@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import { Fault } from '../model/fault.js';
 import { isForwardingLoop } from '../model/forwarded.js';
+import type { Headers } from '../model/headers.js';
 import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
@@ -174,13 +175,22 @@ export class HttpHandler {
     record: RequestRecord,
     isRelayed: boolean,
   ): Promise<void> {
-    const { uploadLookup, statusPages, cors, rfcInterim, joinsParts, relay } = this.options;
+    const { uploadLookup, cors } = this.options;
     const found = uploadLookup.find(received);
     const resolved = found instanceof Promise ? await found : found;
-    if (resolved instanceof InvalidHead) {
+    if (resolved instanceof InvalidHead)
       await respondEarly(exchange, cors.applyEarly(problemReply(resolved), exchange.req));
-      return;
-    }
+    else await this.serveResolved(exchange, resolved, record, isRelayed);
+  }
+
+  /** Not an async function, because every request comes through here. */
+  private serveResolved(
+    exchange: Exchange,
+    resolved: ResolvedTarget,
+    record: RequestRecord,
+    isRelayed: boolean,
+  ): Promise<void> {
+    const { rfcInterim, joinsParts, relay } = this.options;
     const { head } = resolved;
     record.route = resolved.route.name;
     record.before = resolved.upload;
@@ -188,9 +198,7 @@ export class HttpHandler {
     const isLocal = !resolved.fault && !relay?.isRemote(resolved.upload?.node);
     if (resolved.page && isLocal && head.method !== 'OPTIONS') {
       record.kind = 'retrieve';
-      const reply = await whileConnected(exchange, (signal) => statusPages.reply(resolved, head, signal));
-      if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, resolved), undefined));
-      return;
+      return this.servePage(exchange, resolved);
     }
     const detected = detect(head, resolved.target, { finalInterim: rfcInterim, joinsParts });
     switch (detected.kind) {
@@ -203,17 +211,30 @@ export class HttpHandler {
     }
   }
 
-  private async passThrough(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
-    const { head, route } = resolved;
-    const { authorizer, reverseProxy, cors } = this.options;
+  private async servePage(exchange: Exchange, resolved: ResolvedTarget): Promise<void> {
+    const { statusPages, cors } = this.options;
+    const reply = await whileConnected(exchange, (signal) => statusPages.reply(resolved, resolved.head, signal));
+    if (reply) await respondEarly(exchange, withUnknownOutcome(cors.apply(reply, resolved), undefined));
+  }
+
+  private passThrough(exchange: Exchange, resolved: ResolvedTarget, record: RequestRecord): Promise<void> {
     record.kind = 'pass-through';
-    const admission = needsAuthorization(route) ? await authorizer.authorize(head, route) : ADMITTED;
+    if (needsAuthorization(resolved.route)) return this.passAuthorized(exchange, resolved);
+    return clientHasLeft(exchange) ? Promise.resolve() : this.forward(exchange, resolved);
+  }
+
+  private async passAuthorized(exchange: Exchange, resolved: ResolvedTarget): Promise<void> {
+    const { authorizer, cors } = this.options;
+    const admission = await authorizer.authorize(resolved.head, resolved.route);
     if (clientHasLeft(exchange)) return;
     if (admission.kind === 'rejected') await respondEarly(exchange, cors.apply(admission.answer, resolved));
-    else {
-      const { addedHeaders } = admission;
-      await reverseProxy.forward(exchange, { head, route, addedHeaders }, cors.passThroughChanges(resolved));
-    }
+    else await this.forward(exchange, resolved, admission.addedHeaders);
+  }
+
+  private forward(exchange: Exchange, resolved: ResolvedTarget, addedHeaders?: Headers): Promise<void> {
+    const { reverseProxy, cors } = this.options;
+    const { head, route } = resolved;
+    return reverseProxy.forward(exchange, { head, route, addedHeaders }, cors.passThroughChanges(resolved));
   }
 
   /** Our own answers need no authorization, because browsers send a preflight without credentials. */

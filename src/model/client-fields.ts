@@ -62,6 +62,7 @@ export function withoutSpellings(headers: Headers, keys: ReadonlySet<string>): H
  */
 export function clientFields(headers: Headers, route: FieldRules): Headers {
   const isReserved = reservedNameTest(route);
+  if (isReserved === isNeverReserved) return linesThat(([name]) => mayPass(name, route), headers);
   return linesThat(
     ([name]) =>
       mayPass(name, route) && (DEFAULT_CREDENTIALS.includes(name.toLowerCase()) || !isReserved(fieldKey(name))),
@@ -72,13 +73,16 @@ export function clientFields(headers: Headers, route: FieldRules): Headers {
 /** The fields of `clientFields` for the origin: without credentials that the authorization service replaces. */
 export function originFields(headers: Headers, route: FieldRules): Headers {
   const isReserved = reservedNameTest(route);
+  if (isReserved === isNeverReserved) return linesThat(([name]) => mayPass(name, route), headers);
   return linesThat(([name]) => mayPass(name, route) && !isReserved(fieldKey(name)), headers);
 }
 
 function mayPass(name: string, { passesUnderscores, trustsTargetOverrides }: FieldRules): boolean {
   if (passesUnderscores !== true && name.includes('_')) return false;
-  return trustsTargetOverrides === true || !isTargetOverrideField(fieldKey(name));
+  return trustsTargetOverrides === true || !namesTargetOverride(name);
 }
+
+const namesTargetOverride = remembered((name) => isTargetOverrideField(fieldKey(name)));
 
 /** Names with which proxies report the target that a request had before they rewrote it. */
 const TARGET_OVERRIDE =

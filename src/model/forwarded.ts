@@ -172,7 +172,9 @@ export function withForwarding(headers: Headers, facts: ForwardingFacts, via = P
   const hops = facts.peerIsTrusted ? receivedHops(headers) : [];
   const nodes = hops.flatMap((hop) => hop.for ?? []);
   if (peer !== '') nodes.push(peer);
-  const lines: HeaderLine[] = headers.filter((line) => !isReplaced(line, facts));
+  const lines: HeaderLine[] = headers.filter(
+    facts.peerIsTrusted ? (line) => !isReplaced(line, facts) : ([name]) => !isReplacedOfAnyone(name),
+  );
   lines.push(['Forwarded', forwardedValue(headers, hops, peer, facts)]);
   if (nodes.length > 0) lines.push(['X-Forwarded-For', nodes.join(', ')]);
   if (facts.authority !== '') lines.push(['X-Forwarded-Host', facts.authority]);
@@ -217,6 +219,9 @@ function isReplaced(
   const isKept = TRUSTED_PROXY_FIELD.test(key) || FORWARDED_IDENTITY_FIELD.test(key);
   return PROXY_FIELD.test(key) && !isTargetOverrideField(key) && !isKept;
 }
+
+/** `isReplaced` for a peer that is not trusted. */
+const isReplacedOfAnyone = remembered((name) => isReplaced([name, ''], { peerIsTrusted: false }));
 
 /** Fields that trusted proxies set themselves, among them the client certificates of Envoy and Traefik. */
 const TRUSTED_PROXY_FIELD = /^x-forwarded-(?:port|prefix|client-cert|tls-client-cert(?:-info)?)$/;

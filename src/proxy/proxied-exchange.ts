@@ -170,7 +170,7 @@ export class ProxiedExchange implements ExchangeListener {
       isAwaited: () => !this.isFinished && this.awaitedSide() === 'client',
       onSlow: () => this.fail(bodyTooSlow()),
     });
-    body.on('data', this.onBody).once('end', this.onBodyEnd);
+    body.on('data', this.onBody).on('end', this.onBodyEnd);
   }
 
   private readonly onBody = (bytes: Buffer): void => {
