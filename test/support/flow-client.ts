@@ -211,6 +211,8 @@ export interface ExpectedRefusal {
 }
 
 const DATE: HeaderLine = ['Date', '<now>'];
+const MAY_HAVE_ARRIVED =
+  'rufh-proxy; error=http_response_incomplete; details="the upload was sent to its target, and nobody knows whether it took it; appending its end sends it once more"';
 const NO_STORE: HeaderLine = ['Cache-Control', 'no-store'];
 
 /**
@@ -317,7 +319,10 @@ export class ExpectedResponses {
 
   /** The whole is here, but the origin has not answered, and may have taken it. */
   undelivered(offset: number): ComparableResponse {
-    const advice: HeaderLine[] = [['Retry-After', '<seconds>']];
+    const advice: HeaderLine[] = [
+      ['Retry-After', '<seconds>'],
+      ['Proxy-Status', MAY_HAVE_ARRIVED],
+    ];
     return this.refused({ status: this.dialect.order >= 9 ? 503 : 502, offset, advice });
   }
 
