@@ -35,7 +35,7 @@ describe('garbage is collected', () => {
   });
 
   test('not when little has been added', () => {
-    expect(collectionsDuring(['busy', 45, 45])).toEqual([]);
+    expect(collectionsDuring(['busy', 90, 90])).toEqual([]);
   });
 
   test('no more than three times when the heap stays large, which is then in use', () => {
