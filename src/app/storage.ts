@@ -181,8 +181,7 @@ class EmbeddedRecovery {
   /** Recovers the uploads that no request needs, beside requests. */
   async finish(): Promise<void> {
     try {
-      await this.deps.store.recoverRest();
-      this.hasEnded = true;
+      this.hasEnded = await this.deps.store.recoverRest();
     } catch (error) {
       this.deps.log.error({ err: error }, 'the recovery of the uploads that are not in use has failed');
     }

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PeriodicTask } from '../concurrency/periodic-task.js';
+import { Fault } from '../model/fault.js';
 import type { Headers } from '../model/headers.js';
 import type { Outcome, RelayedAnswer } from '../model/messages.js';
 import type { Route } from '../model/route.js';
@@ -306,7 +307,7 @@ export class Delivery {
 
   private async mayStartRun(id: string): Promise<boolean> {
     const { store, clock, monotonic } = this.deps;
-    const upload = await store.direct.get(id);
+    const upload = await store.direct.get(id).catch(undefinedForOneFault);
     if (!upload || this.runs.has(id) || !isDue(clock(), upload)) return false;
     // No claim could be renewed while the store was unavailable; its holders are about to do so.
     if (upload.phase === 'delivering' && monotonic() - this.storeReturnedAt < CLAIM_RECOVERY_MS) return false;
@@ -368,6 +369,11 @@ export class Delivery {
       retryAfterSeconds: secondsUntil(dueAt ?? now + retry.longestDelayMs, now),
     };
   }
+}
+
+/** A record that cannot be used now keeps no other upload from being delivered; the store reports it. */
+function undefinedForOneFault(error: unknown): undefined {
+  if (!(error instanceof Fault) || isStoreUnavailable(error)) throw error;
 }
 
 /** Whether an attempt is due. If the last one ended in the future, the clock was set back since, so the next one is due. */

@@ -223,11 +223,14 @@ export function skipBytes(buffers: readonly Uint8Array[], count: number): Uint8A
 const READ_RETRY_DELAYS_MS = [20, 100, 400];
 
 /**
- * Runs a read up to four times, since a disk may fail once and a process may be out of descriptors for a moment. A
- * missing file rejects immediately.
+ * Runs a read up to `attempts` times, since a disk may fail once and a process may be out of descriptors for a moment.
+ * A missing file rejects immediately.
  */
-export async function withReadRetries<T>(task: () => Promise<T>): Promise<T> {
-  for (const pauseMs of READ_RETRY_DELAYS_MS) {
+export async function withReadRetries<T>(
+  task: () => Promise<T>,
+  attempts = READ_RETRY_DELAYS_MS.length + 1,
+): Promise<T> {
+  for (const pauseMs of READ_RETRY_DELAYS_MS.slice(0, attempts - 1)) {
     try {
       return await task();
     } catch (error) {

@@ -296,3 +296,21 @@ test.each(['claimDelivery', 'beginAttempt', 'endAttempt', 'postpone', 'giveUp', 
     expect(origin.exchanges).toHaveLength(attempts.length);
   },
 );
+
+test('an upload whose record cannot be read keeps no other from being delivered', async () => {
+  const unreadable = new Set<string>();
+  const storeSeenAs = (store: UploadStore): UploadStore => {
+    const seen = Object.create(store) as UploadStore;
+    seen.get = (id) =>
+      unreadable.has(id) ? Promise.reject(new Fault('STORAGE_UNAVAILABLE', 'EIO', true)) : store.get(id);
+    return seen;
+  };
+  const opened = await open({ storeSeenAs, delivery: { pollMs: 5 } });
+  const uploads = [await opened.whole(), await opened.whole(), await opened.whole()];
+  const [first, second, last] = uploads.map(({ id }) => id) as [string, string, string];
+  unreadable.add(first).add(second);
+  opened.delivery.start();
+  await until(async () => (await opened.upload(last)).phase === 'answered', 'the other upload to be answered');
+  unreadable.clear();
+  await until(async () => (await opened.upload(first)).phase === 'answered', 'the first upload to be answered');
+});

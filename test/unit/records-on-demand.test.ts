@@ -311,7 +311,7 @@ describe('an upload that the start finds', () => {
     };
     const rest = store.recoverRest();
     await store.close();
-    await rest;
+    expect(await rest).toBe(false);
     expect(checked.length).toBeLessThan(ids.length);
     await open();
     await store.recoverRest();
@@ -395,7 +395,7 @@ describe('a record that is not in memory', () => {
           await expect(task(id)).rejects.toMatchObject({ code: 'STORAGE_UNAVAILABLE', retryable: true });
       expect(await store.setAsideRecords()).toMatchObject([{ id, state: 'unreadable' }]);
       expect((await store.setAsideRecords())[0]!.reason).not.toContain(id);
-      expect(logged).toEqual([expect.objectContaining({ code: 'RECORD_DAMAGED', upload: uploadTag(id) })]);
+      expect(logged).toEqual([expect.objectContaining({ code: 'STORAGE_UNAVAILABLE', upload: uploadTag(id) })]);
       expect([await listed(), await store.expired(expiresAt)]).toEqual([[other], [other]]);
       failing = undefined;
       expect(await store.commit(id, { token: token - 1, expiresAt })).toBe('stale');

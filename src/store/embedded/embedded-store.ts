@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { PeriodicTask } from '../../concurrency/periodic-task.js';
 import { Semaphore } from '../../concurrency/queues.js';
 import { DirectorySync, type SyncMode } from '../../fs/directory-sync.js';
 import { storageFault } from '../../fs/files.js';
@@ -93,7 +94,7 @@ export interface EmbeddedStoreOptions extends LossObserver {
    * How often the store tries again to read unreadable records, and to record its start; every 5 seconds by default.
    */
   readonly retryMs?: number;
-  /** The records in memory may have this many bytes on the disk; 8 MiB by default. */
+  /** The records in memory may have this many bytes on the disk; 8 MiB, or 64 MiB of those just used, by default. */
   readonly maxCachedBytes?: number;
 }
 
@@ -105,7 +106,8 @@ export interface EmbeddedStoreOptions extends LossObserver {
 export class EmbeddedStore implements UploadStore {
   readonly canLoseConfirmedSteps = false;
   readonly index: EmbeddedIndex;
-  private readonly retryTimer: NodeJS.Timeout;
+  private readonly rereads: PeriodicTask;
+  private readonly startRetries: PeriodicTask;
   private lastToken: number;
 
   private constructor(
@@ -118,7 +120,13 @@ export class EmbeddedStore implements UploadStore {
   ) {
     this.index = new EmbeddedIndex(records);
     this.lastToken = start.firstToken - 1;
-    this.retryTimer = setInterval(() => this.retryFailedWork(), retryMs).unref();
+    this.rereads = new PeriodicTask(() => {
+      records.dropUnused();
+      return records.rereadAll();
+    }, retryMs);
+    this.rereads.start();
+    this.startRetries = new PeriodicTask(() => this.retryRecordingStart(), retryMs);
+    this.startRetries.start();
   }
 
   /**
@@ -136,7 +144,9 @@ export class EmbeddedStore implements UploadStore {
     const settlement = new SettlementWaiters();
     try {
       await disk.directorySync.makeExclusiveDirectory(disk.directory);
-      const loaded = await loadRecords(disk, { log, onLoss }, new RecordCache(options.maxCachedBytes));
+      const { maxCachedBytes: bytes } = options;
+      const cacheLimits = bytes === undefined ? undefined : { bytes, recentBytes: bytes };
+      const loaded = await loadRecords(disk, { log, onLoss }, new RecordCache(cacheLimits));
       // The previous process may never have synced the names that it made.
       await disk.directorySync.sync(disk.directory);
       const start = await StartNumber.open(directory, loaded.largestToken, disk.directorySync);
@@ -384,13 +394,15 @@ export class EmbeddedStore implements UploadStore {
   }
 
   /** See `Records.recoverRest`. */
-  recoverRest(): Promise<void> {
+  recoverRest(): Promise<boolean> {
     return this.records.recoverRest();
   }
 
   async close(): Promise<void> {
-    clearInterval(this.retryTimer);
+    this.rereads.cancel();
+    this.startRetries.cancel();
     await this.records.close();
+    await Promise.all([this.rereads.stop(), this.startRetries.stop()]);
     this.settlement.failAll(new Fault('STORAGE_UNAVAILABLE', 'the store is closed', true));
   }
 
@@ -443,10 +455,9 @@ export class EmbeddedStore implements UploadStore {
     }
   }
 
-  private retryFailedWork(): void {
-    void this.records.rereadAll();
-    // The next interval tries again, and a request that wants to write gets the fault.
-    if (!this.start.isPersisted) this.recordStart().catch(() => undefined);
+  /** A request that wants to write gets the fault, and the next interval tries again. */
+  private retryRecordingStart(): Promise<void> {
+    return this.recordStart().catch(() => undefined);
   }
 
   private async recordStart(): Promise<void> {

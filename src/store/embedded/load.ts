@@ -16,6 +16,7 @@ import {
   unlinkIfExists,
   utimes,
 } from '../../fs/files.js';
+import { Fault } from '../../model/fault.js';
 import type { Upload } from '../../model/upload.js';
 import { type Log, uploadTag } from '../../observe/log.js';
 import type { SetAsideRecord } from '../upload-store.js';
@@ -81,16 +82,16 @@ export async function loadRecords(
 
 /**
  * A record's entry; `damaged` when its first line cannot be read, undefined if there is no record. Rejects when the
- * disk fails.
+ * disk fails in all of the attempts.
  */
 export async function readEntry(
   id: string,
   disk: RecordsDisk,
   observer: LossObserver,
-  known?: KnownLines,
+  { known, attempts }: { readonly known?: KnownLines | undefined; readonly attempts: number },
 ): Promise<RecordEntry | 'damaged' | undefined> {
   const read = (): Promise<Buffer> => disk.semaphore.run(() => readFully(recordPath(disk, id)));
-  const bytes = await undefinedIfMissing(read());
+  const bytes = await undefinedIfMissing(withReadRetries(read, attempts));
   return bytes && entryOf(id, bytes, { disk, observer, known });
 }
 
@@ -210,9 +211,10 @@ interface SetAsideObserver {
 }
 
 /** Sets aside a record that cannot be used as long as the disk fails. It is reported once. */
-export function setAsideUnreadable(id: string, { message }: Error, { log, setAside }: SetAsideObserver): void {
+export function setAsideUnreadable(id: string, fault: Error, { log, setAside }: SetAsideObserver): void {
   if (setAside.has(id)) return;
-  report(id, log, message);
+  const { message } = fault;
+  report(id, log, message, fault instanceof Fault ? fault.code : undefined);
   setAside.set(id, { id, state: 'unreadable', reason: message, since: Date.now() });
 }
 
@@ -270,6 +272,6 @@ async function ignoringFailure<T>(task: () => Promise<T>): Promise<T | undefined
   }
 }
 
-function report(id: string, log: Log, message: string): void {
-  log.error({ code: 'RECORD_DAMAGED', upload: uploadTag(id) }, message);
+function report(id: string, log: Log, message: string, code = 'RECORD_DAMAGED'): void {
+  log.error({ code, upload: uploadTag(id) }, message);
 }

@@ -1,10 +1,16 @@
 import type { RecordEntry } from './record-entry.js';
 
-/**
- * The records in memory may have this many bytes on the disk. In memory a record takes about four times as much, and an
- * upload in use needs its record at each step.
- */
-const MAX_BYTES = 8 * 1024 * 1024;
+/** The size on the disk of the records that may be in memory, where a record takes up to four times as much. */
+export interface CacheLimits {
+  /** The bytes of all records. */
+  readonly bytes: number;
+  /** The bytes as long as all of them are of records used in the last minute: each step of an upload needs its record. */
+  readonly recentBytes: number;
+}
+
+const DEFAULT_LIMITS: CacheLimits = { bytes: 8 * 1024 * 1024, recentBytes: 64 * 1024 * 1024 };
+
+const RECENT_MS = 60_000;
 
 /** Counted for each record besides its bytes. */
 const BYTES_PER_RECORD = 512;
@@ -14,7 +20,9 @@ const MAX_LOOKS = 8;
 
 interface Cached {
   readonly entry: RecordEntry;
-  bytes: number;
+  readonly bytes: number;
+  /** By the monotonic clock. */
+  usedAt: number;
 }
 
 /** The records that are in memory. Those that were used last stay, as far as they fit. */
@@ -23,13 +31,17 @@ export class RecordCache {
   private readonly cached = new Map<string, Cached>();
   private bytes = 0;
 
-  constructor(private readonly maxBytes = MAX_BYTES) {}
+  constructor(
+    private readonly limits = DEFAULT_LIMITS,
+    private readonly monotonic = (): number => performance.now(),
+  ) {}
 
   /** The record's entry, which counts as used. */
   get(id: string): RecordEntry | undefined {
     const found = this.cached.get(id);
     if (!found) return undefined;
     this.cached.delete(id);
+    found.usedAt = this.monotonic();
     this.cached.set(id, found);
     return found.entry;
   }
@@ -43,7 +55,7 @@ export class RecordCache {
   put(id: string, entry: RecordEntry): void {
     this.delete(id);
     const bytes = entry.file.recordBytes + BYTES_PER_RECORD;
-    this.cached.set(id, { entry, bytes });
+    this.cached.set(id, { entry, bytes, usedAt: this.monotonic() });
     this.bytes += bytes;
   }
 
@@ -52,12 +64,20 @@ export class RecordCache {
     this.cached.delete(id);
   }
 
-  /** Has `drop` remove the records used longest ago until the others fit; it returns false for one that must stay. */
-  shrink(drop: (id: string, entry: RecordEntry) => boolean): void {
-    for (let looks = 0; this.bytes > this.maxBytes && looks < MAX_LOOKS; looks++) {
-      const [id, { entry }] = this.cached.entries().next().value!;
+  /**
+   * Has `drop` remove the records used longest ago until the others fit; it returns false for one that must stay. Looks
+   * at up to `maxLooks` records.
+   */
+  shrink(drop: (id: string, entry: RecordEntry) => boolean, maxLooks = MAX_LOOKS): void {
+    for (let looks = 0; this.bytes > this.limits.bytes && looks < maxLooks; looks++) {
+      const [id, { entry, usedAt }] = this.cached.entries().next().value!;
+      if (this.bytes <= this.limits.recentBytes && this.monotonic() - usedAt < RECENT_MS) return;
       if (!drop(id, entry)) this.get(id);
     }
+  }
+
+  get size(): number {
+    return this.cached.size;
   }
 
   entries(): Iterable<RecordEntry> {

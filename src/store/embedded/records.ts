@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { resultsInOrder } from '../../concurrency/in-order.js';
+import { forEachOf, resultsInOrder } from '../../concurrency/in-order.js';
 import { KeyedQueue } from '../../concurrency/queues.js';
 import { assertUploadId, stat, storageFault } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
@@ -34,9 +34,17 @@ import { type Change, applyChange, type Claim, newRecord, type UploadRecord } fr
 /** As many records as are read at the same time for a list, so that requests in between need not wait for it. */
 const MAX_LISTED_READS = 8;
 
+/** A single failure of the disk, or a lack of descriptors for a moment, makes no record unreadable. */
+const READ_ATTEMPTS = 3;
+
+/** As many unreadable records as are tried again at the same time: a disk that hangs must not collect calls. */
+const MAX_REREADS = 16;
+
 /** The background comparison of records and bytes rests after so much work, and three times as long. */
 const CHECK_TURN_MS = 10;
 const REST_FACTOR = 3;
+/** The time of one comparison may be a wait for a request, or for a disk that hung. */
+const MAX_REST_MS = 1000;
 
 /** What is known of an upload's delivery besides its row. */
 interface DeliveryState {
@@ -164,11 +172,20 @@ export class Records {
       try {
         return await step(this.entryInMemory(id) ?? (this.mayHaveRecord(id) ? await this.load(id) : undefined));
       } finally {
-        // This step has ended, and the next one of its upload takes the record anew.
-        const isInUse = (each: string): boolean => each !== id && this.steps.has(each);
-        this.cache.shrink((each, entry) => !isInUse(each) && this.dropIfPossible(each, entry));
+        this.shrinkCache({ ended: id });
       }
     });
+  }
+
+  /** `ended`: the upload of a step that has ended, and whose next one takes the record anew. */
+  private shrinkCache({ ended, maxLooks }: { readonly ended?: string; readonly maxLooks?: number }): void {
+    const isInUse = (id: string): boolean => id !== ended && this.steps.has(id);
+    this.cache.shrink((id, entry) => !isInUse(id) && this.dropIfPossible(id, entry), maxLooks);
+  }
+
+  /** Has the records leave memory that were kept because they had just been used. */
+  dropUnused(): void {
+    this.shrinkCache({ maxLooks: this.cache.size });
   }
 
   /** The records that cannot be used. */
@@ -176,11 +193,11 @@ export class Records {
     return [...this.setAsideById.values()];
   }
 
-  /** Reads the unreadable records again. */
+  /** Reads the unreadable records again, some of them at the same time. Ends early when the store is closed. */
   async rereadAll(): Promise<void> {
     const ids = [...this.setAsideById.keys()].filter((id) => this.isUnreadable(id));
-    // A record that is still unreadable stays set aside.
-    await Promise.all(ids.map((id) => this.step(id, () => undefined).catch(() => undefined)));
+    // A record that is still unreadable stays set aside, and a closed store rejects the steps that are left.
+    await forEachOf(ids, MAX_REREADS, (id) => this.step(id, () => undefined).catch(() => undefined));
   }
 
   /**
@@ -193,19 +210,20 @@ export class Records {
 
   /**
    * Compares the records that nobody has used yet, one after the other. Most of the time is left to requests. Ends
-   * early when the store is closed.
+   * early, with false, when the store is closed.
    */
-  async recoverRest(): Promise<void> {
+  async recoverRest(): Promise<boolean> {
     let since = performance.now();
     for (const id of this.index.unchecked) {
-      if (this.closed) return;
+      if (this.closed) return false;
       // A record that cannot be used now is set aside, and tried again.
       await this.readOnce(id).catch(ignoringFaults);
       const workedMs = performance.now() - since;
       if (workedMs < CHECK_TURN_MS) continue;
-      await sleep(workedMs * REST_FACTOR, undefined, { ref: false });
+      await sleep(Math.min(workedMs * REST_FACTOR, MAX_REST_MS), undefined, { ref: false });
       since = performance.now();
     }
+    return true;
   }
 
   /** Runs one step: decides, makes the change durable, then applies it in memory. */
@@ -406,9 +424,12 @@ export class Records {
    */
   private async readFile(id: string): Promise<RecordEntry | undefined> {
     const row = this.index.get(id);
-    const entry = await readEntry(id, this.disk, this.deps, row);
+    // A record that is known to be unreadable is tried often enough.
+    const attempts = this.isUnreadable(id) ? 1 : READ_ATTEMPTS;
+    const entry = await readEntry(id, this.disk, this.deps, { known: row, attempts });
     if (entry === 'damaged') {
       await setAsideDamaged(id, this.disk, { log: this.deps.log, setAside: this.setAsideById });
+      if (!row) return undefined;
       this.forgetRow(id);
       throw new Fault('STORAGE_UNAVAILABLE', 'the first line of the record of an upload is damaged', true);
     }
