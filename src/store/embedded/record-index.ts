@@ -30,7 +30,7 @@ export interface IndexRow {
 }
 
 /**
- * One row for each upload, also for those whose records are only on the disk. A row takes about 250 bytes.
+ * One row for each upload, also for those whose records are only on the disk. A row takes about 220 bytes.
  * Reasons: docs/decisions/0034.
  */
 export class RecordIndex {
