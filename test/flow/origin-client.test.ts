@@ -439,7 +439,7 @@ describe('a short request', () => {
 
   test('is repeated once, on a fresh connection, when the kept one is closed instead of an answer', async () => {
     await ask();
-    origin.setScript(async ({ socket }) => {
+    origin.setScript(({ socket }) => {
       socket.destroy();
       origin.setScript((next) => next.respond({ status: 204 }));
     });

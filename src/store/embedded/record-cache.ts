@@ -1,7 +1,7 @@
 import type { RecordEntry } from './record-entry.js';
 
 /** The size on the disk of the records that may be in memory, where a record takes up to four times as much. */
-export interface CacheLimits {
+interface CacheLimits {
   /** The bytes of all records. */
   readonly bytes: number;
   /** The bytes as long as all of them are of records used in the last minute: each step of an upload needs its record. */
