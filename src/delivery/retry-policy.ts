@@ -226,12 +226,13 @@ export class RetryBudget {
   /** The budget of an attempt that is about to begin. `recordedSince` is missing for a new budget. */
   begin(budgetFrom: number, recordedSince?: number): Budget {
     const now = this.clocks.clock();
+    const monotonic = this.clocks.monotonic();
     if (recordedSince === undefined || this.from !== budgetFrom) {
       // A budget cannot have begun in the future, even if the clock was set back.
-      this.beganAt = this.clocks.monotonic() - Math.max(now - (recordedSince ?? now), 0);
+      this.beganAt = monotonic - Math.max(now - (recordedSince ?? now), 0);
       this.from = budgetFrom;
     }
-    return { budgetFrom, budgetSince: now - Math.round(this.clocks.monotonic() - this.beganAt) };
+    return { budgetFrom, budgetSince: now - Math.round(monotonic - this.beganAt) };
   }
 }
 

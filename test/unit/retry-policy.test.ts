@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import { DeliveryClaim } from '../../src/delivery/claim.js';
 import { keptAnswer } from '../../src/delivery/kept-answer.js';
 import {
+  RetryBudget,
   afterAttempt,
   beforeAttempt,
   isRepeatable,
@@ -321,6 +322,22 @@ describe('Retry-After', () => {
         NOW,
       ),
     ).toBe(7000);
+  });
+});
+
+describe('the age of a budget', () => {
+  /** Clocks that move on with every look at them. */
+  function budget(nowMs: number): RetryBudget {
+    let monotonicMs = 0;
+    return new RetryBudget({ clock: () => nowMs, monotonic: () => (monotonicMs += 0.6) });
+  }
+
+  test.each([
+    ['a new one begins now', 5_000, undefined, 5_000],
+    ['a recorded one keeps its beginning exactly', 5_000, 3_999, 3_999],
+    ['one from the future begins now', 5_000, 6_000, 5_000],
+  ])('%s', (_what, now, recorded, since) => {
+    expect(budget(now).begin(1, recorded)).toEqual({ budgetFrom: 1, budgetSince: since });
   });
 });
 
