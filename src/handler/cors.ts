@@ -65,7 +65,7 @@ interface Access {
 
 /**
  * Lets pages of the allowed origins use uploads, by the CORS protocol of the Fetch standard. The rules are those of the
- * route. Reasons: docs/decisions/0037.
+ * route. Reasons: docs/decisions/0036.
  */
 export class Cors {
   private readonly isUsed: boolean;
