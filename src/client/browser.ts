@@ -20,7 +20,7 @@ interface XhrLike {
   abort(): void;
 }
 
-/** What a page may use, and Node or a service worker may lack. Declared here, because the types of Node have none of it. */
+/** The globals of a page that Node or a service worker may lack. They are declared here, because Node's types have none. */
 interface Browser {
   readonly XMLHttpRequest?: new () => XhrLike;
   /** Reading this property throws where a page may not store anything. */

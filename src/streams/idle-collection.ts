@@ -15,11 +15,11 @@ const ROUNDS = 4;
 /** A full collection pauses the process for about a millisecond per MiB that is in use. */
 const MAX_USED_BYTES = 256 * 1024 * 1024;
 
-/** What a check looks at. */
+/** The figures that a check compares. */
 export interface HeapFigures {
   /** The share of the time since the last check in which the process was busy. */
   readonly busyShare: number;
-  /** What the heap takes from the system, with the buffers that belong to it. */
+  /** The memory that the heap takes from the system, with the buffers that belong to it. */
   readonly heldBytes: number;
   /** The part of the heap that contains objects, also those that nobody uses any more. */
   readonly usedBytes: number;
@@ -33,7 +33,7 @@ export class IdleCollection {
   private dueRounds = 0;
 
   constructor(
-    /** What the heap takes when nothing happens. */
+    /** The memory that the heap takes when nothing happens. */
     private neededBytes: number,
     private readonly collect: () => void,
   ) {}

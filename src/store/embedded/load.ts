@@ -95,7 +95,7 @@ export async function readEntry(
   return bytes && entryOf(id, bytes, { disk, observer, known });
 }
 
-/** What this process has seen in the file of a record before. */
+/** The lines that this process saw last in the file of a record. */
 type KnownLines = Pick<IndexRow, 'lineBytes' | 'isCertain'>;
 
 interface EntrySource {

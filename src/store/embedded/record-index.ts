@@ -7,8 +7,8 @@ import type { Claim } from './transitions.js';
 const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
 
 /**
- * What memory keeps of every upload: enough to count, order and expire it, and to find that its delivery is due. The
- * fields of `Upload` have the values of its record.
+ * The part of an upload that always stays in memory: enough to count, order and expire it, and to find that its delivery
+ * is due. The fields of `Upload` have the values of its record.
  */
 export interface IndexRow {
   readonly id: string;

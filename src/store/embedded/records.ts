@@ -46,7 +46,7 @@ const REST_FACTOR = 3;
 /** The time of one comparison may be a wait for a request, or for a disk that hung. */
 const MAX_REST_MS = 1000;
 
-/** What is known of an upload's delivery besides its row. */
+/** The state of an upload that its record has while it is in memory, and its row otherwise. */
 interface DeliveryState {
   readonly claim?: Claim | undefined;
   readonly isLost?: boolean;
@@ -488,7 +488,7 @@ function joined(earlier: Change | undefined, later: Change): Change {
   return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
 }
 
-/** What was read, with what the row knows better. Lost lines let an upload expire no earlier than it was promised. */
+/** The record as read, with the newer lease token of its row. Lost lines let an upload expire no earlier than promised. */
 function asKnown({ record, isLost }: RecordEntry, { token, expiresAt }: IndexRow): UploadRecord {
   const upload = isLost ? { ...record.upload, expiresAt: Math.max(record.upload.expiresAt, expiresAt) } : record.upload;
   return { ...record, upload, token: Math.max(record.token, token) };
