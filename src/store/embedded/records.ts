@@ -29,7 +29,15 @@ import type { RecordCache } from './record-cache.js';
 import { asLost, canBeReadAgain, type RecordEntry } from './record-entry.js';
 import { readAnswer, RecordFile, removeAnswer, writeAnswer } from './record-file.js';
 import type { IndexRow, RecordIndex } from './record-index.js';
-import { type Change, applyChange, type Claim, newRecord, type UploadRecord } from './transitions.js';
+import {
+  type Change,
+  applyChange,
+  type Claim,
+  endsUpload,
+  joinedChange,
+  newRecord,
+  type UploadRecord,
+} from './transitions.js';
 
 /** As many records as are read at the same time for a list, so that requests in between need not wait for it. */
 const MAX_LISTED_READS = 8;
@@ -147,7 +155,7 @@ export class Records {
   async saveLater(entry: RecordEntry, change: Change): Promise<void> {
     if (entry.file.isUncertain()) return this.save(entry, change);
     const recordOnDisk = entry.unsaved?.recordOnDisk ?? entry.record;
-    entry.unsaved = { change: joined(entry.unsaved?.change, change), recordOnDisk };
+    entry.unsaved = { change: joinedChange(entry.unsaved?.change, change), recordOnDisk };
     entry.record = applyChange(entry.record, change);
     this.changed(entry);
   }
@@ -248,7 +256,7 @@ export class Records {
     if (Object.keys(change).length === 0)
       return semaphore.run(() => entry.file.makeCertain(entry.unsaved?.recordOnDisk ?? entry.record));
     try {
-      const everyChange = joined(entry.unsaved?.change, change);
+      const everyChange = joinedChange(entry.unsaved?.change, change);
       entry.record = await semaphore.run(() => entry.file.save(entry.record, everyChange));
     } catch (fault) {
       if (!endsUpload(change) || (fault as Fault).code !== 'STORAGE_FULL') throw fault;
@@ -479,15 +487,6 @@ export class Records {
   }
 }
 
-/** Both changes as one: the later one decides about a field that both set. */
-function joined(earlier: Change | undefined, later: Change): Change {
-  if (!earlier) return later;
-  const set = { ...earlier.set, ...later.set };
-  const unset = [...new Set([...(earlier.unset ?? []), ...(later.unset ?? [])])];
-  const isSetLater = (field: keyof Upload): boolean => later.set !== undefined && field in later.set;
-  return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
-}
-
 /** The record as read, with the newer lease token of its row. Lost lines let an upload expire no earlier than promised. */
 function asKnown({ record, isLost }: RecordEntry, { token, expiresAt }: IndexRow): UploadRecord {
   const upload = isLost ? { ...record.upload, expiresAt: Math.max(record.upload.expiresAt, expiresAt) } : record.upload;
@@ -506,8 +505,4 @@ function isKeptUnchanged({ isLost = false, record }: RecordEntry): boolean {
 
 function hasKeptAnswer({ record }: RecordEntry): boolean {
   return record.upload.answer?.body.in === 'record';
-}
-
-function endsUpload({ set }: Change): boolean {
-  return set?.phase === 'cancelled' || set?.phase === 'invalid';
 }

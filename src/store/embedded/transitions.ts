@@ -41,6 +41,20 @@ export function newRecord(upload: NewUpload): UploadRecord {
   return { upload: { ...upload, ...empty }, chunks: [], token: 0 };
 }
 
+/** Both changes as one: the later one decides about a field that both set. */
+export function joinedChange(earlier: Change | undefined, later: Change): Change {
+  if (!earlier) return later;
+  const set = { ...earlier.set, ...later.set };
+  const unset = [...new Set([...(earlier.unset ?? []), ...(later.unset ?? [])])];
+  const isSetLater = (field: keyof Upload): boolean => later.set !== undefined && field in later.set;
+  return { ...earlier, ...later, set, unset: unset.filter((field) => !isSetLater(field)) };
+}
+
+/** Whether the change gives the upload up or cancels it. */
+export function endsUpload({ set }: Change): boolean {
+  return set?.phase === 'cancelled' || set?.phase === 'invalid';
+}
+
 /** Applies a change; the new record shares and extends the chunks of the old one. */
 export function applyChange(record: UploadRecord, change: Change): UploadRecord {
   if (change.chunk) putChunk(record.chunks, change.chunk);
