@@ -1,15 +1,21 @@
 import { writeFileSync } from 'node:fs';
 import { format, resolveConfig } from 'prettier';
 import { chart } from './chart.js';
+import { CONTESTS } from './contests.js';
 import type { Table } from './report.js';
 import { barsTable, contestTable, lastResults, type Results } from './results.js';
 
 const PAGE = 'docs/performance.md';
 const CHART = 'docs/performance.svg';
 
-/** Makes the page from the results of the last run. */
+/** Makes the page from the results of the last runs. */
 export async function writeDocs(): Promise<void> {
-  const results = lastResults();
+  const last = lastResults();
+  const order = CONTESTS.map(({ name }) => name);
+  const results = {
+    ...last,
+    contests: last.contests.toSorted((a, b) => order.indexOf(a.name) - order.indexOf(b.name)),
+  };
   writeFileSync(CHART, chart(results.contests));
   writeFileSync(
     PAGE,

@@ -47,26 +47,18 @@ async function main(): Promise<number> {
 async function run(plan: Plan): Promise<number> {
   const startedAt = performance.now();
   printMachine();
-  const onMachine = machine();
+  const held = { isQuick: plan.isQuick, rounds: plan.rounds, machine: machine() };
   for (const name of plan.measurements) await MEASURE[name](plan);
   const contests: Result[] = [];
   for (const contest of CONTESTS.filter(({ name }) => plan.contests.includes(name))) {
     const result = await hold(contest, plan);
     printResult(result);
     contests.push(result);
+    // After each, so that a run that is ended early leaves what it has found.
+    keepResults({ ...held, at: new Date().toISOString(), peers: await knownPeers(), contests });
   }
   if (contests.length === 0) return 0;
   printTable(barsTable(contests));
-  const { isQuick, rounds } = plan;
-  const results = {
-    at: new Date().toISOString(),
-    isQuick,
-    rounds,
-    machine: onMachine,
-    peers: await knownPeers(),
-    contests,
-  };
-  keepResults(results, contests.length === CONTESTS.length);
   console.log(`Took ${((performance.now() - startedAt) / 60_000).toFixed(1)} min.`);
   return isGood(contests) ? 0 : 1;
 }

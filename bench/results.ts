@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { barText, type Judgement, type Row } from './bars.js';
@@ -22,7 +22,7 @@ export interface Result {
   readonly failure?: string;
 }
 
-/** All that one run of the bench has found. */
+/** Everything that the bench has found on one machine and commit. */
 export interface Results {
   readonly at: string;
   readonly isQuick: boolean;
@@ -34,21 +34,42 @@ export interface Results {
 }
 
 const DIRECTORY = fileURLToPath(new URL('./results/', import.meta.url));
-/** Of a run of all contests; the page is made from these. */
-const ALL = 'contests';
+/** The page is made from these. */
+const NAME = 'contests';
 
-/** Keeps the figures and a chart of a run; `isWhole` says that it held all contests. */
-export function keepResults(results: Results, isWhole: boolean): void {
-  const name = isWhole ? ALL : results.contests.map((one) => one.name).join('+');
+/**
+ * Keeps the figures and a chart. Contests of an earlier run stay beside them if they were held in the same way, on the
+ * same machine and commit, so that all of them need not be held in one go.
+ */
+export function keepResults(results: Results): void {
+  const all = mergeResults(keptResults(), results);
   mkdirSync(DIRECTORY, { recursive: true });
-  writeFileSync(join(DIRECTORY, `${name}.json`), `${JSON.stringify(results, null, 2)}\n`);
-  writeFileSync(join(DIRECTORY, `${name}.svg`), chart(results.contests));
-  console.log(`\n→ bench/results/${name}.json and .svg`);
+  writeFileSync(join(DIRECTORY, `${NAME}.json`), `${JSON.stringify(all, null, 2)}\n`);
+  writeFileSync(join(DIRECTORY, `${NAME}.svg`), chart(all.contests));
 }
 
-/** Of the last run of all contests; throws when there was none. */
+/** The newer results, with those contests of the older ones that they lack; of an incomparable run none are taken. */
+export function mergeResults(older: Results | undefined, newer: Results): Results {
+  if (!older || wayOf(older) !== wayOf(newer)) return newer;
+  const contests = new Map([...older.contests, ...newer.contests].map((one) => [one.name, one]));
+  return { ...newer, peers: { ...older.peers, ...newer.peers }, contests: [...contests.values()] };
+}
+
+/** How a run was held: the figures of two runs stand beside each other only where this is equal. */
+function wayOf({ isQuick, rounds, machine }: Results): string {
+  return JSON.stringify({ isQuick, rounds, machine: { ...machine, load: undefined } });
+}
+
+function keptResults(): Results | undefined {
+  const file = join(DIRECTORY, `${NAME}.json`);
+  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Results) : undefined;
+}
+
+/** Those of the last runs; throws when there are none. */
 export function lastResults(): Results {
-  return JSON.parse(readFileSync(join(DIRECTORY, `${ALL}.json`), 'utf8')) as Results;
+  const kept = keptResults();
+  if (!kept) throw new Error('there are no results yet: run `npm run bench` first');
+  return kept;
 }
 
 /** The table of one contest: medians with their least and greatest. */
@@ -82,6 +103,7 @@ export function barsTable(contests: readonly Result[]): Table {
 
 export function printResult(result: Result): void {
   printTable(contestTable(result));
+  console.log(`  ${(result.seconds / 60).toFixed(1)} min`);
 }
 
 /** Whether the run is a success: nothing failed, and no bar is missed. */

@@ -7,7 +7,7 @@ import { type CpuTimes, foreignShare, isDisturbed } from '../../bench/disturbanc
 import { pageOf } from '../../bench/docs-page.js';
 import { MEASUREMENTS, parsePlan } from '../../bench/plan.js';
 import { busySeconds } from '../../bench/process-figures.js';
-import { isGood, type Result, type Results } from '../../bench/results.js';
+import { isGood, mergeResults, type Result, type Results } from '../../bench/results.js';
 import { holdRounds } from '../../bench/rounds.js';
 import { median, percentile, spreadOf } from '../../bench/statistics.js';
 
@@ -216,6 +216,21 @@ describe('the page of the results', () => {
     expect(page).toContain('- Caddy: not here: no apt-get');
     expect(page).not.toContain('provisional');
     expect(pageOf({ ...results, isQuick: true })).toContain('provisional');
+  });
+
+  test.each<[string, Partial<Results>, string[]]>([
+    ['the same way, at another load', { machine: { ...results.machine, load: 3 } }, ['one', 'two']],
+    ['another commit', { machine: { ...results.machine, commit: 'def' } }, ['two']],
+    ['another machine', { machine: { ...results.machine, cpu: 'other' } }, ['two']],
+    ['other rounds', { rounds: 3 }, ['two']],
+    ['a quick run', { isQuick: true }, ['two']],
+  ])('a contest of an earlier run stays if it was held in the same way: %s', (_, newer, kept) => {
+    const two = { ...RESULT, name: 'two' };
+    const merged = mergeResults(results, { ...results, ...newer, contests: [two] });
+    expect(merged.contests.map(({ name }) => name)).toEqual(kept);
+    const again = mergeResults(merged, { ...results, ...newer, contests: [{ ...two, seconds: 99 }] });
+    expect(again.contests.at(-1)!.seconds).toBe(99);
+    expect(again.contests).toHaveLength(kept.length);
   });
 
   test('the chart draws the first figure of every contestant', () => {
