@@ -171,7 +171,8 @@ cluster: { listen: 10.0.0.5:8081, advertise: http://10.0.0.5:8081, secret: "\${C
   type: multipart
   field: file
   fields: { folder: inbox }
-  fields_from_headers: { sender: X-Sender }`,
+  fields_from_headers: { sender: X-Sender }
+  fields_from_metadata: { album: albumName }`,
   'delivery.gate': `gate: { http: http://127.0.0.1:3310/scan, timeout: 5m }
 gate: { command: [clamdscan, --no-summary, '-'], timeout: 5m }`,
   'authorize.forward_auth': `forward_auth:

@@ -18,9 +18,10 @@ import {
 } from './values.js';
 
 /** Placeholders in `delivery.target`, which stand for parts of the request that creates the upload. */
-const PLACEHOLDERS: readonly string[] = ['target', 'path', 'query', 'filename'];
+const PLACEHOLDERS: readonly string[] = ['target', 'path', 'query', 'filename', 'metadata.KEY'];
+const PLACEHOLDER = /^(?:target|path|query|filename|metadata\.[\w-]{1,100})$/;
 /** Visible ASCII of a path and query; braces only around a placeholder. */
-const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[a-z]+\})*$/;
+const TARGET = /^(?:\/|\{target\}|\{path\})(?:[!$%&'()*+,./:;=?@\w~-]|\{[\w.-]+\})*$/;
 
 /** Path and query of the origin's request, with placeholders. */
 function targetTemplate() {
@@ -28,8 +29,8 @@ function targetTemplate() {
     read: (found) => {
       if (found === null || found === '') return null;
       if (typeof found !== 'string' || !TARGET.test(found)) return undefined;
-      const used = [...found.matchAll(/\{([a-z]+)\}/g)].map((match) => match[1]!);
-      return used.every((name) => PLACEHOLDERS.includes(name)) ? found : undefined;
+      const used = [...found.matchAll(/\{([^{}]+)\}/g)].map((match) => match[1]!);
+      return used.every((name) => PLACEHOLDER.test(name)) ? found : undefined;
     },
     allowed:
       'a path and query such as /store{path}?name={filename}, with the placeholders ' +
@@ -42,6 +43,11 @@ function targetTemplate() {
 const FIELD_NAME = {
   pattern: /^[^"\r\n\0]{1,200}$/,
   allowed: 'a field name of up to 200 characters without quotes or line breaks',
+};
+
+const METADATA_KEY = {
+  pattern: /^[!-+\--~]{1,200}$/,
+  allowed: 'a key of Upload-Metadata: up to 200 visible ASCII characters without spaces and commas',
 };
 
 const multipart = z.strictObject({
@@ -57,6 +63,12 @@ const multipart = z.strictObject({
   fields_from_headers: textMap({ name: FIELD_NAME, value: headerName })
     .prefault({})
     .describe('More fields with the value of a header of the creation, before the file: `name: Header-Name`.'),
+  fields_from_metadata: textMap({ name: FIELD_NAME, value: METADATA_KEY })
+    .prefault({})
+    .describe(
+      'More fields with the value of a pair of `Upload-Metadata`, as tus clients send it, before the file: `name: key`. ' +
+        'Only text of UTF-8, without control characters; the client decides it.',
+    ),
 });
 
 const framingWord = oneOf(['raw', 'multipart'], 'raw, multipart, or a group with type: multipart').transform((type) =>
@@ -189,12 +201,13 @@ const ungroupedSettings = {
   target: targetTemplate().describe(
     'Path and query of the request to the origin, appended to the path of `origin`. `{target}` stands for the creation’s path ' +
       'and query, `{path}` for the path, `{query}` for the query without its question mark, `{filename}` for the name ' +
-      'that `Content-Disposition` or `Upload-Metadata` gives the file, percent-encoded, or `upload`. `null`: those of the creation.',
+      'that `Content-Disposition` or `Upload-Metadata` gives the file, percent-encoded, or `upload`, and `{metadata.KEY}` for the ' +
+      'value of that pair of `Upload-Metadata`, percent-encoded, or `unknown`. `null`: those of the creation.',
   ),
   framing: framing().describe(
     'Body of the request to the origin. `raw`: the bytes as they are. `multipart`: a form (multipart/form-data) with ' +
       'the bytes as a file; a group as below sets its details. An upload that already is such a form stays unchanged; ' +
-      'with `fields` or `fields_from_headers` it is refused with 415, because it could contain those fields itself.',
+      'with fields of its own it is refused with 415, because it could contain those fields itself.',
   ),
   gate: gate().describe(
     'A check that must approve a complete upload before delivery, such as a virus scanner: a group as below. `null`: none.',

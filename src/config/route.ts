@@ -166,8 +166,8 @@ const ANSWER_TIMEOUT_FACTOR = 4;
 
 function toFraming(framing: DeliverySettings['framing']): Framing {
   if (framing.type === 'raw') return { kind: 'raw' };
-  const { field, fields, fields_from_headers: fieldsFromHeaders } = framing;
-  return { kind: 'multipart', field, fields, fieldsFromHeaders };
+  const { field, fields, fields_from_headers: fieldsFromHeaders, fields_from_metadata: fieldsFromMetadata } = framing;
+  return { kind: 'multipart', field, fields, fieldsFromHeaders, fieldsFromMetadata };
 }
 
 function toGate(gate: DeliverySettings['gate']): Gate | null {

@@ -5,6 +5,7 @@ import { fieldValue, type Headers } from '../model/headers.js';
 import { type Framing, addsFormFields } from '../model/route.js';
 import type { Chunk, StoredRequest, Upload } from '../model/upload.js';
 import type { Spool } from '../spool/spool.js';
+import { decodeUtf8, UploadMetadata } from './upload-metadata.js';
 
 /** The body of the origin's request. */
 export interface OriginBody {
@@ -83,13 +84,14 @@ export function multipartType(upload: Pick<Upload, 'deliveryKey'>): string {
   return `multipart/form-data; boundary=${boundaryOf(upload)}`;
 }
 
-/** The envelope of an upload: fixed fields, then those from headers, then the file, so that streaming readers get all fields first. */
+/** The envelope of an upload: fixed fields, those from headers and metadata, then the file, which streaming readers get last. */
 export function envelopeOf(
   upload: Pick<Upload, 'deliveryKey' | 'request' | 'addedHeaders'>,
   framing: Multipart,
 ): Envelope {
   const boundary = boundaryOf(upload);
   const { request, addedHeaders = [] } = upload;
+  const metadata = new UploadMetadata(request);
   const fields = [
     ...framing.fields.map(([name, value]) => textPart(boundary, name, Buffer.from(value, 'utf8'))),
     ...framing.fieldsFromHeaders.flatMap(([name, header]) => {
@@ -97,6 +99,10 @@ export function envelopeOf(
       const value = fieldValue(addedHeaders, header) ?? headerValue(request, header);
       // Node decodes headers as Latin-1; encoding the value the same way restores the client's bytes.
       return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printable(value), 'latin1'))];
+    }),
+    ...framing.fieldsFromMetadata.flatMap(([name, key]) => {
+      const value = metadata.text(key);
+      return value === undefined ? [] : [textPart(boundary, name, Buffer.from(printableLines(value), 'utf8'))];
     }),
   ];
   return {
@@ -139,6 +145,11 @@ function printable(value: string): string {
   return value.replace(/\t/g, ' ').replace(/[\x00-\x1f\x7f]/g, '');
 }
 
+/** Text without control characters other than tabs and line breaks, which become CRLF as in a form of a browser. */
+function printableLines(text: string): string {
+  return text.replace(/[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]/g, '').replace(/\r\n?|\n/g, '\r\n');
+}
+
 /** Escapes a name as browsers do (HTML, multipart/form-data encoding algorithm). */
 function quoted(text: string): string {
   return text.replace(/\r/g, '%0D').replace(/\n/g, '%0A').replace(/"/g, '%22');
@@ -153,13 +164,13 @@ export function filenameOf({ headers }: Pick<StoredRequest, 'headers'>): string 
   const names = [
     decodeExtended(parameters.get('filename*')),
     decodeRaw(parameters.get('filename')),
-    uploadMetadata(headers).filename,
+    new UploadMetadata({ headers }).first(NAME_KEYS, (value) => value !== ''),
   ];
   return names.map(baseName).find((name) => name !== undefined);
 }
 
 /** C0, DEL and C1 control characters. */
-const CONTROLS = /[\x00-\x1f\x7f-\x9f]/g;
+export const CONTROLS = /[\x00-\x1f\x7f-\x9f]/g;
 
 function baseName(name: string | undefined): string | undefined {
   const base = name?.replace(CONTROLS, '').split(/[/\\]/).at(-1)?.trim();
@@ -223,7 +234,8 @@ export function representationType({ headers }: Pick<StoredRequest, 'headers'>):
 /** The media type in the creation's `Content-Type`, or else in its `Upload-Metadata`; undefined if neither tells it. */
 export function declaredType({ headers }: Pick<StoredRequest, 'headers'>): string | undefined {
   const type = fieldValue(headers, 'content-type');
-  return (isUninformativeType(type) ? undefined : type) ?? uploadMetadata(headers).mediaType;
+  if (!isUninformativeType(type)) return type;
+  return new UploadMetadata({ headers }).first(TYPE_KEYS, (value) => MEDIA_TYPE.test(value));
 }
 
 /** Whether the `Content-Type` does not describe the representation. */
@@ -240,12 +252,6 @@ function mediaType(contentType = ''): string {
   return contentType.split(';', 1)[0]!.trim().toLowerCase();
 }
 
-/** The facts in a client's `Upload-Metadata` that an origin can use. */
-interface UploadMetadata {
-  readonly filename?: string;
-  readonly mediaType?: string;
-}
-
 /** Metadata keys that clients use, the most common first. */
 const NAME_KEYS = ['filename', 'name'];
 const TYPE_KEYS = ['filetype', 'type', 'contenttype'];
@@ -253,39 +259,3 @@ const TYPE_KEYS = ['filetype', 'type', 'contenttype'];
 /** A media type with parameters (RFC 9110 §8.3.1). */
 const MEDIA_TYPE =
   /^[!#$%&'*+.^_`|~\w-]+\/[!#$%&'*+.^_`|~\w-]+(?:\s*;\s*[!#$%&'*+.^_`|~\w-]+=(?:[!#$%&'*+.^_`|~\w-]+|"[ !#-[\]-~]*"))*$/;
-
-/**
- * Parses `Upload-Metadata` (tus 1.0.0, Creation), which tus-js-client and Uppy send with the draft's versions too: pairs of
- * a key and a Base64 value. Invalid pairs are ignored, and the first of repeated keys counts.
- */
-function uploadMetadata(headers: Headers): UploadMetadata {
-  const pairs = new Map<string, string>();
-  for (const pair of (fieldValue(headers, 'upload-metadata') ?? '').split(',')) {
-    const [key = '', encoded = '', ...rest] = pair.trim().split(/ +/);
-    const value = rest.length === 0 ? decodeBase64(encoded) : undefined;
-    if (value !== undefined && !pairs.has(key.toLowerCase())) pairs.set(key.toLowerCase(), value);
-  }
-  const first = (keys: readonly string[], isUsable: (value: string) => boolean): string | undefined =>
-    keys.map((key) => pairs.get(key)).find((value) => value !== undefined && isUsable(value));
-  return {
-    filename: first(NAME_KEYS, (value) => value !== ''),
-    mediaType: first(TYPE_KEYS, (value) => MEDIA_TYPE.test(value)),
-  };
-}
-
-/** Decodes Base64 of UTF-8; undefined if the value is something else. */
-function decodeBase64(encoded: string): string | undefined {
-  const [, digits] = /^([A-Za-z0-9+/]+)={0,2}$/.exec(encoded) ?? [];
-  if (digits === undefined || digits.length % 4 === 1) return undefined;
-  return decodeUtf8(Buffer.from(encoded, 'base64'));
-}
-
-/** Decodes UTF-8; undefined if the bytes are not valid. */
-function decodeUtf8(bytes: Uint8Array): string | undefined {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    // decode() throws only for invalid bytes.
-    return undefined;
-  }
-}

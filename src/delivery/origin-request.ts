@@ -4,6 +4,7 @@ import { endToEnd, fieldValue, type HeaderLine, type Headers, withoutFields } fr
 import { type Route, routeFor } from '../model/route.js';
 import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
 import {
+  CONTROLS,
   filenameOf,
   framingFor,
   declaredType,
@@ -11,6 +12,7 @@ import {
   isUninformativeType,
   representationType,
 } from './origin-body.js';
+import { UploadMetadata } from './upload-metadata.js';
 
 /** The head of the one request that carries a complete upload to its origin. */
 export interface OriginRequestHead {
@@ -194,7 +196,8 @@ function idempotencyKey(lines: Headers, upload: Upload): HeaderLine[] {
 
 /**
  * The target of the origin's request: the creation's, or a template with `{target}` (path and query), `{path}`,
- * `{query}` (without its question mark) and `{filename}` (percent-encoded, "upload" if there is none).
+ * `{query}` (without its question mark), and percent-encoded `{filename}` ("upload" if there is none) and
+ * `{metadata.KEY}` ("unknown" if it cannot be used).
  */
 export function targetOf(request: Pick<StoredRequest, 'target' | 'headers'>, template: string | undefined): string {
   if (template === undefined) return request.target;
@@ -205,8 +208,28 @@ export function targetOf(request: Pick<StoredRequest, 'target' | 'headers'>, tem
     query,
     filename: encodeURIComponent(filenameOf(request) ?? 'upload'),
   };
-  const filled = template.replace(/\{(target|path|query|filename)\}/g, (_, name: string) => values[name]!);
+  const metadata = new UploadMetadata(request);
+  const [pathTemplate] = splitOnce(template, '?');
+  const filled = template.replace(
+    /\{(target|path|query|filename|metadata\.[\w-]+)\}/g,
+    (_, name: string, at: number) => {
+      if (!name.startsWith(METADATA)) return values[name]!;
+      const value = usableMetadata(metadata.text(name.slice(METADATA.length)));
+      return encodeURIComponent(at < pathTemplate.length ? value.replace(/[/\\]/g, '_') : value);
+    },
+  );
   return filled.startsWith('/') ? filled : `/${filled}`;
+}
+
+const METADATA = 'metadata.';
+
+/** Longer values do not belong into a target, which servers limit. */
+const MAX_METADATA_CHARACTERS = 500;
+
+/** A value for a target: without control characters, and nothing that would make an empty or a dot segment. */
+function usableMetadata(text = ''): string {
+  const value = text.replace(CONTROLS, '').trim();
+  return value.length > MAX_METADATA_CHARACTERS || /^\.{0,2}$/.test(value) ? 'unknown' : value;
 }
 
 function splitOnce(text: string, separator: string): [string, string | undefined] {

@@ -297,10 +297,16 @@ export class UploadRequestHandler {
     return this.options.publicUrl ?? clientBaseUrl(head);
   }
 
-  private contextOf({ head, route, announced = route }: UploadRequest): ReplyContext {
+  private contextOf({ head, route, announced = route, upload }: UploadRequest): ReplyContext {
     const { uploadsPath, clock, expiryClock = clock } = this.options;
     const publicUrl = this.publicUrlOf(head);
-    return { uploadUrl: (id) => publicUrl + uploadsPath + id, limits: announced.limits, nowMs: expiryClock() };
+    const { limits } = announced;
+    return {
+      uploadUrl: (id) => publicUrl + uploadsPath + id,
+      limits,
+      nowMs: expiryClock(),
+      ...(upload && { upload }),
+    };
   }
 }
 

@@ -20,6 +20,7 @@ export interface CreateIntent {
   /** `max-append-size` and `min-append-size` hold for a creation's body too (RUFH §4.1.4 since interop 9). */
   readonly appendLimitsApply: boolean;
   readonly contentDigests: readonly ContentDigest[];
+  readonly trailingDigests?: TrailingDigests;
   readonly reprDigests: readonly Digest[];
   readonly wantedReprDigest?: DigestAlgorithm;
   /**
@@ -40,8 +41,17 @@ export interface AppendIntent {
   readonly declaredLength?: number;
   readonly contentLength?: number;
   readonly contentDigests: readonly ContentDigest[];
+  readonly trailingDigests?: TrailingDigests;
   /** Some clients repeat it on every append; used only if the creation had none. */
   readonly reprDigests: readonly Digest[];
+}
+
+/** Digests that follow the content, which names their algorithm only then (tus 1.0.0, checksum-trailer). */
+export interface TrailingDigests {
+  /** The algorithms that the client may have used. */
+  readonly algorithms: readonly ContentDigest['algorithm'][];
+  /** Reads the trailers of the content when it has ended. */
+  readonly read: (trailers: Headers) => readonly ContentDigest[] | Extract<Refusal, { readonly reason: 'malformed' }>;
 }
 
 /** Asks for the offset of an upload. */

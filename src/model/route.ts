@@ -44,6 +44,8 @@ export type Framing =
       readonly fields: readonly (readonly [name: string, value: string])[];
       /** Fields whose values come from headers of the creation request. */
       readonly fieldsFromHeaders: readonly (readonly [name: string, header: string])[];
+      /** Fields whose values come from pairs of the creation's `Upload-Metadata`. */
+      readonly fieldsFromMetadata: readonly (readonly [name: string, key: string])[];
     };
 
 /** The service or command that must approve a complete upload before it is delivered. */
@@ -181,7 +183,8 @@ export function reshapesRequest({ framing, target, method }: DeliveryRules): boo
 
 /** The framing adds form fields that only the route may set. */
 export function addsFormFields(framing: Framing): boolean {
-  return framing.kind === 'multipart' && framing.fields.length + framing.fieldsFromHeaders.length > 0;
+  if (framing.kind === 'raw') return false;
+  return [framing.fields, framing.fieldsFromHeaders, framing.fieldsFromMetadata].some(({ length }) => length > 0);
 }
 
 /** Methods whose requests are reshaped. Other methods are about existing resources and would change their meaning. */

@@ -98,7 +98,8 @@ function detectUpload(head: RequestHead, target: TargetResource, settings: Detec
  * A tus client never means an ordinary request to the origin by POST: its creation would become an empty object there.
  */
 function detectTus(head: RequestHead, protocols: readonly UploadProtocol[], settings: TusSettings): Detected {
-  const method = tusMethod(head);
+  // Routes, authorization and the origin go by the request's own method, so only POST can stand for another one here.
+  const method = head.method === 'POST' ? tusMethod(head) : head.method;
   const isCreation = method === 'POST';
   if (!isCreation && !(method === 'PATCH' && mediaType(head) === OFFSET_STREAM)) return PASS_THROUGH;
   const protocol = tus(settings, 'creation');
@@ -173,7 +174,10 @@ function protocolOnUpload(head: RequestHead, { dialect }: UploadResource, settin
 function uploadDialect(head: RequestHead, stored: Dialect): Dialect {
   const named = namedDialect(head);
   if (named === 'unknown') return withoutVersion(stored);
-  return named ?? (stored === final ? final : withoutInterim(stored));
+  if (named) return named;
+  // The field of another version must not count as absent: that means "complete" where versions have no such field.
+  const speaksFinal = isValue(readCompleteness(final, head)) && !isValue(readCompleteness(stored, head));
+  return stored === final || speaksFinal ? final : withoutInterim(stored);
 }
 
 /** Requests without a known version get the newest rules. */

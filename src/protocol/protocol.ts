@@ -2,6 +2,7 @@ import type { HeaderLine, Headers } from '../model/headers.js';
 import type { Intent, InterimUpdate, Outcome, Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
+import type { Upload } from '../model/upload.js';
 
 /** A response, ready to be written: status, every header and the exact body. */
 export interface Reply {
@@ -23,6 +24,8 @@ export interface ReplyContext {
   /** The limits of the route, for responses without an upload. */
   readonly limits: Limits;
   readonly nowMs: number;
+  /** The upload of the request as it was on arrival, for responses that say nothing about its state. */
+  readonly upload?: Upload;
 }
 
 /** One version of an upload protocol: pure functions from requests to intents and from outcomes to responses. */

@@ -1,9 +1,10 @@
-import { fieldValue, type HeaderLine, withoutUploadFields } from '../model/headers.js';
-import type { AppendIntent, Intent, Outcome, Refusal } from '../model/messages.js';
+import { fieldValue, type HeaderLine, type Headers, withoutUploadFields } from '../model/headers.js';
+import type { AppendIntent, Intent, Outcome, Refusal, TrailingDigests } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Limits } from '../model/route.js';
 import {
   concatenationRole,
+  hasGoodAnswer,
   isFull,
   type ContentDigest,
   shownOffset,
@@ -23,7 +24,8 @@ export const OFFSET_STREAM = 'application/offset+octet-stream';
 
 const VERSION = '1.0.0';
 
-const EXTENSIONS = 'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination';
+const EXTENSIONS =
+  'creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination';
 
 /** Names of checksum algorithms in tus, with those of this program; the first is required of every server. */
 const CHECKSUMS: ReadonlyMap<string, { readonly algorithm: ContentDigest['algorithm']; readonly bytes: number }> =
@@ -49,7 +51,7 @@ export function tus(settings: TusSettings, during: 'creation' | 'upload'): Proto
       if (outcome.kind === 'discovered') return { status: 204, headers: tusAnnouncement(context.limits, settings) };
       return (
         (during === 'creation' && renderCreation(outcome, context)) ||
-        lockedUnlessReachable(outcome, during) ||
+        lockedUnlessReachable(outcome, during, context) ||
         render(outcome, context)
       );
     },
@@ -77,10 +79,12 @@ export function isTusRequest({ headers }: RequestHead): boolean {
   return fieldValue(headers, 'Tus-Resumable') !== undefined;
 }
 
-/** The method, or the one that overrides it where an environment knows only some (Core: X-HTTP-Method-Override). */
+/**
+ * The method, or the one that overrides it where an environment knows only some (Core: X-HTTP-Method-Override). OPTIONS
+ * is none of tus alone: browsers and clients of the draft send it too.
+ */
 export function tusMethod({ method, headers }: RequestHead): string {
-  const override = method === 'POST' ? fieldValue(headers, 'X-HTTP-Method-Override') : undefined;
-  return override === 'PATCH' || override === 'DELETE' || override === 'HEAD' ? override : method;
+  return method === 'OPTIONS' ? method : (fieldValue(headers, 'X-HTTP-Method-Override') ?? method);
 }
 
 function parseCreation(head: RequestHead, { joinsParts }: TusSettings): Intent | Refusal {
@@ -104,8 +108,8 @@ function parseCreation(head: RequestHead, { joinsParts }: TusSettings): Intent |
   const mayBeEmpty = contentLength === undefined && mediaType(head) === undefined;
   if (contentLength !== 0 && !mayBeEmpty && mediaType(head) !== OFFSET_STREAM)
     return { reason: 'unsupported-media-type', expected: OFFSET_STREAM };
-  const contentDigests = readChecksum(head);
-  if ('reason' in contentDigests) return contentDigests;
+  const checksum = readChecksum(head);
+  if ('reason' in checksum) return checksum;
   return {
     kind: 'create',
     dialect: TUS_DIALECT,
@@ -114,7 +118,7 @@ function parseCreation(head: RequestHead, { joinsParts }: TusSettings): Intent |
     declaredLength: length,
     contentLength,
     appendLimitsApply: true,
-    contentDigests,
+    ...checksum,
     reprDigests: [],
   };
 }
@@ -174,8 +178,8 @@ function parseAppend(head: RequestHead, id: string): AppendIntent | Refusal {
   if (typeof offset !== 'number') return malformed('Upload-Offset has to say in digits where the content belongs.');
   const declaredLength = readInteger(head, 'Upload-Length');
   if (declaredLength === 'invalid') return malformed('Upload-Length has to be the length of the file in digits.');
-  const contentDigests = readChecksum(head);
-  if ('reason' in contentDigests) return contentDigests;
+  const checksum = readChecksum(head);
+  if ('reason' in checksum) return checksum;
   return {
     kind: 'append',
     id,
@@ -184,7 +188,7 @@ function parseAppend(head: RequestHead, id: string): AppendIntent | Refusal {
     completesAtLength: true,
     declaredLength,
     contentLength: knownContentLength(head),
-    contentDigests,
+    ...checksum,
     reprDigests: [],
   };
 }
@@ -196,22 +200,46 @@ function readInteger({ headers }: RequestHead, name: string): number | 'invalid'
   return /^\d{1,15}$/.test(text) ? Number(text) : 'invalid';
 }
 
-/** Reads `Upload-Checksum`: an algorithm and a checksum in Base64 (extension checksum). */
-function readChecksum({ headers }: RequestHead): readonly ContentDigest[] | Refusal {
+/** Reads `Upload-Checksum`, or its announcement as a trailer (extensions checksum and checksum-trailer). */
+function readChecksum({ headers }: RequestHead): Pick<AppendIntent, 'contentDigests' | 'trailingDigests'> | Malformed {
+  const text = fieldValue(headers, 'Upload-Checksum');
   const announced = fieldValue(headers, 'Trailer') ?? '';
   if (/(?:^|[\s,])upload-checksum(?:[\s,]|$)/i.test(announced))
-    return malformed('Upload-Checksum has to be a header field: checksum-trailer is not offered here.');
-  const text = fieldValue(headers, 'Upload-Checksum');
-  if (text === undefined) return [];
+    return text === undefined ? { contentDigests: [], trailingDigests: TRAILING_CHECKSUM } : malformed(TWO_CHECKSUMS);
+  if (text === undefined) return { contentDigests: [] };
+  const digest = parseChecksum(text);
+  return 'reason' in digest ? digest : { contentDigests: [digest] };
+}
+
+/** Parses an algorithm and a checksum in Base64. */
+function parseChecksum(text: string): ContentDigest | Malformed {
   const [, name = '', encoded = ''] = /^([a-z0-9]+) ([A-Za-z0-9+/]+={0,2})$/.exec(text) ?? [];
   const known = CHECKSUMS.get(name);
   const value = Buffer.from(encoded, 'base64');
-  if (known && value.length === known.bytes) return [{ algorithm: known.algorithm, value: value.toString('hex') }];
+  if (known && value.length === known.bytes) return { algorithm: known.algorithm, value: value.toString('hex') };
   const names = [...CHECKSUMS.keys()].join(', ');
   return malformed(`Upload-Checksum has to be an algorithm (${names}), a space, and the checksum in Base64.`);
 }
 
-function malformed(detail: string): Refusal {
+/** The algorithm is not known before the content has ended, so all of them are computed. */
+const TRAILING_CHECKSUM: TrailingDigests = {
+  algorithms: [...CHECKSUMS.values()].map(({ algorithm }) => algorithm),
+  read: (trailers: Headers) => {
+    const text = fieldValue(trailers, 'Upload-Checksum');
+    if (text === undefined) return malformed(NO_TRAILER);
+    const digest = parseChecksum(text);
+    return 'reason' in digest ? digest : [digest];
+  },
+};
+
+const TWO_CHECKSUMS = 'Upload-Checksum comes either before the content or after it as a trailer, but not both.';
+
+const NO_TRAILER =
+  'Upload-Checksum was announced as a trailer, but did not follow the content, so none of it was kept. Send it again.';
+
+type Malformed = Extract<Refusal, { readonly reason: 'malformed' }>;
+
+function malformed(detail: string): Malformed {
   return { reason: 'malformed', detail };
 }
 
@@ -238,9 +266,13 @@ function createdIncomplete(upload: Upload, context: ReplyContext): Reply | undef
  * on HEAD, 503 too, for the end of the upload and begins a new one; clients try again after 423, as with servers that lock
  * uploads.
  */
-function lockedUnlessReachable(outcome: Outcome, during: 'creation' | 'upload'): Reply | undefined {
+function lockedUnlessReachable(
+  outcome: Outcome,
+  during: 'creation' | 'upload',
+  context: ReplyContext,
+): Reply | undefined {
   const isUnreachable = outcome.kind === 'refused' && outcome.refusal.reason === 'unavailable' && during === 'upload';
-  return isUnreachable ? refused(outcome.refusal, 423) : undefined;
+  return isUnreachable ? refused(outcome.refusal, context, 423) : undefined;
 }
 
 function created(upload: Upload, context: ReplyContext): Reply {
@@ -258,7 +290,7 @@ function render(outcome: Exclude<Outcome, { readonly kind: 'discovered' }>, cont
     case 'answered':
       return answered(outcome, context);
     case 'parked':
-      return relayed(outcome.answer, tusOffsetLine(outcome.upload));
+      return relayed(outcome.answer, tusOffsetLine(outcome.upload), expiresLine(outcome.upload));
     case 'turned-away':
       return relayed(outcome.answer);
     case 'answer-lost':
@@ -273,7 +305,7 @@ function render(outcome: Exclude<Outcome, { readonly kind: 'discovered' }>, cont
     case 'cancelled':
       return reply(204);
     case 'refused':
-      return refused(outcome.refusal);
+      return refused(outcome.refusal, context);
   }
 }
 
@@ -307,9 +339,10 @@ function retrieved(upload: Upload): Reply {
   );
 }
 
-/** The extension expiration: only an unfinished upload expires for its client. */
-function expiresLine({ phase, expiresAt }: Upload): HeaderLine | undefined {
-  return phase === 'receiving' ? ['Upload-Expires', new Date(expiresAt).toUTCString()] : undefined;
+/** The extension expiration: an upload is unfinished for its client until the offset that it sees is the length. */
+function expiresLine(upload: Upload): HeaderLine | undefined {
+  const isUnfinished = upload.phase === 'receiving' || (upload.heldBack && !hasGoodAnswer(upload));
+  return isUnfinished ? ['Upload-Expires', new Date(upload.expiresAt).toUTCString()] : undefined;
 }
 
 type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
@@ -322,7 +355,7 @@ type Answered = Extract<Outcome, { readonly kind: 'answered' }>;
 function answered({ to, upload, answer }: Answered, context: ReplyContext): Reply {
   const isRedirection = answer.status >= 300 && answer.status < 400;
   const isGood = answer.status < 400;
-  const { headers, ...rest } = relayed(answer, tusOffsetLine(upload));
+  const { headers, ...rest } = relayed(answer, tusOffsetLine(upload), expiresLine(upload));
   // The Location of a creation is the upload's: a client that ends its upload must not delete the origin's resource.
   const drops = isRedirection || (isGood && to === 'create') ? 'location' : undefined;
   const kept = headers.filter(([name]) => name.toLowerCase() !== drops);
@@ -355,7 +388,7 @@ function relayed(answer: Answered['answer'], ...maybe: MaybeLines): Reply {
 
 /** The upload has all its bytes, but there is no good answer: its offset stays one below its length. */
 function problem(upload: Upload, what: Parameters<typeof problemReply>[0], ...maybe: MaybeLines): Reply {
-  return problemReply(what, lines(['Tus-Resumable', VERSION], tusOffsetLine(upload), ...maybe));
+  return problemReply(what, lines(['Tus-Resumable', VERSION], tusOffsetLine(upload), expiresLine(upload), ...maybe));
 }
 
 const PENDING =
@@ -395,17 +428,18 @@ const DETAIL: Readonly<Partial<Record<Refusal['reason'], string>>> = {
 };
 
 /** Core: HEAD: the offset is only sent with an upload that exists. */
-function refused(refusal: Refusal, status?: number): Reply {
+function refused(refusal: Refusal, context: ReplyContext, status?: number): Reply {
   const base = problemOf(refusal, final);
   const { reason } = refusal;
   const upload = 'upload' in refusal ? refusal.upload : undefined;
+  const expiring = upload ?? (reason === 'unknown-upload' || reason === 'gone' ? undefined : context.upload);
   const reply = problemReply(
     { status: status ?? STATUS[reason] ?? base.status, detail: DETAIL[reason] ?? base.detail },
     lines(
       ['Tus-Resumable', VERSION],
       reason === 'unsupported-tus-version' ? ['Tus-Version', VERSION] : undefined,
       upload && tusOffsetLine(upload),
-      upload && expiresLine(upload),
+      expiring && expiresLine(expiring),
       adviceLine(refusal),
     ),
   );

@@ -63,6 +63,8 @@ export interface AppendTask {
   readonly content?: SmallContent;
   /** The byte before the body, to be held back if the body is empty. */
   readonly precedingByte?: number;
+  /** Called when the digests of the body match, before any of it counts; false if a newer lease was taken. */
+  readonly onVerified?: () => Promise<boolean>;
 }
 
 /** The outcome of a body that completed its upload, which now waits for its delivery. */
@@ -147,10 +149,10 @@ export class AppendBody {
   }
 
   private receive(task: AppendTask): Promise<Received> {
-    const { intent, upload, lease, body, content, precedingByte, onCommitted } = task;
+    const { intent, upload, lease, body, content, precedingByte, onCommitted, onVerified } = task;
     this.deps.hashes.track(upload, lease);
     const appendLimitsApply = intent.kind === 'append' || intent.appendLimitsApply;
-    const { contentDigests, complete } = intent;
+    const { contentDigests, trailingDigests, complete } = intent;
     return receiveBody(
       {
         upload,
@@ -160,6 +162,8 @@ export class AppendBody {
         completesAtLength: intent.completesAtLength,
         allowance: allowance(upload, appendLimitsApply),
         contentDigests,
+        trailingDigests,
+        onVerified,
         content,
         precedingByte,
         minBytes: appendLimitsApply ? minBytes(intent, upload) : undefined,

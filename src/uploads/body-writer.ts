@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { SmallContent } from '../delivery/small-content.js';
 import { Fault } from '../model/fault.js';
-import type { Interrupted, Refusal, RelayedAnswer } from '../model/messages.js';
+import type { Interrupted, Refusal, RelayedAnswer, TrailingDigests } from '../model/messages.js';
 import type { ContentDigest, Digest, DigestAlgorithm, Upload } from '../model/upload.js';
 import { chunkName } from '../spool/chunk-name.js';
 import type { Spool } from '../spool/spool.js';
@@ -30,6 +30,10 @@ export interface ReceiveTask {
   readonly allowance?: Allowance;
   /** Verified for this body alone before any of it counts (RFC 9530 §2). */
   readonly contentDigests: readonly ContentDigest[];
+  /** The same, for digests that follow the body. */
+  readonly trailingDigests?: TrailingDigests;
+  /** Called when the digests of the body match, before any of it counts; false if a newer lease was taken. */
+  readonly onVerified?: () => Promise<boolean>;
   /** The byte before the body, to be held back if the body is empty. */
   readonly precedingByte?: number;
   /** A body with fewer bytes is refused. */
@@ -75,10 +79,11 @@ class BodyWriter {
     private readonly task: ReceiveTask,
     private readonly deps: BodyWriterDeps,
   ) {
-    this.mustBeComplete = task.contentDigests.length > 0;
-    this.contentHashes = task.contentDigests.map((digest) => ({
-      algorithm: digest.algorithm,
-      hash: createHash(digest.algorithm.replace('-', '')),
+    const algorithms = task.trailingDigests?.algorithms ?? task.contentDigests.map(({ algorithm }) => algorithm);
+    this.mustBeComplete = algorithms.length > 0;
+    this.contentHashes = algorithms.map((algorithm) => ({
+      algorithm,
+      hash: createHash(algorithm.replace('-', '')),
     }));
   }
 
@@ -186,6 +191,7 @@ class BodyWriter {
     if (!isComplete && this.mustBeComplete && this.task.completesAtLength) return this.discardUnverified();
     const refusal = isComplete ? this.refuseBody() : undefined;
     if (refusal) return this.discard(refusal);
+    if (isComplete && this.mustBeComplete && (await this.task.onVerified?.()) === false) return this.takenOver();
     if (isComplete && this.task.completionCheck && this.reachesEnd) return this.complete(this.task.completionCheck);
     await this.chunk?.commit();
     if (this.chunk?.refusedBy) return this.takenOver();
@@ -201,12 +207,14 @@ class BodyWriter {
   }
 
   private refuseBody(): Refusal | undefined {
-    const { minBytes, contentDigests, upload } = this.task;
+    const { minBytes, contentDigests, trailingDigests, body, upload } = this.task;
     for (const { hash } of this.contentHashes) for (const buffer of this.keptBack) hash.update(buffer);
     if (minBytes !== undefined && this.writtenBytes < minBytes)
       return { reason: 'append-too-small', minAppendSize: minBytes, upload };
+    const expected = trailingDigests?.read(body.trailers) ?? contentDigests;
+    if ('reason' in expected) return { ...expected, upload };
     const actual = this.contentHashes.map(({ algorithm, hash }) => ({ algorithm, value: hash.digest('hex') }));
-    if (!matches(contentDigests, actual)) return { reason: 'digest-mismatch', field: 'Content-Digest', upload };
+    if (!matches(expected, actual)) return { reason: 'digest-mismatch', field: 'Content-Digest', upload };
     return undefined;
   }
 

@@ -28,7 +28,16 @@ import { RepeatedCreations } from './repeated-creation.js';
 import { AcknowledgedOffsets } from './acknowledged-offsets.js';
 import { emptyBody } from './request-body.js';
 import { findParts, type PartFailure, PartsContent } from './parts.js';
-import { refuseAppend, refuseCreation, refused, goneReason, withCompleteness } from './validate.js';
+import {
+  type Announcements,
+  announcements,
+  emptyEnd,
+  refuseAppend,
+  refuseCreation,
+  refused,
+  goneReason,
+  withCompleteness,
+} from './validate.js';
 
 export interface UploadsOptions extends OpeningDeps {
   readonly store: UploadStore;
@@ -277,9 +286,17 @@ export class Uploads {
       return decision.invalidates
         ? this.appendBody.invalidate(upload, lease, decision.refusal)
         : refused(decision.refusal);
-    const announced = await this.recordAnnouncements(intent, upload, lease);
-    if (!announced) return { kind: 'interrupted', reason: 'taken-over' };
-    return this.receiveAndDeliver(intent, announced, lease, call);
+    const announced = announcements(intent, upload);
+    if (!announced) return this.receiveAndDeliver(intent, upload, lease, call);
+    const record = (): Promise<Upload | undefined> => this.recordAnnouncements(upload, announced, lease);
+    // tus 1.0.0, checksum: a request whose content is discarded does not set the length either.
+    if (intent.completesAtLength && (intent.contentDigests.length > 0 || intent.trailingDigests)) {
+      const onVerified = async (): Promise<boolean> => (await record()) !== undefined;
+      return this.receiveAndDeliver(intent, { ...upload, ...announced }, lease, { ...call, onVerified });
+    }
+    const recorded = await record();
+    if (!recorded) return { kind: 'interrupted', reason: 'taken-over' };
+    return this.receiveAndDeliver(intent, recorded, lease, call);
   }
 
   /** The outcome for an upload that cannot continue; undefined if it can. Needs the lease. */
@@ -300,8 +317,8 @@ export class Uploads {
     const repeated = await repeatsTheEnd(intent, { offset: upload.offset, heldBack: { lastByte } }, call.body);
     if (typeof repeated === 'object') return repeated;
     if (!repeated) return refused({ reason: 'already-complete', upload });
-    const nothing = { ...intent, offset: upload.offset, contentLength: 0, contentDigests: [], complete: true };
-    return this.receiveAndDeliver(nothing, upload, lease, { ...call, body: emptyBody(), precedingByte: lastByte });
+    const end = emptyEnd(intent, upload);
+    return this.receiveAndDeliver(end, upload, lease, { ...call, body: emptyBody(), precedingByte: lastByte });
   }
 
   private async lastByteOf({ id, offset }: Upload): Promise<number> {
@@ -312,18 +329,15 @@ export class Uploads {
     return last;
   }
 
-  /** RUFH §4.1.3: a length is recorded as soon as it is known; digests count only when the creation brought none. */
-  private async recordAnnouncements(intent: AppendIntent, upload: Upload, lease: Lease): Promise<Upload | undefined> {
-    const total =
-      intent.complete && intent.contentLength !== undefined ? intent.offset + intent.contentLength : undefined;
-    const length = upload.length ?? intent.declaredLength ?? total;
-    const reprDigests = upload.reprDigests.length === 0 ? intent.reprDigests : upload.reprDigests;
-    if (length === upload.length && reprDigests.length === upload.reprDigests.length) return upload;
-    const { token } = lease;
+  /** Undefined if a newer lease was taken. */
+  private async recordAnnouncements(
+    upload: Upload,
+    announced: Announcements,
+    { token }: Lease,
+  ): Promise<Upload | undefined> {
     const noted = await this.deps.store.commit(upload.id, {
       token,
-      length,
-      reprDigests,
+      ...announced,
       expiresAt: this.expiry(upload),
     });
     return typeof noted === 'string' ? undefined : noted;
@@ -334,7 +348,7 @@ export class Uploads {
     intent: CreateIntent | AppendIntent,
     upload: Upload,
     lease: Lease,
-    call: UploadCall & Pick<AppendTask, 'precedingByte'>,
+    call: UploadCall & Pick<AppendTask, 'precedingByte' | 'onVerified'>,
   ): Promise<Outcome | Interrupted> {
     const content = intent.complete ? this.smallContents.begin(upload) : undefined;
     try {

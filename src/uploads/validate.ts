@@ -72,6 +72,27 @@ export function withCompleteness<T extends CreateIntent | AppendIntent>(
   return { ...intent, complete };
 }
 
+/** The intent as an append of nothing that completes the upload, whose bytes are all there. */
+export function emptyEnd(intent: AppendIntent, { offset }: Pick<Upload, 'offset'>): AppendIntent {
+  return { ...intent, offset, complete: true, contentLength: 0, contentDigests: [], trailingDigests: undefined };
+}
+
+/** Facts about a complete upload that its requests state at some time. */
+export type Announcements = Pick<Upload, 'length' | 'reprDigests'>;
+
+/**
+ * The facts about an upload that an append is the first to state. RUFH §4.1.3: a length is recorded as soon as it is
+ * known; digests count only when the creation brought none.
+ */
+export function announcements(intent: AppendIntent, upload: Upload): Announcements | undefined {
+  const total =
+    intent.complete && intent.contentLength !== undefined ? intent.offset + intent.contentLength : undefined;
+  const length = upload.length ?? intent.declaredLength ?? total;
+  const reprDigests = upload.reprDigests.length === 0 ? intent.reprDigests : upload.reprDigests;
+  const isKnown = length === upload.length && reprDigests.length === upload.reprDigests.length;
+  return isKnown ? undefined : { length, reprDigests };
+}
+
 /** The number of bytes that a body may bring, and the reason to refuse more. */
 export interface Allowance {
   readonly bytes: number;

@@ -5,12 +5,12 @@ import { HttpOrigin } from '../../src/delivery/http-origin.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { reasonPhrase } from '../../src/streams/node-http.js';
 import { connect, exchangeOver, requestOnce, type Transport, TRANSPORTS } from '../support/client.js';
-import { connectH2, H2Exchange } from '../support/http2-client.js';
 import { type ByteByByte, startByteByByte } from '../support/network.js';
 import { PeerNodes } from '../support/peer-nodes.js';
 import { answerOk, type RawExchange, type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { temporaryDirectory, until } from '../support/temporary.js';
 import { startTestApp } from '../support/test-proxy.js';
+import { sendWithTrailers } from '../support/trailers.js';
 import type { ResponseHead, WireRequest } from '../support/wire.js';
 
 // Issue 9: octets above 0x7F in fields and reason phrases pass as they are (RFC 9110 §5.5), wherever they go.
@@ -244,30 +244,6 @@ test('a record keeps the octets of the request and of the answer through a resta
     true,
   ]);
 });
-
-/** A body in chunks, or without a length, and what follows it. */
-async function sendWithTrailers(
-  transport: Transport,
-  url: string,
-  { method, target, headers = [], body = '' }: WireRequest,
-  trailers: readonly HeaderLine[],
-): Promise<ResponseHead> {
-  if (transport === 'HTTP/1.1') {
-    const client = await connect(url);
-    ends.push(() => Promise.resolve(client.destroy()));
-    await client.sendHead(method, target, [...headers, ['Transfer-Encoding', 'chunked']]);
-    await client.sendChunk(body);
-    await client.endChunks(trailers);
-    return client.readFinal();
-  }
-  const client = await connectH2(url);
-  ends.push(() => client.close());
-  const fields = Object.fromEntries(headers.map(([name, value]) => [name.toLowerCase(), value]));
-  const stream = client.session.request({ ...fields, ':method': method, ':path': target }, { waitForTrailers: true });
-  stream.once('wantTrailers', () => stream.sendTrailers(Object.fromEntries(trailers)));
-  stream.end(body);
-  return new H2Exchange(stream, 20_000).readFinal();
-}
 
 const TRAILERS = LINES.filter(([name]) => name.toLowerCase() !== 'x-again').slice(2);
 

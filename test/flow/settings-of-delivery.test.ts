@@ -166,6 +166,14 @@ const REQUESTS: SettingRow[] = [
     (probe) => hasPart(probe, /name="title"\r\n\r\nSea\r\n/),
     SEEN_AS_FORM,
   ),
+  row(
+    'delivery.framing.fields_from_metadata',
+    'delivery: { framing: { fields_from_metadata: { album: albumName } } }',
+    async (probe) => {
+      await probe.upload('hello', [['Upload-Metadata', 'albumName U2Vh']]);
+      expect(probe.origin.requests[0]!.body.toString()).toMatch(/name="album"\r\n\r\nSea\r\n/);
+    },
+  ),
   row('delivery.credentials', 'delivery: { credentials: [X-Key] }', async (probe) => {
     const upload = await probe.begin('', [['X-Key', 'old']]);
     await upload.append('hello', { offset: 0, complete: true }, [['X-Key', 'new']]);

@@ -69,7 +69,7 @@ describe('delivery settings', () => {
   });
 
   describe('framing', () => {
-    const multipart = { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] };
+    const multipart = { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [], fieldsFromMetadata: [] };
 
     test.each([
       ['raw', { kind: 'raw' }],
@@ -77,7 +77,7 @@ describe('delivery settings', () => {
       ['{ type: multipart }', multipart],
       ['{ field: upload }', { ...multipart, field: 'upload' }],
       [
-        '{ fields: { folder: in box, year: 2026, keep: true }, fields_from_headers: { sender: X-Sender } }',
+        '{ fields: { folder: in box, year: 2026, keep: true }, fields_from_headers: { sender: X-Sender }, fields_from_metadata: { a: albumName } }',
         {
           ...multipart,
           fields: [
@@ -86,6 +86,7 @@ describe('delivery settings', () => {
             ['keep', 'true'],
           ],
           fieldsFromHeaders: [['sender', 'X-Sender']],
+          fieldsFromMetadata: [['a', 'albumName']],
         },
       ],
     ])('%s', (written, framing) => {
@@ -174,7 +175,7 @@ routes:
         mode: 'spool',
         eager: { idleMs: 2000, unknownLength: 'wait' },
         guarantee: undefined,
-        framing: { kind: 'multipart', field: 'other', fields: [], fieldsFromHeaders: [] },
+        framing: { kind: 'multipart', field: 'other', fields: [], fieldsFromHeaders: [], fieldsFromMetadata: [] },
         method: undefined,
         gate: { kind: 'http', url: 'http://gate/', timeoutMs: 300_000 },
         breaker: { failures: 2, pauseMs: 9000 },
@@ -272,7 +273,7 @@ describe('mistakes in delivery settings', () => {
 
   describe('a value that is not expected told with what is', () => {
     const targetWords =
-      'expected a path and query such as /store{path}?name={filename}, with the placeholders {target}, {path}, {query}, {filename}, or null';
+      'expected a path and query such as /store{path}?name={filename}, with the placeholders {target}, {path}, {query}, {filename}, {metadata.KEY}, or null';
     test.each([
       [
         'delivery: { guarantee: maybe }',
@@ -284,6 +285,9 @@ describe('mistakes in delivery settings', () => {
       ],
       ['delivery: { target: store }', `2:21: delivery.target: found "store", ${targetWords}`],
       ['delivery: { target: "/{id}" }', `2:21: delivery.target: found "/{id}", ${targetWords}`],
+      ['delivery: { target: "/{metadata}" }', `2:21: delivery.target: found "/{metadata}", ${targetWords}`],
+      ['delivery: { target: "/{metadata.}" }', `2:21: delivery.target: found "/{metadata.}", ${targetWords}`],
+      ['delivery: { target: "/{metadata.a.b}" }', `2:21: delivery.target: found "/{metadata.a.b}", ${targetWords}`],
       ['delivery: { target: "/a b" }', `2:21: delivery.target: found "/a b", ${targetWords}`],
       [
         'delivery: { framing: form }',
@@ -324,6 +328,10 @@ describe('mistakes in delivery settings', () => {
       [
         'delivery: { framing: { fields_from_headers: { a: "X Y" } } }',
         '2:50: delivery.framing.fields_from_headers.a: found "X Y", expected the name of a header such as X-Request-Id',
+      ],
+      [
+        'delivery: { framing: { fields_from_metadata: { a: "b,c" } } }',
+        '2:51: delivery.framing.fields_from_metadata.a: found "b,c", expected a key of Upload-Metadata: up to 200 visible ASCII characters without spaces and commas',
       ],
       ['delivery: { framing: { fields: { a: [] } } }', '2:37: delivery.framing.fields.a: found [], expected a text'],
       [

@@ -85,7 +85,13 @@ describe('framing', () => {
 });
 
 describe('multipart', () => {
-  const form: Multipart = { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] };
+  const form: Multipart = {
+    kind: 'multipart',
+    field: 'file',
+    fields: [],
+    fieldsFromHeaders: [],
+    fieldsFromMetadata: [],
+  };
 
   function request(headers: HeaderLine[], target = '/files'): StoredRequest {
     return { method: 'POST', target, headers } as unknown as StoredRequest;
@@ -276,6 +282,69 @@ describe('multipart', () => {
     });
   });
 
+  describe('every pair of Upload-Metadata', () => {
+    const pair = (key: string, value: string | Buffer): HeaderLine[] => [
+      ['Upload-Metadata', `other YQ==,${key} ${Buffer.from(value).toString('base64')}`],
+    ];
+
+    test.each<[string, HeaderLine[], string | undefined]>([
+      ['text', pair('album', 'Grüße 🌊'), 'Grüße 🌊'],
+      ['a key in another case', pair('ALBUM', 'Sea'), 'Sea'],
+      ['no value', [['Upload-Metadata', 'album']], ''],
+      ['an empty value', [['Upload-Metadata', 'album ,other YQ==']], ''],
+      ['the first of two', [['Upload-Metadata', 'album YQ==,album Yg==']], 'a'],
+      // As a browser sends a text area.
+      ['line breaks', pair('album', 'a\nb\rc\r\nd\te'), 'a\r\nb\r\nc\r\nd\te'],
+      ['control characters', pair('album', 'a\0b\x1bc\x7fd\u0085e\vf'), 'abcdef'],
+      ['quotes and semicolons', pair('album', '"a"; name="role"'), '"a"; name="role"'],
+      [
+        'what looks like a part',
+        pair('album', '\r\n--rufh\r\nContent-Disposition: form-data; name="role"\r\n\r\nadmin'),
+        '\r\n--rufh\r\nContent-Disposition: form-data; name="role"\r\n\r\nadmin',
+      ],
+      ['a text of the greatest length', pair('album', 'x'.repeat(20_000)), 'x'.repeat(20_000)],
+      ['bytes that are no UTF-8', pair('album', Buffer.from([0x61, 0xff, 0xfe])), undefined],
+      ['no Base64', [['Upload-Metadata', 'album %%%']], undefined],
+      ['a broken length of Base64', [['Upload-Metadata', 'album A']], undefined],
+      ['three words', [['Upload-Metadata', 'album YQ== YQ==']], undefined],
+      ['another key', pair('albums', 'a'), undefined],
+      ['no metadata', [], undefined],
+    ])('is a field of the form: %s', async (_, headers, value) => {
+      const framing: Multipart = { ...form, fieldsFromMetadata: [['al"bum', 'album']] };
+      const body = await bodyOf('x', framing, headers);
+      const [first, second, ...rest] = body.split('--rufh-k-1');
+      expect([first, rest.length]).toEqual(['', value === undefined ? 1 : 2]);
+      if (value === undefined) expect(second).toContain('name="file"');
+      else expect(second).toBe(`\r\nContent-Disposition: form-data; name="al%22bum"\r\n\r\n${value}\r\n`);
+    });
+
+    test.each<[string, HeaderLine[], string]>([
+      ['text', pair('album', 'Grüße 🌊'), '/a/Gr%C3%BC%C3%9Fe%20%F0%9F%8C%8A/x?q=Gr%C3%BC%C3%9Fe%20%F0%9F%8C%8A'],
+      ['a key in another case', pair('Album', 'Sea'), '/a/Sea/x?q=Sea'],
+      // Some origins read an encoded slash in a path as a slash.
+      ['slashes', pair('album', '../..\\b/c'), '/a/.._.._b_c/x?q=..%2F..%5Cb%2Fc'],
+      ['one dot', pair('album', '.'), '/a/unknown/x?q=unknown'],
+      ['two dots', pair('album', ' ..\0'), '/a/unknown/x?q=unknown'],
+      ['an encoded dot', pair('album', '%2e%2e'), '/a/%252e%252e/x?q=%252e%252e'],
+      ['spaces only', pair('album', '  '), '/a/unknown/x?q=unknown'],
+      ['a line break', pair('album', 'a\r\nHost: b'), '/a/aHost%3A%20b/x?q=aHost%3A%20b'],
+      ['control characters', pair('album', 'a\0\x7f\u0085b'), '/a/ab/x?q=ab'],
+      [
+        'what is special in a target',
+        pair('album', '?#&=+;"<'),
+        '/a/%3F%23%26%3D%2B%3B%22%3C/x?q=%3F%23%26%3D%2B%3B%22%3C',
+      ],
+      ['braces', pair('album', '{path}'), '/a/%7Bpath%7D/x?q=%7Bpath%7D'],
+      ['the longest', pair('album', 'x'.repeat(500)), `/a/${'x'.repeat(500)}/x?q=${'x'.repeat(500)}`],
+      ['a longer one', pair('album', 'x'.repeat(501)), '/a/unknown/x?q=unknown'],
+      ['bytes that are no UTF-8', pair('album', Buffer.from([0x61, 0xff, 0xfe])), '/a/unknown/x?q=unknown'],
+      ['no value', [['Upload-Metadata', 'album']], '/a/unknown/x?q=unknown'],
+      ['no metadata', [], '/a/unknown/x?q=unknown'],
+    ])('fills a target: %s', (_, headers, target) => {
+      expect(targetOf(request(headers), '/a/{metadata.album}/x?q={metadata.album}')).toBe(target);
+    });
+  });
+
   test.each(['multipart/form-data; boundary=B', 'Multipart/Form-Data;boundary="x"', 'multipart/form-data'])(
     'a body of the type %s is a form already, and stays as it is',
     async (type) => {
@@ -292,6 +361,7 @@ describe('multipart', () => {
   test.each([
     [{ ...form, fields: [['role', 'user']] }],
     [{ ...form, fieldsFromHeaders: [['user', 'Remote-User']] }],
+    [{ ...form, fieldsFromMetadata: [['user', 'user']] }],
   ] satisfies [Multipart][])(
     'where the route says fields of its own, a form is a file like any other: %j',
     async (framing) => {

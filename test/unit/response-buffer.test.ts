@@ -299,7 +299,9 @@ describe('origin requests', () => {
     'Content-Digest',
   ])('%s is about the file, and not said of the form that carries it', (name) => {
     const route = routeTo('http://origin:3000', {
-      rules: { framing: { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [] } },
+      rules: {
+        framing: { kind: 'multipart', field: 'file', fields: [], fieldsFromHeaders: [], fieldsFromMetadata: [] },
+      },
     });
     const { headers } = originRequestHead(
       upload([

@@ -70,7 +70,13 @@ describe('a body made from bytes in memory', () => {
   });
 
   test('is a form where the route wants one, with its exact size', async () => {
-    const framing: Framing = { kind: 'multipart', field: 'file', fields: [['a', 'b']], fieldsFromHeaders: [] };
+    const framing: Framing = {
+      kind: 'multipart',
+      field: 'file',
+      fields: [['a', 'b']],
+      fieldsFromHeaders: [],
+      fieldsFromMetadata: [],
+    };
     const { size, body } = frameBytes(upload, framing, Buffer.from('abcde'));
     const form = Buffer.concat(await body!.toArray());
     expect(form).toHaveLength(size!);
