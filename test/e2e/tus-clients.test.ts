@@ -15,6 +15,10 @@ const CUT_AT = 2.5 * 1024 * 1024;
 const programs = fileURLToPath(new URL('./tus-clients/', import.meta.url));
 const installed = fileURLToPath(new URL('../../.cache/tus-clients/', import.meta.url));
 
+/**
+ * Real clients of other languages. No client in Go that resumes is in the module proxy: it refuses eventials/go-tus, its
+ * forks and tusgo, and tusd brings neither a client nor its load tester.
+ */
 interface Client {
   readonly name: string;
   readonly command: readonly string[];
@@ -45,6 +49,13 @@ const CLIENTS: readonly Client[] = [
     command: ['java', '-cp', join(installed, 'tus-java-client.jar'), join(programs, 'UploadTusJava.java')],
     success: 'done',
     failure: '422',
+  },
+  {
+    name: 'tus_client, in Rust',
+    command: [join(installed, 'upload_tus_rust')],
+    success: 'done',
+    failure: '422',
+    wantsNoContent: true,
   },
 ];
 
