@@ -3,12 +3,15 @@ import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
 import { OVERRIDES } from '../config/flags.js';
 import type { ConfigSources } from '../config/load.js';
+import { addDemoCommand } from './demo.js';
 import { addDrainCommand } from './drain.js';
 import { addUploadCommand } from './upload.js';
 import { addUploadsCommand } from './uploads.js';
 
 const EXAMPLES = `
 Examples:
+  $ rufh-proxy demo
+        serves a page on which you upload a file, pull the plug, and see the upload go on
   $ rufh-proxy serve --origin http://127.0.0.1:3000
         accepts resumable uploads on every path of that API, on port 8080, and keeps them in ./data
   $ rufh-proxy init && rufh-proxy check --config rufh-proxy.yaml
@@ -52,6 +55,7 @@ export function program(): Command {
     .action(init);
   addUploadCommand(root);
   addUploadsCommand(root);
+  addDemoCommand(root, version());
   addDrainCommand(root);
   return root;
 }

@@ -64,6 +64,27 @@ describe.each(['docker-compose.single.yml', 'docker-compose.yml'])('%s', (file) 
   });
 });
 
+describe('docker-compose.demo.yml', () => {
+  const { services } = compose('docker-compose.demo.yml');
+  const { command, ports } = services['demo']!;
+
+  test('serves the page and its buttons on the ports of the container that this machine has too', () => {
+    expect(Object.keys(services)).toEqual(['demo']);
+    expect(command).toEqual(['demo', '--listen', '0.0.0.0:8080', '--controls', '0.0.0.0:8081']);
+    // The page looks for its buttons on the port on which they listen, and its origin has the port of the page.
+    expect(ports).toEqual(['127.0.0.1:8080:8080', '127.0.0.1:8081:8081']);
+  });
+
+  test('the image has everything that the page is built from', () => {
+    const dockerfile = read('Dockerfile');
+    const built = /^COPY (.*) \.\/$/gm;
+    expect([...dockerfile.matchAll(built)].map(([, files]) => files).join(' ')).toContain('build.js');
+    expect(dockerfile).toContain('COPY src ./src\nRUN npm run build && npm prune --omit=dev');
+    expect(dockerfile).toContain('COPY --from=build /app/dist ./dist');
+    expect(read('.dockerignore').split('\n')).not.toContain('src');
+  });
+});
+
 /** What the service that makes the token leaves, also when it runs a second time. */
 function madeToken({ entrypoint, command, user, volumes }: Service): string {
   expect([user, volumes]).toEqual(['root', [`secrets:${SECRETS}`]]);

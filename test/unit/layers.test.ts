@@ -45,7 +45,12 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   // Runs in browsers.
   client: { folders: [], packages: [] },
   workers: { folders: ['app', 'admin', 'config', 'server', 'observe', 'model'], packages: [] },
-  cli: { folders: ['workers', 'app', 'client', 'config', 'streams', 'observe', 'model'], packages: ['commander'] },
+  // Knows the proxy only as a program.
+  demo: { folders: [], packages: [] },
+  cli: {
+    folders: ['workers', 'app', 'client', 'demo', 'config', 'streams', 'observe', 'model'],
+    packages: ['commander'],
+  },
 };
 
 /** Implementations behind an interface: only `app/` and their own folder may name them. */
