@@ -16,8 +16,8 @@ const programs = fileURLToPath(new URL('./tus-clients/', import.meta.url));
 const installed = fileURLToPath(new URL('../../.cache/tus-clients/', import.meta.url));
 
 /**
- * Real clients of other languages. No client in Go that resumes is in the module proxy: it refuses eventials/go-tus, its
- * forks and tusgo, and tusd brings neither a client nor its load tester.
+ * Real clients of other languages. Of those in Go, the module proxy refuses eventials/go-tus, its forks and tusgo; tusd
+ * brings neither a client nor its load tester, and rclone's client does not resume.
  */
 interface Client {
   readonly name: string;

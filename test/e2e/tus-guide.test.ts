@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
+import { expectTus, FILE as BYTES, STREAM, TusClient } from '../support/tus-client.js';
 
 const GUIDE = readFileSync('docs/clients/tus.md', 'utf8');
 const FILE = randomBytes(300_000, 4);
@@ -17,6 +18,11 @@ function shown(language: string, text: string): string {
   const blocks = [...GUIDE.matchAll(fence)].map(([, block]) => block!).filter((block) => block.includes(text));
   expect(blocks).toHaveLength(1);
   return blocks[0]!;
+}
+
+/** The configuration that contains this text, for the origin of the tests. */
+function shownConfig(text: string): string {
+  return shown('yaml', text).replace(/^origin: .*$/m, `origin: ${origin.url}`);
 }
 
 /** Calls the function of the guide as a page would. */
@@ -64,8 +70,7 @@ beforeAll(async () => {
   await symlink(resolve('node_modules'), join(directory.path, 'node_modules'));
   origin = await startTestOrigin();
   origin.answerWith({ status: 201, body: 'stored' });
-  const shownConfig = shown('yaml', 'rufh-proxy.yaml').replace(/^origin: .*$/m, `origin: ${origin.url}`);
-  proxy = await startProxy({ config: shownConfig });
+  proxy = await startProxy({ config: shownConfig('protocols: [rufh, tus]') });
 });
 afterAll(async () => {
   await proxy.stop();
@@ -110,4 +115,26 @@ test('the answer stays readable at the URL that the guide names', async () => {
   const output = await outputOf(['java', '-cp', join(INSTALLED, 'tus-java-client.jar'), 'Send.java']);
   const answer = await fetch(/http:\S+\/answer/.exec(output)![0]);
   expect([answer.status, await answer.text()]).toEqual([201, 'stored']);
+});
+
+test('metadata becomes fields of the form and parts of the target, as the guide configures it', async () => {
+  const configured = await startProxy({ config: shownConfig('fields_from_metadata') });
+  origin.requests.length = 0;
+  const metadata = { album: 'Sea & Sun', caption: 'line\nline', userTag: 'ü', taken: '2026-12-01T10:00', other: 'x' };
+  const pairs = Object.entries(metadata).map(([key, value]) => `${key} ${Buffer.from(value).toString('base64')}`);
+  const tus = new TusClient(() => configured.url);
+  const fields = [STREAM, ['Upload-Length', String(BYTES.length)], ['Upload-Metadata', pairs.join(',')]] as const;
+  expectTus(await tus.send('POST', '/photos/', fields, BYTES), 201);
+  const [request] = origin.requests;
+  expect(request!.target).toBe('/albums/Sea%20%26%20Sun/photos?taken=2026-12-01T10%3A00');
+  const [caption, tag, file] = request!.body
+    .toString('utf8')
+    .split(/--rufh-[\w-]+\r\n/)
+    .slice(1);
+  expect([caption, tag]).toEqual([
+    'Content-Disposition: form-data; name="caption"\r\n\r\nline\r\nline\r\n',
+    'Content-Disposition: form-data; name="tag"\r\n\r\nü\r\n',
+  ]);
+  expect(file).toContain('name="photo"; filename="upload"');
+  await configured.stop();
 });
