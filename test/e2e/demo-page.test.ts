@@ -91,6 +91,23 @@ test('an upload can be stopped, and begun again', async () => {
   await shown.page.context().close();
 });
 
+test('a delivery that a kill broke off is told beside the complete one', async () => {
+  const shown = await DemoPage.open(browser, demo.pageUrl);
+  await shown.page.route('**/received?*', async (route) => {
+    const response = await route.fetch();
+    const [request] = (await response.json()) as { sha256?: string }[];
+    await route.fulfill({ json: [{ ...request, size: 5, sha256: undefined }, request] });
+  });
+  await shown.slowDown(0);
+  await shown.sendSample('ours', SIZE);
+  await shown.untilState('done');
+  expect(await shown.text('#proof-title')).toBe(
+    '✔ Your API got one complete POST, and every byte of it, after one that the kill broke off',
+  );
+  expect(await shown.text('#proof-list')).toMatch(/\(broken off at 5 B\), POST [^]*so it never repeats it silently/);
+  await shown.page.context().close();
+});
+
 describe('for everybody', () => {
   test('nothing is wider than the window, from a small phone on', async () => {
     const shown = await DemoPage.open(browser, demo.pageUrl);

@@ -18,6 +18,7 @@ export class Run {
   /** Where this run began, which is not the beginning of the file after a reload. */
   #first;
   #highest = 0;
+  #told = 0;
   #isLost = false;
   #startedAt = performance.now();
   #hash;
@@ -59,7 +60,7 @@ export class Run {
       case 'stopped':
         break;
       case 'response':
-        if (safe !== undefined && status < 300) this.#knows(safe);
+        if (safe !== undefined && status < 300) this.#isTold(safe);
         if (method === 'HEAD' && status < 300) this.#resumes(safe);
         if (status >= 400) this.#say('!', `${method}: ${status}`, 'bad');
         break;
@@ -131,14 +132,15 @@ export class Run {
   async #prove(status) {
     const received = await this.#received();
     const { hex, reason } = await this.#hash;
-    const [request] = received ?? [];
-    const isOne = received?.length === 1;
-    const isWhole = request?.size === this.size && request.sha256 !== undefined;
+    const complete = received?.filter(({ sha256 }) => sha256 !== undefined) ?? [];
+    const [request = received?.[0]] = complete;
+    const isWhole = complete.length === 1 && request.size === this.size;
     const isEqual = hex === undefined || hex === request?.sha256;
     const isPlain = request?.protocolFields.length === 0;
-    const holds = status < 300 && isOne && isWhole && isEqual && isPlain;
+    const holds = status < 300 && isWhole && isEqual && isPlain;
+    const brokenOff = (received?.length ?? 0) - complete.length;
     const facts = [
-      { name: 'Requests', text: received ? requestsIn(received) : 'unknown' },
+      { name: 'Requests', text: received ? received.map(describe).join(', ') : 'unknown' },
       {
         name: 'Content-Length',
         text: `${request?.contentLength ?? 'missing'}, and as many bytes arrived: ${isWhole ? 'yes' : 'no'}`,
@@ -153,17 +155,14 @@ export class Run {
         name: 'On the way',
         text: `${times(this.cuts, 'cut')}, ${times(this.kills, 'kill -9')}, ${formatBytes(this.#again)} sent again`,
       },
+      ...(brokenOff > 0 ? [{ name: 'Broken off', text: BROKEN_OFF }] : []),
     ];
-    view.prove(
-      holds
-        ? `✔ Your API got one ${request.method}, and every byte of it`
-        : '✘ The API did not get exactly one complete request',
-      facts,
-      holds,
-    );
+    view.prove(titleOf({ holds, status, brokenOff, request }), facts, holds);
     if (isWhole) view.api('received', `got one ${request.method}`);
     view.state = holds ? 'done' : 'failed';
-    view.status = holds ? `Done. Your API has answered with ${status}.` : 'Something went wrong; see below.';
+    view.status = holds
+      ? `Done. Your API has answered with ${status}.`
+      : `The upload has ended with ${status}; see below.`;
   }
 
   /** What the API got at this target; undefined if it cannot be asked. */
@@ -184,10 +183,17 @@ export class Run {
     return Math.max(0, this.#sentInAll - (this.#highest - (this.#first ?? 0)));
   }
 
+  /** Takes an offset that the client was told. */
+  #isTold(offset) {
+    if (offset < this.#told)
+      this.#say('!', `The offset went back from ${formatBytes(this.#told)} to ${formatBytes(offset)}`, 'bad');
+    this.#told = offset;
+    this.#knows(offset);
+  }
+
+  /** Takes an offset from anywhere. The proxy may have more than it tells a client (the last byte of an upload). */
   #knows(safe) {
-    if (safe < this.safe)
-      this.#say('!', `The offset went back from ${formatBytes(this.safe)} to ${formatBytes(safe)}`, 'bad');
-    this.safe = safe;
+    this.safe = Math.max(this.safe, safe);
   }
 
   #loses(text) {
@@ -224,9 +230,21 @@ export class Run {
 const QUESTIONS = { HEAD: 'The client asks how much has arrived', POST: 'The client asks to begin' };
 const BROKEN = { cut: 'Connection cut', killed: 'Proxy killed' };
 
-function requestsIn(received) {
-  const all = received.map(({ method, target }) => `${method} ${decodeURIComponent(target)}`);
-  return `${all.length}: ${all.join(', ')}`;
+/** What `kill -9` during the delivery means (docs/delivery.md). */
+const BROKEN_OFF =
+  'The proxy was killed while it delivered. It cannot know what the API has done with the first request, so it never ' +
+  'repeats it silently: it told the client, and the next attempt of the client asked for another one.';
+
+function titleOf({ holds, status, brokenOff, request }) {
+  if (!holds && status >= 300) return `✘ The answer is ${status}`;
+  if (!holds) return '✘ The API did not get exactly one complete request';
+  const title = `✔ Your API got one ${brokenOff > 0 ? 'complete ' : ''}${request.method}, and every byte of it`;
+  return brokenOff > 0 ? `${title}, after one that the kill broke off` : title;
+}
+
+function describe({ method, target, size, sha256 }) {
+  const request = `${method} ${decodeURIComponent(target)}`;
+  return sha256 === undefined ? `${request} (broken off at ${formatBytes(size)})` : request;
 }
 
 function shortened(text) {
