@@ -11,6 +11,8 @@ import {
   problem,
   startAdminListener,
 } from './admin-http.js';
+import type { KeyRotation } from '../uploads/key-rotation.js';
+import { respondToKeys } from './keys-api.js';
 import { respondToUploads, type UploadsApi } from './uploads-api.js';
 
 /** The parts of the proxy that the admin API needs. */
@@ -21,6 +23,8 @@ export interface AdminDeps {
   readonly uploadsApi?: () => UploadsApi | undefined;
   /** Undefined until the proxy has started. */
   readonly drain?: () => DrainApi | undefined;
+  /** Undefined until the proxy has started. */
+  readonly keys?: () => KeyRotation | undefined;
   readonly log: Log;
 }
 
@@ -39,6 +43,8 @@ export async function respondToAdmin(deps: AdminDeps, request: AdminRequest): Pr
   const uploadsApi = deps.uploadsApi?.();
   const drain = deps.drain?.();
   if (path === '/drain') return drain ? respondToDrain(drain, request) : stillStarting();
+  const keys = deps.keys?.();
+  if (path === '/keys' || path.startsWith('/keys/')) return keys ? respondToKeys(keys, request) : stillStarting();
   const isUploadsPath = path === '/uploads' || path.startsWith('/uploads/');
   if (isUploadsPath && !uploadsApi) return stillStarting();
   return (uploadsApi && (await respondToUploads(uploadsApi, request))) ?? problem(404);

@@ -17,11 +17,12 @@ import { StatusPages, UploadRequestHandler } from '../handler/upload-handler.js'
 import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
 import type { Routes } from '../model/route.js';
-import type { UnknownOutcome } from '../model/upload.js';
+import type { UnknownOutcome, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { type MetricValues, Metrics } from '../observe/metrics.js';
 import { MissingRelay, type Relay } from '../proxy/peer-relay.js';
 import { ReverseProxy } from '../proxy/reverse-proxy.js';
+import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import { clientLimits, type ConnectionGate, NumberedConnections } from '../server/connection-limits.js';
 import { type Listener, startListener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
@@ -29,9 +30,11 @@ import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
 import { BodyMemory } from '../uploads/body-memory.js';
 import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
+import { KeyRotation } from '../uploads/key-rotation.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
+import { type OpenedSecrets, openSecrets } from './secrets.js';
 import { type Closer, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
 
 /** A running proxy. */
@@ -84,11 +87,14 @@ interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
 
 async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const { log, metrics, timings, closers } = openDeps;
-  const { deps, everyMs, longestAgeMs } = await openStorageDeps(config, openDeps);
+  const { deps, keys, everyMs, longestAgeMs } = await openStorageDeps(config, openDeps);
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...deps.checks];
-  const apis: { uploads?: UploadsApi; drain?: DrainApi } = {};
-  const adminDeps = { metrics, checks, uploadsApi: () => apis.uploads, drain: () => apis.drain, log };
+  const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation } = {};
+  const adminDeps = {
+    ...{ metrics, checks, log },
+    ...{ uploadsApi: () => apis.uploads, drain: () => apis.drain, keys: () => apis.keys },
+  };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) closers.push(() => admin.close());
   await deps.recover();
@@ -104,6 +110,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const { index } = deps.store;
   const uploadList = { list: deps.store.list.bind(deps.store), index, setAsideRecords: deps.setAsideRecords };
   apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
+  apis.keys = buildKeyRotation(config, deps, keys);
   const migrator = membership?.migrator ?? noMigrator(config, deps);
   apis.drain = buildDrain({ health, handler, migrator, membership, log });
   // Other nodes treat uploads of an unannounced node as unknown, so this happens before clients can create uploads.
@@ -150,8 +157,11 @@ async function openStorageDeps(config: Config, { log, metrics, timings, closers 
   const clocks = { clock: Date.now, expiryClock: (): number => steady.now() };
   const storage = await openStorage(config, { ...clocks, log, metrics, longestAgeMs, timings, closers });
   const via = viaName(randomBytes(6).toString('hex'));
-  const deps: AppDeps = { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes: buildRoutes(config) };
-  return { deps, everyMs, longestAgeMs };
+  const keys = await openSecrets(config, { log, closers });
+  const { secrets } = keys;
+  const routes = buildRoutes(config);
+  const deps: AppDeps = { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes, secrets };
+  return { deps, keys, everyMs, longestAgeMs };
 }
 
 function countStored(storage: Storage, metrics: Metrics): void {
@@ -197,7 +207,15 @@ type AppDeps = Storage & {
   readonly monotonic: () => number;
   readonly expiryClock: () => number;
   readonly routes: Routes;
+  readonly secrets: UploadSecrets;
 };
+
+function buildKeyRotation({ store, workers }: Config, deps: AppDeps, keys: OpenedSecrets): KeyRotation {
+  const credentialsOf = ({ route, request }: Upload): readonly string[] | undefined =>
+    (deps.routes.byName(route) ?? deps.routes.find(request.method, request.target)).delivery.credentials;
+  const isShared = store.type === 'redis' || workers > 1;
+  return new KeyRotation({ ...deps, ...keys, isShared, credentialsOf });
+}
 
 function buildDelivery(config: Config, deps: AppDeps): Delivery {
   return new Delivery({
@@ -215,7 +233,6 @@ function buildUploads(config: Config, deps: HandlerDeps): Uploads {
   return new Uploads({
     ...deps,
     feeds: deps.delivery,
-    newId: () => randomBytes(24).toString('base64url'),
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
   });
@@ -224,7 +241,18 @@ function buildUploads(config: Config, deps: HandlerDeps): Uploads {
 /** The parts of `AppDeps` that requests need. */
 type RequestDeps = Pick<
   AppDeps,
-  'store' | 'leases' | 'spool' | 'node' | 'routes' | 'log' | 'metrics' | 'via' | 'clock' | 'expiryClock' | 'monotonic'
+  | 'store'
+  | 'leases'
+  | 'spool'
+  | 'secrets'
+  | 'node'
+  | 'routes'
+  | 'log'
+  | 'metrics'
+  | 'via'
+  | 'clock'
+  | 'expiryClock'
+  | 'monotonic'
 >;
 
 /** The dependencies of the request handler, besides its configuration. */
@@ -260,6 +288,7 @@ export function buildHandler(config: Config, deps: HandlerDeps): { handler: Http
     interimMode: config.interimResponses,
     rfcInterim: rfc104,
     joinsParts: deps.node === undefined,
+    newToken: () => randomBytes(24).toString('base64url'),
   });
   return { handler, uploads };
 }

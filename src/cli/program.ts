@@ -5,6 +5,7 @@ import { OVERRIDES } from '../config/flags.js';
 import type { ConfigSources } from '../config/load.js';
 import { addDemoCommand } from './demo.js';
 import { addDrainCommand } from './drain.js';
+import { addKeysCommand } from './keys.js';
 import { addUploadCommand } from './upload.js';
 import { addUploadsCommand } from './uploads.js';
 
@@ -57,6 +58,7 @@ export function program(): Command {
   addUploadsCommand(root);
   addDemoCommand(root, version());
   addDrainCommand(root);
+  addKeysCommand(root);
   return root;
 }
 

@@ -64,6 +64,7 @@ function faultAdvice({ code, message }: Fault, data: string): string {
       return message;
     case 'CHUNK_EXISTS':
     case 'BYTES_LOST':
+    case 'SECRET_UNREADABLE':
     case 'AUTHORIZATION_UNAVAILABLE':
     case 'RECORD_DAMAGED':
     case 'CONTRACT_BROKEN':

@@ -6,6 +6,7 @@ import { type ClusterConfig, clusterCrossChecks, toCluster, toWorkers } from './
 import { corsCrossChecks } from './cors.js';
 import type { SettingIssue, SettingPath } from './errors.js';
 import { DEFAULT_ROUTE, toDefaultRoute, withoutNulls, type RouteConfig, routeCrossChecks, toRoute } from './route.js';
+import { type SecretsConfig, secretsCrossChecks, toSecrets } from './record-secrets.js';
 import type { Settings } from './schema.js';
 import { tlsFileErrors } from './secrets.js';
 import { type StoreConfig, storeCrossChecks, toStore } from './store.js';
@@ -20,6 +21,7 @@ export interface Config {
   readonly data: string;
   readonly store: StoreConfig;
   readonly spool: SpoolConfig;
+  readonly secrets: SecretsConfig;
   /** Undefined: the spool is shared, or this is the only node. */
   readonly cluster?: ClusterConfig;
   /** Number of processes that share the listeners. */
@@ -116,6 +118,7 @@ export function toConfig(settings: Settings): Config {
     data: settings.data,
     store: toStore(settings.store),
     spool: settings.spool,
+    secrets: toSecrets(settings.secrets),
     ...(cluster ? { cluster } : {}),
     workers: toWorkers(settings.workers),
     uploads: { path: uploads.path, rfc104: uploads.rfc104, ...withoutNulls({ publicUrl: uploads.public_url }) },
@@ -170,6 +173,7 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
     ...config.listeners.flatMap(({ tls }, index) => (tls ? tlsFileErrors(['listen', index, 'tls'], tls) : [])),
     ...adminCrossChecks(settings.admin),
     ...storeCrossChecks(settings),
+    ...secretsCrossChecks(settings),
     ...clusterCrossChecks(settings),
     ...routeCrossChecks([], config.defaultRoute),
     ...config.routes.flatMap(({ route }, index) => routeCrossChecks(['routes', index], route)),

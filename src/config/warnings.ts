@@ -40,10 +40,11 @@ function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
   });
 }
 
-function secretFiles({ store, cluster }: Settings): { path: SettingPath; file: string | null }[] {
+function secretFiles({ store, cluster, secrets }: Settings): { path: SettingPath; file: string | null }[] {
   return [
     { path: ['store', 'password_file'], file: store.password_file },
     { path: ['store', 'sentinel', 'password_file'], file: store.sentinel?.password_file ?? null },
+    { path: ['secrets', 'keys_file'], file: secrets.keys_file },
     { path: ['cluster', 'secret_file'], file: cluster?.secret_file ?? null },
   ];
 }

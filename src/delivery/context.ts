@@ -1,6 +1,7 @@
 import type { Routes } from '../model/route.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import type { Spool } from '../spool/spool.js';
 import type { OriginQueues } from './origin-queue.js';
 import type { Origin } from './origin.js';
@@ -11,6 +12,7 @@ export interface DeliveryContext {
   readonly store: RetryingStore;
   readonly spool: Spool;
   readonly origin: Origin;
+  readonly secrets: UploadSecrets;
   readonly routes: Routes;
   readonly originQueues: OriginQueues;
   /** Unique name of this process among all processes that deliver from the same store. */

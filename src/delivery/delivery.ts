@@ -49,6 +49,8 @@ export type Redelivery = 'begun' | 'unknown' | 'incomplete' | 'answered' | 'stop
 export interface ResultRequest {
   /** Credentials of this request; they replace those of the creation and those that the origin may have refused. */
   readonly credentials?: Headers;
+  /** The lines of this request that records do not have in clear. */
+  readonly secretLines?: Headers;
   /** Fields that the authorization service adds to this request, if it was asked again. */
   readonly addedHeaders?: Headers;
   /** Ends the waiting. */
@@ -113,7 +115,7 @@ export class Delivery {
    * wait ends after the route's `waitMs`, or rejects with the signal's reason; the delivery continues. Rejects with a `Fault`.
    */
   async result(id: string, request: ResultRequest): Promise<DeliveryResult> {
-    const { credentials = [], addedHeaders, signal, disconnected = signal, waitMs = Infinity } = request;
+    const { credentials = [], secretLines, addedHeaders, signal, disconnected = signal, waitMs = Infinity } = request;
     const { onInterim, content } = request;
     await this.waitForInformedRecord(id, signal);
     const snapshot =
@@ -127,8 +129,9 @@ export class Delivery {
     const limits = { ...delivery.retry, waitMs: Math.min(waitMs, delivery.waitMs) };
     const waitUntil = this.deps.monotonic() + limits.waitMs;
     const running = this.runs.get(id);
-    running?.join({ credentials, addedHeaders });
-    const run = running ?? this.startRun(id, { by: 'client', credentials, addedHeaders, snapshot: upload, content });
+    const completing = { credentials, secretLines, addedHeaders };
+    running?.join(completing);
+    const run = running ?? this.startRun(id, { by: 'client', ...completing, snapshot: upload, content });
     const result = await run.waiters.waitForResult(signal, limits, onInterim);
     return this.toDeliveryResult(id, result, { signal, disconnected }, waitUntil);
   }
@@ -169,7 +172,9 @@ export class Delivery {
     const { originQueues } = this.deps;
     if (existing || this.draining.signal.aborted || !mayStartEagerly(upload, route)) return existing;
     if (!originQueues.of(route.origin).hasFreeEagerSlot(route.delivery)) return undefined;
-    const eager = new EagerAttempt(upload, route, this.deps);
+    const { upload: revealed, missing, missingAdded } = this.deps.secrets.reveal(upload);
+    if (missing.length + missingAdded.length > 0) return undefined;
+    const eager = new EagerAttempt(revealed, route, this.deps);
     this.eagerAttempts.set(id, eager);
     this.track(eager.settled().finally(() => this.eagerAttempts.delete(id)));
     return eager;

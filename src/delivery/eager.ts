@@ -390,7 +390,8 @@ async function recordEarlyAnswer(
   deps: DeliveryContext,
 ): Promise<EarlyAnswer | undefined> {
   const { store, clock, monotonic } = deps;
-  const { answer, body, buffered } = answered;
+  const { body, buffered } = answered;
+  const answer = deps.secrets.withholdAnswer(id, answered.answer);
   const record = (): Promise<Upload | 'stale'> => {
     const expiresAt = clock() + route.delivery.keepAnswerMs;
     return store.recordEarlyAnswer(id, attempt, { answer, body, expiresAt });

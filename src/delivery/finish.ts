@@ -140,7 +140,8 @@ export class RunFinish {
     const ended = await this.endAttempt({ ...attempt, problem });
     buffered.release();
     if (ended === 'stale') return this.finishElsewhere();
-    return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer });
+    const kept = this.deps.secrets.withholdAnswer(this.id, answer);
+    return this.giveUp({ reason: 'unauthorized', status: answer.status, problem, answer: kept });
   }
 
   private async finishUnanswered(
@@ -233,7 +234,8 @@ async function recordAnswer(
   deps: DeliveryContext,
 ): Promise<Upload | 'stale'> {
   const { store, worker, clock } = deps;
-  const { answer, body } = answered;
+  const { body } = answered;
+  const answer = deps.secrets.withholdAnswer(id, answered.answer);
   let ended: Attempt | undefined = attempt;
   const record = async (): Promise<Upload | 'stale'> => {
     try {

@@ -5,7 +5,7 @@ import { crc32 } from '../fs/crc32.js';
 import { Fault } from '../model/fault.js';
 import { fieldValue, type HeaderLine, type Headers } from '../model/headers.js';
 import type { Gate, Route } from '../model/route.js';
-import { type Answer, identifiersOf, type Undelivered, type Upload } from '../model/upload.js';
+import { identifiersOf, type Undelivered, type Upload } from '../model/upload.js';
 import { uploadFields } from '../observe/log.js';
 import type { DeliveryContext } from './context.js';
 import { removeChunks, retryUntilRecorded } from './finish.js';
@@ -93,7 +93,7 @@ async function refuse(
   const { store, worker, clock } = deps;
   const { status, headers, body } = refusal;
   const at = clock();
-  const answer: Answer = {
+  const answer = deps.secrets.withholdAnswer(upload.id, {
     status,
     reason: '',
     headers,
@@ -101,7 +101,7 @@ async function refuse(
     bodySize: body.length,
     body: { in: 'record', crc: crc32(body) },
     at,
-  };
+  });
   const chunks = await store.chunks(upload.id);
   const kept = { answer, body, expiresAt: at + keepAnswerMs };
   const recorded = await retryUntilRecorded(upload.id, () => store.recordAnswer(upload.id, worker, kept), deps);

@@ -6,6 +6,7 @@ import type { RelayedAnswer } from '../model/messages.js';
 import type { Answer, Chunk, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
+import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import { reportLostAnswer } from './report.js';
@@ -14,6 +15,7 @@ import { reportLostAnswer } from './report.js';
 export interface KeptAnswerDeps {
   readonly store: Pick<UploadStore, 'answerBody' | 'get'>;
   readonly spool: Pick<Spool, 'read'>;
+  readonly secrets: Pick<UploadSecrets, 'revealAnswer'>;
   readonly log: Log;
   readonly metrics: Pick<Metrics, 'bytesLost' | 'uploadEnded'>;
   /** Uploads whose lost answer this process has reported already. */
@@ -30,8 +32,9 @@ export async function keptAnswer(
   deps: KeptAnswerDeps,
   signal: AbortSignal,
 ): Promise<RelayedAnswer | undefined> {
-  const answer = upload.answer ?? upload.undelivered?.answer;
-  if (!answer) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
+  const stored = upload.answer ?? upload.undelivered?.answer;
+  if (!stored) throw new Fault('RECORD_DAMAGED', 'an answered upload has no answer', false);
+  const answer = deps.secrets.revealAnswer(upload.id, stored);
   if (answer.body.in === 'nowhere') return withoutBody(answer);
   const { status, reason, headers, trailers, bodySize } = answer;
   try {

@@ -3,6 +3,7 @@ import { originTrailers, withForwarding } from '../model/forwarded.js';
 import { endToEnd, fieldValue, type HeaderLine, type Headers, withoutFields } from '../model/headers.js';
 import { type Route, routeFor } from '../model/route.js';
 import { PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
+import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import {
   CONTROLS,
   filenameOf,
@@ -96,7 +97,7 @@ export function originRequestHead(upload: Upload, route: Route, via?: string): O
 export function withCompletingRequest(
   upload: Upload,
   route: Route,
-  { credentials, addedHeaders }: { readonly credentials: Headers; readonly addedHeaders?: Headers },
+  { credentials, addedHeaders }: Pick<CompletingRequest, 'credentials' | 'addedHeaders'>,
 ): Upload {
   // The stored request itself changes, because a form takes its fields from it too. Hop-by-hop fields of the creation are
   // removed first, so that its `Connection` cannot name fields of the completing request.
@@ -112,6 +113,40 @@ export function withCompletingRequest(
     request: { ...upload.request, headers: withoutFields(headers, uncheckedCredentials) },
   };
 }
+
+/** What a delivery has of the newest request that completed its upload. */
+export interface CompletingRequest {
+  readonly credentials: Headers;
+  /** The lines of that request that records do not have in clear. */
+  readonly secretLines?: Headers;
+  /** Fields that the authorization service adds to that request, if it was asked again. */
+  readonly addedHeaders?: Headers;
+}
+
+/** The stored request with all its fields. `completing`: the request that some of them are from. */
+export interface RevealedRequest extends Pick<Upload, 'request' | 'addedHeaders'> {
+  readonly completing?: CompletingRequest;
+}
+
+/**
+ * The request of an upload with the values that its record does not have in clear. Without some of them nothing may be
+ * sent: the origin would treat the upload as that of another client.
+ */
+export function withSecrets(
+  upload: Upload,
+  completing: CompletingRequest,
+  secrets: Pick<UploadSecrets, 'reveal'>,
+): RevealedRequest | { readonly problem: string } {
+  const stored = secrets.reveal(upload);
+  if (stored.missing.length + stored.missingAdded.length === 0) return stored.upload;
+  const { upload: revealed, missing, missingAdded } = secrets.reveal(upload, completing.secretLines);
+  const stillMissing = [...missing, ...(completing.addedHeaders ? [] : missingAdded)];
+  if (stillMissing.length === 0) return { request: revealed.request, addedHeaders: revealed.addedHeaders, completing };
+  return { problem: `${[...new Set(stillMissing)].join(', ')}: ${NOT_KEPT}` };
+}
+
+const NOT_KEPT =
+  'the value is not stored, or no key of `secrets` opens it; a request that completes the upload again has to bring it';
 
 /** The head of the later request to the origin, as far as a creation determines it; the preflight request uses it. */
 export interface ExpectedRequest {

@@ -26,6 +26,7 @@ type DeliverySteps = Omit<
   | 'commit'
   | 'invalidate'
   | 'move'
+  | 'reseal'
   | 'dueDeliveries'
   | 'expired'
   | 'remove'

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Headers } from '../model/headers.js';
 import type { OriginInterim } from '../model/messages.js';
 import type { Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
@@ -12,7 +11,7 @@ import { RunFinish, type NextStep } from './finish.js';
 import { passGate } from './gate.js';
 import { frameBody } from './origin-body.js';
 import type { Slot } from './origin-queue.js';
-import { withCompletingRequest } from './origin-request.js';
+import { type CompletingRequest, type RevealedRequest, withCompletingRequest, withSecrets } from './origin-request.js';
 import { reportAttempt, reportRefusal } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import {
@@ -40,15 +39,11 @@ type GrantedSlot = Extract<Slot, { readonly kind: 'granted' }>;
 const NO_SLOT: GrantedSlot = { kind: 'granted', end: () => undefined };
 
 /** The reason for a run, and the client data it starts with. */
-export interface RunRequest {
+export interface RunRequest extends CompletingRequest {
   /** The requester of the run: a client or the operator may reopen a delivery that ended without an answer. */
   readonly by: 'poll' | 'client' | 'operator';
   /** The operator lets the upload pass without the gate. */
   readonly skipGate?: boolean;
-  /** The newest credentials that a client sent. */
-  readonly credentials: Headers;
-  /** Fields that the authorization service adds to the request with these credentials, if it was asked again. */
-  readonly addedHeaders?: Headers;
   /** An attempt that began while the upload was received; the run completes it if it can. */
   readonly eager?: EagerAttempt;
   /** The upload as the caller has just read it. */
@@ -59,6 +54,7 @@ export interface RunRequest {
 
 interface SendTask {
   readonly claimed: Upload;
+  readonly revealed: RevealedRequest;
   readonly chunks: readonly Chunk[];
   readonly route: Route;
   readonly attempt: Attempt;
@@ -71,7 +67,7 @@ export class Run {
   private readonly retryDelay: RetryDelay;
   private readonly runFinish: RunFinish;
   private readonly budget: RetryBudget;
-  private completingRequest: Pick<RunRequest, 'credentials' | 'addedHeaders'>;
+  private completingRequest: CompletingRequest;
   private eager: EagerAttempt | undefined;
   private chunksRead: Promise<readonly Chunk[]> | undefined;
   /** The number of the newest attempt (0: none) when a retry of an ended delivery was requested and allowed. */
@@ -96,8 +92,9 @@ export class Run {
   }
 
   /** Adds a request that wants the result. The next attempt uses its credentials, and starts now if the origin allows it. */
-  join(request: Pick<RunRequest, 'credentials' | 'addedHeaders'>): void {
-    if (request.credentials.length > 0 || request.addedHeaders) this.completingRequest = request;
+  join(request: CompletingRequest): void {
+    if (request.credentials.length > 0 || request.secretLines?.length || request.addedHeaders)
+      this.completingRequest = request;
     if (this.retryDelay.retryNow()) this.waiters.setPause(undefined);
   }
 
@@ -280,6 +277,8 @@ export class Run {
     this.retryRequestedAfter = undefined;
     const afterGate = await this.passGate(upload, route, signal);
     if (afterGate) return afterGate;
+    const revealed = withSecrets(upload, this.completingRequest, this.deps.secrets);
+    if ('problem' in revealed) return this.runFinish.giveUp({ reason: 'unauthorized', problem: revealed.problem });
     const { number, budgetFrom, budgetSince } = start;
     const budget = this.budget.begin(budgetFrom, budgetSince);
     const attempt = { number, ...budget, origin: route.origin, startedAt: clock() };
@@ -288,7 +287,7 @@ export class Run {
     claim.coverAttempt(number);
     if (claim.mayHaveExpired)
       return this.runFinish.recordResult(begun, { attempt: notSent(attempt) }, route, this.chunks);
-    const result = await this.sendAttempt({ claimed: begun, chunks, route, attempt, signal });
+    const result = await this.sendAttempt({ claimed: begun, revealed, chunks, route, attempt, signal });
     slot.end(originIsHealthy(result, signal));
     return this.runFinish.recordResult(begun, result, route, this.chunks);
   }
@@ -364,10 +363,11 @@ export class Run {
     await store.endAttempt(this.id, worker, closed);
   }
 
-  private async sendAttempt({ claimed, chunks, route, attempt, signal }: SendTask): Promise<AttemptResult> {
+  private async sendAttempt({ claimed, revealed, chunks, route, attempt, signal }: SendTask): Promise<AttemptResult> {
     const { metrics } = this.deps;
-    const { completingRequest, onInterim } = this;
-    const upload = withCompletingRequest(claimed, route, completingRequest);
+    const { onInterim } = this;
+    const { request, addedHeaders, completing = this.completingRequest } = revealed;
+    const upload = withCompletingRequest({ ...claimed, request, addedHeaders }, route, completing);
     const { framing } = route.delivery;
     const bytes = this.request.content?.take();
     const openBody = () =>

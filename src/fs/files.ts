@@ -287,18 +287,11 @@ export async function removeDrafts(
 }
 
 const ID = /^[A-Za-z0-9_-]{20,64}$/;
-/** 24 random bytes in base64url, in every version so far. */
-const GENERATED_ID = /^[A-Za-z0-9_-]{32}$/;
 const CHUNK_NAME = /^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$/;
 
 /** Whether a text may be the id of an upload: 20 to 64 characters of base64url. */
 export function isUploadId(id: string): boolean {
   return ID.test(id);
-}
-
-/** Whether this program generates such ids; any other name in its directories belongs to the operator. */
-export function isGeneratedId(id: string): boolean {
-  return GENERATED_ID.test(id);
 }
 
 /** The last check before a path is built: throws unless the text is an id. */

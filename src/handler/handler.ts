@@ -7,6 +7,7 @@ import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
 import { identifiersOf, type UnknownOutcome, type Upload } from '../model/upload.js';
+import { type UploadIdentity, uploadIdOf } from '../model/upload-id.js';
 import { type Log, logRequest } from '../observe/log.js';
 import type { Metrics, RequestKind } from '../observe/metrics.js';
 import { detect, type Detected } from '../protocol/detect.js';
@@ -48,6 +49,8 @@ export interface HandlerOptions {
   readonly rfcInterim: boolean;
   /** Whether uploads can be made of parts: every node can read the bytes of every upload. */
   readonly joinsParts: boolean;
+  /** Returns an unguessable token for a new upload: at least 128 random bits. */
+  readonly newToken: () => string;
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
   readonly metrics: Metrics;
@@ -261,7 +264,7 @@ export class HttpHandler {
 
   private uploadRequestOf(
     received: ReceivedRequest,
-    { head, route, announced, upload }: ResolvedTarget,
+    { head, route, announced, upload, identity = this.newIdentity() }: ResolvedTarget,
     { protocol, request }: Resumable,
   ): UploadRequest {
     const { exchange, record } = received;
@@ -283,10 +286,16 @@ export class HttpHandler {
       protocol,
       request,
       upload,
+      identity,
       interims,
       onUpload,
       onUnknownOutcome,
     };
+  }
+
+  private newIdentity(): UploadIdentity {
+    const token = this.options.newToken();
+    return { token, id: uploadIdOf(token) };
   }
 
   private async serveUpload(

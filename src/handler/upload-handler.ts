@@ -31,6 +31,7 @@ import {
   type UnknownOutcome,
   type Upload,
 } from '../model/upload.js';
+import { isUploadToken, type UploadIdentity, uploadIdOf } from '../model/upload-id.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { answerFor, withoutAltSvc } from '../origin/headers.js';
@@ -38,6 +39,7 @@ import { plain } from '../protocol/plain.js';
 import { answerLostProblem, NO_STORE, problemReply } from '../protocol/problem.js';
 import { isRefusal, type Protocol, type Reply, type ReplyContext } from '../protocol/protocol.js';
 import { readBoolean, valueOf } from '../protocol/structured-fields.js';
+import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
 import { wasReset } from '../server/http2-reset.js';
@@ -47,14 +49,15 @@ import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import type { BodyMemory } from '../uploads/body-memory.js';
 import { Body } from '../uploads/request-body.js';
-import type { Uploads } from '../uploads/uploads.js';
+import type { Creation, Uploads } from '../uploads/uploads.js';
 import { type Admission, type Authorizer, problemAnswer } from './authorize.js';
 import { PlainReplies } from './plain-requests.js';
-import { type ResolvedTarget, WELL_FORMED_ID } from './upload-lookup.js';
+import { findByToken, type ResolvedTarget } from './upload-lookup.js';
 
 export interface UploadRequestHandlerOptions {
   readonly uploads: Uploads;
   readonly authorizer: Authorizer;
+  readonly secrets: UploadSecrets;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Milliseconds since the epoch. */
@@ -86,6 +89,8 @@ export interface UploadRequest {
   readonly announced?: Route;
   /** The upload of the request as it was on arrival. */
   readonly upload?: Upload;
+  /** That of the upload's URL; for a request on a target, that of the upload it may create. */
+  readonly identity: UploadIdentity;
   /** The decision of the route's authorization service; missing if it was not asked yet. */
   readonly admission?: Admission;
   readonly interims: InterimResponses;
@@ -121,9 +126,14 @@ export class UploadRequestHandler {
     uploadRequest: UploadRequest,
   ): Promise<Reply | Interrupted> {
     if (uploadRequest.protocol === plain) return this.plainReplies.replyTo(outcome, this.contextOf(uploadRequest));
-    return outcome.kind === 'interrupted'
-      ? outcome
-      : uploadRequest.protocol.render(outcome, this.contextOf(uploadRequest));
+    if (outcome.kind === 'interrupted') return outcome;
+    return uploadRequest.protocol.render(this.revealed(outcome), this.contextOf(uploadRequest));
+  }
+
+  /** A client of tus that asks for its upload gets some fields of its creation back. */
+  private revealed(outcome: Outcome): Outcome {
+    if (outcome.kind !== 'retrieved') return outcome;
+    return { ...outcome, upload: this.options.secrets.reveal(outcome.upload).upload };
   }
 
   /** Renders a refusal in the request's protocol. */
@@ -159,15 +169,18 @@ export class UploadRequestHandler {
   }
 
   /** The ids of the uploads that a creation is made of; undefined if one of the URLs is none of an upload. */
-  private idsOfParts(head: RequestHead, urls: readonly string[]): string[] | undefined {
-    const { uploadsPath } = this.options;
+  private async idsOfParts(head: RequestHead, urls: readonly string[]): Promise<readonly string[] | undefined> {
+    const { uploadsPath, uploads } = this.options;
     const base = withoutOrigin(this.publicUrlOf(head));
-    const ids = urls.map((url) => {
+    const tokens = urls.map((url) => {
       const path = withoutOrigin(url);
       const prefix = path.startsWith(base + uploadsPath) ? base + uploadsPath : uploadsPath;
       return path.startsWith(prefix) ? path.slice(prefix.length) : '';
     });
-    return ids.every((id) => WELL_FORMED_ID.test(id)) ? ids : undefined;
+    if (!tokens.every(isUploadToken)) return undefined;
+    const ids = new Map<string, string>();
+    for (const token of new Set(tokens)) ids.set(token, (await findByToken(uploads, token))?.id ?? uploadIdOf(token));
+    return tokens.map((token) => ids.get(token)!);
   }
 
   /** No byte of a body is read before the route's authorization has admitted the client. */
@@ -184,17 +197,30 @@ export class UploadRequestHandler {
     const principal = owner.kind === 'client' ? owner.digest : undefined;
     const request = storedRequestOf(head);
     const keyOf = (key: string): string => clientKeyOf(key, head, route.name, principal ?? admission.principal);
+    const parts = { id: uploadRequest.identity.id, request, addedHeaders, principal };
     if (partUrls) {
-      const ids = this.idsOfParts(head, partUrls);
+      const ids = await this.idsOfParts(head, partUrls);
       if (!ids) return { kind: 'refused', refusal: { reason: 'malformed', detail: NO_PARTS } };
-      const creator = { addedHeaders, principal, clientKey: keyOf(keyOfParts(ids, request)) };
-      return this.withCall(uploadRequest, intent, (call) =>
-        uploads.join(intent, { ids, route, request, creator }, call),
-      );
+      const creation = this.withoutSecrets({ ...parts, clientKey: keyOf(keyOfParts(ids, request)) }, uploadRequest);
+      return this.withCall(uploadRequest, intent, (call) => uploads.join(intent, { ids, route, creation }, call));
     }
     const key = route.delivery.clientKeys ? fieldValue(head.headers, 'idempotency-key')?.trim() : undefined;
-    const creator = { addedHeaders, principal, ...(key && { clientKey: keyOf(key) }) };
-    return this.withCall(uploadRequest, intent, (call) => uploads.create(intent, route, request, { ...call, creator }));
+    const creation = this.withoutSecrets({ ...parts, ...(key && { clientKey: keyOf(key) }) }, uploadRequest);
+    return this.withCall(uploadRequest, intent, async (call) => {
+      // What is not stored is still here for an upload that this request completes.
+      const added = this.options.secrets.areKept ? {} : { addedHeaders: () => addedHeaders };
+      return uploads.create(intent, route, creation, { ...call, ...added });
+    });
+  }
+
+  /** The token is kept for those creations that a client can repeat, because it gets the same `Location` then. */
+  private withoutSecrets<C extends Creation>(creation: C, { route, identity, protocol }: UploadRequest): C {
+    const canBeRepeated = creation.clientKey !== undefined && protocol !== plain;
+    return this.options.secrets.withhold(
+      creation,
+      route.delivery.credentials,
+      canBeRepeated ? identity.token : undefined,
+    );
   }
 
   /**
@@ -205,7 +231,7 @@ export class UploadRequestHandler {
     intent: CreateIntent | AppendIntent,
     run: (call: UploadCall) => Promise<T>,
   ): Promise<T> {
-    const { exchange, head } = uploadRequest;
+    const { exchange, head, route } = uploadRequest;
     const clientLeft = new AbortController();
     const clientGone = new AbortController();
     const onPeerEnd = (): void => clientLeft.abort(new Error('the client has left'));
@@ -225,11 +251,12 @@ export class UploadRequestHandler {
         onInterim: (interim) => this.relayInterim(uploadRequest, interim),
         onOffset: uploadRequest.onUpload,
         wantsProgress: () => hasInterims(uploadRequest.protocol) && uploadRequest.interims.isDue,
-        credentials: credentialsIn(head.headers, uploadRequest.route.delivery),
+        credentials: credentialsIn(head.headers, route.delivery),
+        secretLines: this.options.secrets.linesIn(head.headers, route.delivery.credentials),
         clientLeft: clientLeft.signal,
         clientGone: clientGone.signal,
         doesNotWait: doesNotWait(uploadRequest),
-        ...(uploadRequest.route.authorize.recheck && this.recheckOf(uploadRequest)),
+        ...((route.authorize.recheck || !this.options.secrets.areKept) && this.recheckOf(uploadRequest)),
       });
     } finally {
       body.close();
@@ -250,7 +277,7 @@ export class UploadRequestHandler {
     return { mayComplete, addedHeaders: () => addedHeaders };
   }
 
-  private bodyOf({ exchange, interims }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
+  private bodyOf({ exchange, interims, route }: UploadRequest, intent: CreateIntent | AppendIntent): Body {
     return new Body(exchange.req, {
       declaredLength: intent.contentLength,
       memory: this.options.bodyMemory,
@@ -258,9 +285,15 @@ export class UploadRequestHandler {
       sinceHeldBackMs: () => sinceReadHeldMs(exchange.req),
       watch: (body) => this.options.requestRates?.watch(exchange, body) ?? NO_OP,
       onFirstRead: () => interims.continue(),
-      trailers: () => fromRawHeaders(exchange.req.rawTrailers),
+      trailers: () => this.withoutSecretLines(fromRawHeaders(exchange.req.rawTrailers), route),
       wasReset: () => isHttp2(exchange) && wasReset(exchange.req.stream),
     });
+  }
+
+  /** No origin gets credentials in trailers, so they need not be stored either. */
+  private withoutSecretLines(trailers: Headers, { delivery }: Route): Headers {
+    const secret = new Set(this.options.secrets.linesIn(trailers, delivery.credentials));
+    return secret.size === 0 ? trailers : trailers.filter((line) => !secret.has(line));
   }
 
   private sendUpdate(uploadRequest: UploadRequest, update: InterimUpdate): boolean {
@@ -297,20 +330,29 @@ export class UploadRequestHandler {
     return this.options.publicUrl ?? clientBaseUrl(head);
   }
 
-  private contextOf({ head, route, announced = route, upload }: UploadRequest): ReplyContext {
+  private contextOf({ head, route, announced = route, upload, identity }: UploadRequest): ReplyContext {
     const { uploadsPath, clock, expiryClock = clock } = this.options;
     const publicUrl = this.publicUrlOf(head);
-    const { limits } = announced;
     return {
-      uploadUrl: (id) => publicUrl + uploadsPath + id,
-      limits,
+      uploadUrl: (upload) => publicUrl + uploadsPath + this.tokenOf(upload, identity),
+      limits: announced.limits,
       nowMs: expiryClock(),
       ...(upload && { upload }),
     };
   }
+
+  /** The token of the request's own upload, or of the one that an earlier creation with the same key has made. */
+  private tokenOf(upload: Upload, { id, token }: UploadIdentity): string {
+    const found = upload.id === id ? token : this.options.secrets.tokenOf(upload);
+    if (found === undefined) throw new Fault('SECRET_UNREADABLE', TOKEN_UNREADABLE, false);
+    return found;
+  }
 }
 
 const NO_OP = (): void => undefined;
+
+const TOKEN_UNREADABLE =
+  'the URL of an upload that a creation with its key has found cannot be told: no key of `secrets` opens it';
 
 /** Neither ordinary clients nor those of tus understand a 104. */
 function hasInterims(protocol: Protocol): boolean {

@@ -14,6 +14,7 @@ import {
   type Routes,
 } from '../model/route.js';
 import type { Upload } from '../model/upload.js';
+import { isUploadToken, type UploadIdentity, uploadIdOf } from '../model/upload-id.js';
 import { pathOf } from '../model/uri.js';
 import type { RequestTarget } from '../protocol/detect.js';
 import {
@@ -41,6 +42,8 @@ export interface ResolvedTarget {
   readonly announced?: Route;
   /** Also missing if the upload belongs to another client. */
   readonly upload?: Upload;
+  /** The token in the URL of an upload, whether that exists or not. */
+  readonly identity?: UploadIdentity;
   /** The page about the upload, where the request is not for the upload itself. */
   readonly page?: 'status' | 'answer';
   /** The reason why it is unknown whether the upload exists. */
@@ -55,8 +58,14 @@ export interface UploadLookupOptions {
   readonly uploadsPath: string;
 }
 
-/** The form of upload ids: anything else is no upload and reaches neither store nor disk. */
-export const WELL_FORMED_ID = /^[A-Za-z0-9_-]{32}$/;
+/**
+ * The upload with this token. Uploads of earlier versions have the token itself for their id; the id of a newer one has
+ * another form and is no token, so knowing it opens nothing.
+ */
+export async function findByToken(uploads: Pick<Uploads, 'find'>, token: string): Promise<Upload | undefined> {
+  if (!isUploadToken(token)) return undefined;
+  return (await uploads.find(uploadIdOf(token))) ?? (await uploads.find(token));
+}
 
 /** Finds targets and uploads. Where a route binds uploads to their creator, others do not find them. */
 export class UploadLookup {
@@ -87,9 +96,11 @@ export class UploadLookup {
   }
 
   private async findUpload(received: RequestHead, path: string): Promise<ResolvedTarget> {
-    const [, id = path, page] = /^([^/]*)\/(status|answer)$/.exec(path) ?? [];
-    const upload = await this.uploadOf(id);
+    const [, token = path, page] = /^([^/]*)\/(status|answer)$/.exec(path) ?? [];
+    const upload = await this.uploadOf(token);
     const exists = upload !== undefined && !(upload instanceof Fault);
+    const id = exists ? upload.id : uploadIdOf(token);
+    const identity = { token, id };
     const route = exists ? this.routeOfUpload(upload) : this.options.routes.find(received.method, received.path);
     const head = withClientFields(received, route);
     if (upload instanceof Fault)
@@ -97,6 +108,7 @@ export class UploadLookup {
         head,
         target: { kind: 'upload', id, dialect: undefined, protocols: route.protocols },
         route,
+        identity,
         fault: upload,
       };
     const ownUpload = upload && (await this.unlessForeign(upload, head, route));
@@ -105,15 +117,16 @@ export class UploadLookup {
         head,
         target: { kind: 'upload', id, dialect: undefined, protocols: route.protocols },
         route,
+        identity,
         fault: ownUpload,
       };
     const target: RequestTarget = { kind: 'upload', id, dialect: ownUpload?.dialect, protocols: route.protocols };
-    return { head, target, route, upload: ownUpload, page: page as ResolvedTarget['page'] };
+    return { head, target, route, identity, upload: ownUpload, page: page as ResolvedTarget['page'] };
   }
 
-  private async uploadOf(id: string): Promise<Upload | undefined | Fault> {
+  private async uploadOf(token: string): Promise<Upload | undefined | Fault> {
     try {
-      return WELL_FORMED_ID.test(id) ? await this.options.uploads.find(id) : undefined;
+      return await findByToken(this.options.uploads, token);
     } catch (fault) {
       // The fault is rendered later, because the protocol is not known before the target is.
       if (fault instanceof Fault) return fault;

@@ -24,6 +24,8 @@ export type FaultCode =
   | 'STORE_UNAVAILABLE'
   /** A chunk of that name exists already. */
   | 'CHUNK_EXISTS'
+  /** No key opens a value that is kept encrypted. */
+  | 'SECRET_UNREADABLE'
   /** Committed bytes are missing or damaged. */
   | 'BYTES_LOST'
   /** Another process uses this data directory. */

@@ -40,6 +40,16 @@ export interface StoredRequest {
   readonly peerIsTrusted: boolean;
 }
 
+/** The place of secrets in a record: the values of these lines are empty there. */
+export interface Withheld {
+  /** Indexes of header lines of the request. */
+  readonly lines: readonly number[];
+  /** Indexes of lines in `addedHeaders`. */
+  readonly added: readonly number[];
+  /** Their values and the upload's token as far as they are kept, encrypted; see `UploadSecrets`. */
+  readonly sealed?: string;
+}
+
 /** A digest of RFC 9530 with a supported algorithm; `value` is the decoded byte sequence in hex. */
 export interface Digest {
   readonly algorithm: DigestAlgorithm;
@@ -89,6 +99,8 @@ export interface Answer {
   readonly reason: string;
   /** End-to-end fields and `Trailer`. */
   readonly headers: Headers;
+  /** As in `Upload`. */
+  readonly withheld?: Required<Pick<Withheld, 'lines' | 'sealed'>>;
   readonly trailers: Headers;
   readonly bodySize: number;
   /**
@@ -130,6 +142,7 @@ export function isFull(upload: Pick<Upload, 'phase' | 'offset' | 'length' | 'dia
 
 /** A snapshot of one upload's record. Times in `…At` fields are in milliseconds since the epoch. */
 export interface Upload {
+  /** The hash of its token; see `uploadIdOf`. */
   readonly id: string;
   /** The node whose disk has the bytes; missing if all nodes share a spool. */
   readonly node?: string;
@@ -152,6 +165,8 @@ export interface Upload {
   readonly clientKey?: string;
   /** Header lines of the `forwardAuth` response for the origin; they replace the client's fields of the same names. */
   readonly addedHeaders?: Headers;
+  /** The values of `request.headers` and `addedHeaders` that are secrets; missing if there are none. */
+  readonly withheld?: Withheld;
   /** The trailers of the completing request, sent after the body. */
   readonly trailers?: Headers;
   /** In phase `invalid`: some of its stored bytes are damaged or missing. */
@@ -178,7 +193,8 @@ export function idempotencyKeyOf({ request, deliveryKey }: Pick<Upload, 'request
 }
 
 /**
- * The values by which operators, origins and users identify an upload. Only the id is a secret: it grants write access.
+ * The values by which operators, origins and users identify an upload. The id of an earlier version's upload is a secret:
+ * it grants write access.
  */
 export interface UploadIdentifiers {
   readonly id: string;

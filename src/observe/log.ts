@@ -82,9 +82,16 @@ export function silentLog(): Log {
   return createLog({ level: 'silent', format: 'json', destination: { write: () => undefined } });
 }
 
-/** Identifies an upload in logs. The id itself grants write access (RUFH §11) and cannot be derived from the tag. */
+/** The length of an id that is a SHA-256 in base64url. Other ids are tokens, as in earlier versions. */
+const HASHED_ID_LENGTH = 43;
+
+/** Identifies an upload in logs: the beginning of the SHA-256 of its token, which grants write access (RUFH §11). */
 export function uploadTag(id: string): string {
-  return createHash('sha256').update(id).digest('hex').slice(0, 10);
+  return id.length === HASHED_ID_LENGTH ? Buffer.from(id, 'base64url').toString('hex', 0, 5) : tagOfToken(id);
+}
+
+function tagOfToken(token: string): string {
+  return createHash('sha256').update(token).digest('hex').slice(0, 10);
 }
 
 const SECRET_FIELDS: ReadonlySet<string> = new Set(['authorization', 'proxy-authorization', 'cookie', 'set-cookie']);
@@ -234,7 +241,7 @@ export function withoutSecrets(target: string, path: string, uploadsPath: string
     return mayContainId(target, uploadsPath) ? withoutIds(withoutValues) : withoutValues;
   }
   const [id, rest] = splitOnce(path.slice(uploadsPath.length), '/');
-  const tag = id === '' ? '' : uploadTag(id);
+  const tag = id === '' ? '' : tagOfToken(id);
   return uploadsPath + tag + withoutIds((rest === undefined ? '' : `/${rest}`) + queryNames(target));
 }
 
@@ -249,7 +256,7 @@ function mayContainId(target: string, uploadsPath: string): boolean {
 }
 
 function withoutIds(text: string): string {
-  return text.replace(/[A-Za-z0-9_-]{20,}/g, (id) => uploadTag(id));
+  return text.replace(/[A-Za-z0-9_-]{20,}/g, tagOfToken);
 }
 
 /** A request target without its query values, which may be tokens or signatures. */

@@ -20,7 +20,7 @@ export interface Reply {
 /** Facts that a response needs besides the outcome. */
 export interface ReplyContext {
   /** The absolute URL of an upload resource for this client. */
-  readonly uploadUrl: (id: string) => string;
+  readonly uploadUrl: (upload: Upload) => string;
   /** The limits of the route, for responses without an upload. */
   readonly limits: Limits;
   readonly nowMs: number;

@@ -149,7 +149,7 @@ function undelivered(
  * because there is nothing more to send; the status URL will have the origin's answer.
  */
 function accepted(dialect: Dialect, upload: Upload, { uploadUrl }: ReplyContext): Reply {
-  const status = `${uploadUrl(upload.id)}/status`;
+  const status = `${uploadUrl(upload)}/status`;
   return {
     status: 202,
     headers: [

@@ -40,7 +40,7 @@ export function limitLine(
 }
 
 export function locationLine(upload: Upload, context: ReplyContext): HeaderLine {
-  return ['Location', context.uploadUrl(upload.id)];
+  return ['Location', context.uploadUrl(upload)];
 }
 
 /** RFC 9110 §10.2.3: full seconds, rounded up. */

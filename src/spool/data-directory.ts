@@ -7,7 +7,6 @@ import {
   access,
   type DirectoryEntry,
   hasCode,
-  isGeneratedId,
   link,
   lstat,
   opendir,
@@ -23,6 +22,7 @@ import {
   writeFully,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
+import { isGeneratedId } from '../model/upload-id.js';
 import {
   type DirectoryMark,
   FORMAT,

@@ -1,8 +1,9 @@
 import { join } from 'node:path';
-import { close, type DirectoryEntry, fstat, hasCode, isGeneratedId, lstat, open, read } from '../fs/files.js';
+import { close, type DirectoryEntry, fstat, hasCode, lstat, open, read } from '../fs/files.js';
 import { isPartialLock, lockLeftoverPattern, parseOwner } from '../fs/lock-owner.js';
 import { isNodeName, NODE_DRAFT } from '../fs/node-name.js';
 import { Fault } from '../model/fault.js';
+import { isGeneratedId } from '../model/upload-id.js';
 
 /** The format of the data directory. Must be raised when earlier versions cannot read what this one writes. */
 export const FORMAT = 1;
@@ -254,6 +255,8 @@ const ENTRY_FORMS = {
     { name: /^lock$/, kind: 'file', evidence: evidenceOfLock },
     { name: lockLeftoverPattern('lock'), kind: 'file', evidence: evidenceOfLock },
     { name: /^last-start\.json(\.tmp)?$/, kind: 'file', evidence: oursIf((text) => LAST_START.test(text)) },
+    { name: /^secrets\.keys$/, kind: 'file' },
+    { name: new RegExp(`^secrets\\.keys-${UUID}$`), kind: 'file' },
     { name: /^node$/, kind: 'file', evidence: (text) => (isNodeName(text.trim()) ? 'ours' : 'unlike') },
     { name: NODE_DRAFT, kind: 'file', evidence: oursIf((text) => isNodeName(text.trim())) },
     { name: new RegExp(`^\\.probe-${UUID}$`), kind: 'directory' },
@@ -261,8 +264,12 @@ const ENTRY_FORMS = {
     { name: /^rufh-proxy\.json$/, kind: 'file' },
     { name: MARK_DRAFT, kind: 'file', evidence: oursIf((text) => text.startsWith('{"format":')) },
   ],
-  uploads: [...MARKS, { name: /^[\w-]{32}\.(log|log\.tmp|answer|damaged)$/, kind: 'file' }],
-  spool: [...MARKS, { name: /^\.in-use$/, kind: 'file' }, { name: /^(\.taken-over|[\w-]{32})$/, kind: 'directory' }],
+  uploads: [...MARKS, { name: /^[\w-]{32}([\w-]{11})?\.(log|log\.tmp|answer|damaged)$/, kind: 'file' }],
+  spool: [
+    ...MARKS,
+    { name: /^\.in-use$/, kind: 'file' },
+    { name: /^(\.taken-over|[\w-]{32}([\w-]{11})?)$/, kind: 'directory' },
+  ],
 } as const satisfies Record<string, readonly EntryForm[]>;
 
 export type Part = keyof typeof ENTRY_FORMS;

@@ -13,7 +13,6 @@ import {
   fstat,
   hasCode,
   isChunkName,
-  isGeneratedId,
   isUploadId,
   lstat,
   mkdir,
@@ -29,6 +28,7 @@ import {
   writeAll,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
+import { isGeneratedId } from '../model/upload-id.js';
 import type { Chunk } from '../model/upload.js';
 import { contentBytesIn, RunningSums } from './block-sums.js';
 import { FileChunkWriter, retryIfMissing, readChunks } from './chunk-files.js';

@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DirectorySync } from '../fs/directory-sync.js';
 import {
-  isGeneratedId,
   isOutOfSpace,
   opendir,
   withReadRetries,
@@ -20,6 +19,7 @@ import {
   writeFully,
 } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
+import { isGeneratedId } from '../model/upload-id.js';
 import type { Log } from '../observe/log.js';
 import { assertUsable, beginMark, completeMark, removeMarkDrafts } from './data-directory.js';
 import type { DirectoryState } from './directory-rules.js';

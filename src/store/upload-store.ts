@@ -18,6 +18,7 @@ export type NewUpload = Pick<
   | 'principal'
   | 'clientKey'
   | 'addedHeaders'
+  | 'withheld'
   | 'createdAt'
   | 'expiresAt'
 >;
@@ -84,6 +85,9 @@ export interface LeftoverAge {
   /** Time for which the file must have been seen unchanged. */
   readonly minAgeMs: number;
 }
+
+/** The fields of a record that may have secrets. */
+export type SealedFields = Partial<Pick<Upload, 'request' | 'addedHeaders' | 'withheld' | 'answer' | 'undelivered'>>;
 
 /** The uploads that `newestFirst` gives; by default all. */
 export interface NewestFirstOptions {
@@ -222,6 +226,12 @@ export interface UploadStore {
    * signal's reason.
    */
   waitUntilSettled(id: string, signal: AbortSignal): Promise<Upload | undefined>;
+
+  /**
+   * Replaces fields of a record by what `seal` makes of them, in any phase: the same values, protected in another way.
+   * `unchanged`: `seal` gave nothing, or the record has changed meanwhile.
+   */
+  reseal(id: string, seal: (upload: Upload) => SealedFields | undefined): Promise<'resealed' | 'unchanged' | 'gone'>;
 
   /** Expired, cancelled and invalid uploads, but none whose delivery is claimed now. */
   expired(now: number): Promise<readonly string[]>;

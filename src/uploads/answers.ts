@@ -12,6 +12,8 @@ export interface AnswerCall {
   readonly body: Body;
   /** The credentials of this request, used by a delivery that it triggers. */
   readonly credentials: Headers;
+  /** The lines of this request that records do not have in clear, for values that are not stored. */
+  readonly secretLines?: Headers;
   /** Asked before the upload counts as complete, and before its delivery; an answer refuses the client. */
   readonly mayComplete?: (upload: Upload) => Promise<RelayedAnswer | undefined>;
   /** The header fields that the authorization service adds for the origin, once `mayComplete` has asked it. */
@@ -85,14 +87,24 @@ export class Answers {
   private async result(
     upload: Upload,
     during: 'create' | 'append',
-    { credentials, addedHeaders, clientLeft, clientGone, doesNotWait, sendInterim, onInterim, content }: AnswerCall,
+    {
+      credentials,
+      secretLines,
+      addedHeaders,
+      clientLeft,
+      clientGone,
+      doesNotWait,
+      sendInterim,
+      onInterim,
+      content,
+    }: AnswerCall,
   ): Promise<DeliveryResult | Interrupted> {
     // The offset repeats what was shown before: there is nothing else to report before the origin answers.
     const sendProgress = (): unknown =>
       sendInterim?.({ kind: 'progress', during, upload, offset: shownOffset(upload) });
     const heartbeat = setInterval(sendProgress, HEARTBEAT_MS);
     try {
-      const newest = { credentials, addedHeaders: addedHeaders?.() };
+      const newest = { credentials, secretLines, addedHeaders: addedHeaders?.() };
       const request = {
         ...newest,
         signal: clientLeft,
@@ -120,8 +132,6 @@ export interface UploadCall extends AnswerCall {
   readonly wantsProgress?: () => boolean;
   /** Called with the upload before its body, and whenever the offset has moved. */
   readonly onOffset?: (upload: Upload) => void;
-  /** For a creation: the principal, the client's own key, and the header fields that the authorization service adds. */
-  readonly creator?: Pick<Upload, 'principal' | 'addedHeaders' | 'clientKey'>;
 }
 
 /**

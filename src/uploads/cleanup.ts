@@ -2,6 +2,7 @@ import { PeriodicTask } from '../concurrency/periodic-task.js';
 import { removeAndReport } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type { Chunk, Upload } from '../model/upload.js';
+import { isGeneratedId } from '../model/upload-id.js';
 import { type Log, uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { answerName, isGivenName } from '../spool/chunk-name.js';
@@ -260,10 +261,8 @@ export class Cleanup {
 }
 
 function hasGivenName({ id, name }: SpooledChunk): boolean {
-  return GIVEN_ID.test(id) && (name === ACKNOWLEDGED || isGivenName(name));
+  return isGeneratedId(id) && (name === ACKNOWLEDGED || isGivenName(name));
 }
-
-const GIVEN_ID = /^[A-Za-z0-9_-]{32}$/;
 
 function isCounted(upload: Upload, chunks: readonly Chunk[], name: string): boolean {
   if (upload.phase === 'delivering' || name === ACKNOWLEDGED) return true;

@@ -14,7 +14,7 @@ import type {
   RetrieveIntent,
 } from '../model/messages.js';
 import type { Route } from '../model/route.js';
-import { concatenationRole, isFull, PLAIN_DIALECT, type StoredRequest, type Upload } from '../model/upload.js';
+import { concatenationRole, isFull, PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
@@ -110,14 +110,13 @@ export class Uploads {
   async create(
     stated: CreateIntent,
     route: Route,
-    request: StoredRequest,
+    creation: Creation,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
+    const { request, clientKey } = creation;
     const intent = withCompleteness(stated, { dialect: stated.dialect, request });
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
-    const creation = { request, ...call.creator };
-    const { clientKey } = creation;
     if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
     return this.receiveNew(intent, await openUpload(newUpload(intent, route, creation, this.deps), this.deps), call);
   }
@@ -129,10 +128,10 @@ export class Uploads {
    */
   async join(
     stated: CreateIntent,
-    { ids, route, request, creator }: JoinTask,
+    { ids, route, creation }: JoinTask,
     call: UploadCall,
   ): Promise<Outcome | Interrupted | Elsewhere> {
-    const isOf = { principal: creator.principal, route: route.name };
+    const isOf = { principal: creation.principal, route: route.name };
     const parts = await findParts(ids, isOf, (id) => this.findPart(id));
     if ('reason' in parts) return refused(parts);
     const content = new PartsContent(parts, this.deps);
@@ -141,7 +140,7 @@ export class Uploads {
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
     try {
-      const outcome = await this.createOnce(intent, route, { request, ...creator }, { ...call, body: content.body });
+      const outcome = await this.createOnce(intent, route, creation, { ...call, body: content.body });
       return content.failure ? await this.afterLoss(content.failure) : outcome;
     } finally {
       content.close();
@@ -421,8 +420,7 @@ export class Uploads {
 interface JoinTask {
   readonly ids: readonly string[];
   readonly route: Route;
-  readonly request: StoredRequest;
-  readonly creator: NonNullable<UploadCall['creator']> & Required<Pick<Upload, 'clientKey'>>;
+  readonly creation: Creation & Required<Pick<Upload, 'clientKey'>>;
 }
 
 interface OpeningDeps {
@@ -430,16 +428,14 @@ interface OpeningDeps {
   readonly leases: Pick<Leases, 'take'>;
   readonly metrics: Metrics;
   readonly clock: () => number;
-  /** Returns an unguessable id for a new upload: at least 128 random bits. */
-  readonly newId: () => string;
   /** Returns a key for the origin that reveals nothing about the id. */
   readonly newDeliveryKey: () => string;
   /** The node that stores the bytes of new uploads; missing if every node can reach them. */
   readonly node?: string;
 }
 
-/** The parts of a creation that are stored as they are. */
-export type Creation = Pick<NewUpload, 'request' | 'principal' | 'addedHeaders' | 'clientKey'>;
+/** The parts of a creation that are stored as they are: secrets are withheld already. Nobody else may know the id yet. */
+export type Creation = Pick<NewUpload, 'id' | 'request' | 'principal' | 'addedHeaders' | 'withheld' | 'clientKey'>;
 
 /** Creates an upload and takes its first lease at the same time: nobody else knows the id yet. */
 async function openUpload(upload: NewUpload, deps: OpeningDeps): Promise<readonly [Upload, Lease]> {
@@ -478,11 +474,10 @@ function newUpload(
   intent: CreateIntent,
   { name, limits }: Route,
   creation: Creation,
-  { node, clock, newId, newDeliveryKey }: OpeningDeps,
+  { node, clock, newDeliveryKey }: OpeningDeps,
 ): NewUpload {
   const now = clock();
   return {
-    id: newId(),
     ...(node !== undefined && { node }),
     ...creation,
     route: name,

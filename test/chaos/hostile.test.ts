@@ -85,7 +85,7 @@ async function onlyUploadsAreKept(): Promise<void> {
   const unaccounted = async (): Promise<string[]> => {
     const spooled = await namesIn('spool');
     const records = await namesIn('uploads');
-    const strange = records.filter((name) => !/^[A-Za-z0-9_-]{32}\.(log|answer)$/.test(name));
+    const strange = records.filter((name) => !/^[A-Za-z0-9_-]{43}\.(log|answer)$/.test(name));
     return [...strange, ...spooled.filter((id) => !records.includes(`${id}.log`))];
   };
   // The last of the attackers' uploads may just be on their way out.

@@ -4,6 +4,7 @@ import { afterEach, expect, test } from '@jest/globals';
 import { spooledBytes, untilSpooled } from '../support/disk.js';
 import { RedisTrouble } from '../support/redis-trouble.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 // Issue 4: Redis comes back with less than it had confirmed.
 const BYTES = randomBytes(30_000);
@@ -15,7 +16,7 @@ const EMPTY = /came back empty.*`appendonly yes`/;
 let setup: RedisTrouble;
 afterEach(() => setup.close());
 
-const idOf = ({ target }: { readonly target: string }): string => target.split('/').at(-1)!;
+const idOf = ({ target }: { readonly target: string }): string => storedIdOf(target);
 
 async function age(id: string): Promise<void> {
   const directory = join(setup.proxy.data, 'spool', id);

@@ -14,6 +14,7 @@ import { randomBytes, sha256, until } from '../support/temporary.js';
 import { type OriginRequest, startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 import type { WireResponse } from '../support/wire.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('damaged bytes', () => {
   let proxy: TestProxy;
@@ -39,7 +40,7 @@ describe('damaged bytes', () => {
   }
 
   async function fileOf({ target }: ResumableUpload, kind: string): Promise<string> {
-    const directory = join(proxy.app.data, 'spool', target.split('/').at(-1)!);
+    const directory = join(proxy.app.data, 'spool', storedIdOf(target));
     const names = (await readdir(directory)).filter((name) => name.startsWith(kind)).sort();
     return join(directory, names[0]!);
   }
@@ -101,7 +102,7 @@ describe('damaged bytes', () => {
           proxy.answer(target, () => ({ status: 201, headers: [], body: 'x'.repeat(size) }));
           const upload = await client.place({ target, length });
           expect((await upload.append(BYTES, { offset: 0, complete: true })).status).toBe(201);
-          const record = join(proxy.app.data, 'uploads', `${upload.target.split('/').at(-1)!}.answer`);
+          const record = join(proxy.app.data, 'uploads', `${storedIdOf(upload.target)}.answer`);
           const path = size > 4096 ? await fileOf(upload, 'answer') : record;
           if (damage === 'missing') await rm(path);
           else {

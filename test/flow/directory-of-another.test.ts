@@ -21,6 +21,7 @@ import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { clientDialect, type ResumableUpload, versionLines } from '../support/resumable-client.js';
 import { until } from '../support/temporary.js';
 import type { TestApp } from '../support/test-proxy.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 let redis: RedisServer;
 beforeAll(async () => void (redis = await startRedis()));
@@ -365,7 +366,7 @@ describe('spools of another store', () => {
       expect.objectContaining({ msg: expect.stringContaining('has no data, but the spool') }),
     );
     expect(app.log).toContainEqual(expect.objectContaining({ msg: expect.stringContaining('their uploads are lost') }));
-    expect(await readdir(proxies.pathOf(lost.target.split('/').at(-1)!))).not.toEqual([]);
+    expect(await readdir(proxies.pathOf(storedIdOf(lost.target)))).not.toEqual([]);
     expect(await (await begin(app)).offset()).toBe(4);
   });
 

@@ -12,6 +12,7 @@ import { clientDialect, createUpload, type ResumableUpload } from '../support/re
 import { until } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { TestProxy } from '../support/test-proxy.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('secrets', () => {
   const SECRET = 's3cret-of-the-client';
@@ -206,7 +207,7 @@ describe('uploads', () => {
 
     test('of an upload whose bytes are lost says why it is given up', async () => {
       const upload = await begin(version, 'abc');
-      const directory = join(proxy.app.data, 'spool', upload.target.split('/').at(-1)!);
+      const directory = join(proxy.app.data, 'spool', storedIdOf(upload.target));
       for (const name of await readdir(directory)) await rm(join(directory, name));
       await upload.append('defghij', { offset: 3, complete: true });
       const lines = await until(() => {

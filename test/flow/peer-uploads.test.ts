@@ -23,6 +23,7 @@ import { MigrationNodes, type PeerNode, PeerNodes } from '../support/peer-nodes.
 import { appendLines, clientDialect, creationLines, type DialectName } from '../support/resumable-client.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 import type { WireResponse } from '../support/wire.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('uploads on other nodes', () => {
   let peers: PeerNodes;
@@ -396,8 +397,8 @@ describe('nodes that vanish', () => {
 
   test('two nodes that take each other for the owner do not play ball with a request', async () => {
     peers.cluster.nodes.set('third', { url: owner.peerUrl });
-    const lease = await peers.cluster.leases.take(path.split('/').at(-1)!);
-    await peers.cluster.store.move(path.split('/').at(-1)!, lease.token, 'third');
+    const lease = await peers.cluster.leases.take(storedIdOf(path));
+    await peers.cluster.store.move(storedIdOf(path), lease.token, 'third');
     await lease.release();
     // What answers at that address is no "third".
     expect((await head()).status).toBe(503);

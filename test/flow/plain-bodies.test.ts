@@ -54,7 +54,7 @@ afterAll(() => proxy.close());
 
 /** The uploads that have bytes in a spool. */
 async function spooledIn(data: string): Promise<string[]> {
-  return (await readdir(join(data, 'spool'))).filter((name) => /^[\w-]{32}$/.test(name));
+  return (await readdir(join(data, 'spool'))).filter((name) => /^[\w-]{43}$/.test(name));
 }
 
 const spool = (): Promise<string[]> => spooledIn(proxy.app.data);

@@ -9,6 +9,7 @@ import { REQUEST } from '../support/delivery-harness.js';
 import { Machine, route, SHORT_ANSWER } from '../support/faulty-machine.js';
 import { MemoryDisk, memoryDisks, type Operation } from '../support/memory-disk.js';
 import { everyNth } from '../support/thoroughness.js';
+import { newId } from '../support/upload-harness.js';
 
 const HOUR = 3_600_000;
 const BYTES = Buffer.from('a small one, in one request');
@@ -78,7 +79,7 @@ function upload(machine: Machine, method: Method): Started {
   const outcome = machine.uploads.create(
     { ...intent, contentDigests: [], reprDigests: [] },
     route,
-    { ...REQUEST, method },
+    { id: newId(), request: { ...REQUEST, method } },
     callOf(BYTES, tell),
   );
   return { id, outcome: outcome as Promise<Outcome> };

@@ -16,6 +16,7 @@ import {
 import { serverPort, until } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('flushed', () => {
   // Issue 4: Redis that comes back empty.
@@ -104,7 +105,7 @@ describe('flushed', () => {
       expect(await toldBy(app)).toEqual(QUIET);
       const lost = await proxies.create(app);
       await lost.append(Buffer.from('half'), { offset: 0, complete: false });
-      const id = lost.target.split('/').at(-1)!;
+      const id = storedIdOf(lost.target);
       await lose(app);
       if (proxies.apps.length === 0) {
         if (spool.includes('shared')) await proxies.forgetUse();
@@ -212,7 +213,7 @@ describe('flushed', () => {
     test('an upload in the middle of its body is told of, whenever its bytes were written', async () => {
       const spool = await settings();
       const { target } = await loseOne(spool);
-      const id = target.split('/').at(-1)!;
+      const id = storedIdOf(target);
       const app = proxies.apps[0]!;
       const lines = appendLines(DIALECT, { offset: 4, complete: false });
       const body = request(`${app.url}${target}`, { method: 'PATCH', headers: Object.fromEntries(lines) });
@@ -262,7 +263,7 @@ describe('flushed', () => {
     await lost.append(Buffer.from('half'), { offset: 0, complete: false });
     await proxies.stopApps();
     await proxies.forgetUse();
-    const files = proxies.pathOf(lost.target.split('/').at(-1)!);
+    const files = proxies.pathOf(storedIdOf(lost.target));
     for (const name of await readdir(files)) await utimes(join(files, name), LONG_AGO, LONG_AGO);
     await proxies.redis.cli('flushall');
     await proxies.create(await proxies.start(settings));

@@ -17,10 +17,11 @@ import {
 } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 const DIALECT = clientDialect('final');
 const SECRET = 'the secret of the settings';
-const ID_LENGTH = 32;
+const ID_LENGTH = 43;
 
 let directory: TemporaryDirectory;
 let origin: TestOrigin;
@@ -96,7 +97,7 @@ function at(app: TestApp, { url }: ResumableUpload): ResumableUpload {
   return new ResumableUpload(DIALECT, (request) => requestOnce(app.url, request), url);
 }
 
-const idOf = ({ url }: ResumableUpload): string => url.slice(url.lastIndexOf('/') + 1);
+const idOf = ({ url }: ResumableUpload): string => storedIdOf(url);
 
 const store = (more: string): string =>
   `store: { type: redis, url: "redis://127.0.0.1:${redis.port}", username: proxy, ${more} }`;
@@ -277,6 +278,22 @@ describe('other nodes over TLS', () => {
 
 /** Existing tests that show the effect of a setting. */
 const SEEN: Readonly<Record<string, SeenIn>> = {
+  'secrets.keep': {
+    file: 'flow/secrets.test.ts',
+    title: 'are those of the request that completes the upload',
+  },
+  'secrets.headers': {
+    file: 'flow/secrets.test.ts',
+    title: 'are those of the creation for a delivery after a restart',
+  },
+  'secrets.keys': {
+    file: 'flow/secrets.test.ts',
+    title: 'are under a key of the configuration, if it has one',
+  },
+  'secrets.keys_file': {
+    file: 'flow/secrets.test.ts',
+    title: 'are under a key of the configuration, if it has one',
+  },
   'store.cluster': {
     file: 'e2e/redis-trouble-failover.test.ts',
     title: 'uploads outlive the master of %s: whole, never with an offset that shrinks, and delivered once',

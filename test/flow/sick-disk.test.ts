@@ -14,6 +14,7 @@ import { creationLines, progressOf, type ResumableUpload } from '../support/resu
 import { randomBytes, sha256, until } from '../support/temporary.js';
 import { framed, startTestApp, TestProxy } from '../support/test-proxy.js';
 import type { WireResponse } from '../support/wire.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('deliveries', () => {
   type Verb = 'endAttempt' | 'postpone' | 'giveUp' | 'recordAnswer';
@@ -203,7 +204,7 @@ describe('uploads', () => {
   }
 
   function idOf({ target }: ResumableUpload): string {
-    return target.split('/').at(-1)!;
+    return storedIdOf(target);
   }
 
   describe.each(TRANSPORTS)('over %s', (transport) => {

@@ -15,6 +15,7 @@ import { type RawOrigin, startRawOrigin } from '../support/raw-origin.js';
 import { appendLines, progressOf, type ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, sha256, until, within } from '../support/temporary.js';
 import { framed, TestProxy } from '../support/test-proxy.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('takeovers', () => {
   let proxy: TestProxy;
@@ -121,7 +122,7 @@ describe('takeovers', () => {
         await stalled.send(LATE);
         await stalled.givenUp();
         expect((await client.at(upload.url).retrieve()).status).toBe(404);
-        const id = upload.target.split('/').at(-1)!;
+        const id = storedIdOf(upload.target);
         expect(await readdir(join(proxy.app.data, 'spool'))).not.toContain(id);
         expect(await readdir(join(proxy.app.data, 'uploads'))).not.toContain(`${id}.log`);
         expect(proxy.requestsFor(own)).toEqual([]);

@@ -17,6 +17,7 @@ import { type RedisServer, startRedis } from '../support/redis-server.js';
 import { appendLines, clientDialect, type ResumableUpload } from '../support/resumable-client.js';
 import { randomBytes, until } from '../support/temporary.js';
 import { startTestApp, TestProxy } from '../support/test-proxy.js';
+import { newId } from '../support/upload-harness.js';
 
 // Issue 8: a client knows of an unknown outcome once it was sent the response that says so, and no earlier.
 
@@ -120,7 +121,7 @@ class Life {
     const call = callOf(BYTES, (id) => {
       if (!machine.isGone) this.id = id;
     });
-    const outcome = await machine.uploads.create(CREATION, route, REQUEST, call);
+    const outcome = await machine.uploads.create(CREATION, route, { id: newId(), request: REQUEST }, call);
     if (outcome.kind === 'elsewhere') throw new Error('a creation is elsewhere');
     return outcome;
   }

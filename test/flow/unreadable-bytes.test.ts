@@ -18,6 +18,7 @@ import { clientDialect, completenessValue, versionLines } from '../support/resum
 import { until } from '../support/temporary.js';
 import { startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 import { ReceivingHarness, StoreReach } from '../support/upload-harness.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('unreadable', () => {
   const HOUR = 3_600_000;
@@ -76,7 +77,7 @@ describe('unreadable', () => {
           await client.place({ target: '/b', length: 10 }),
         ];
         for (const upload of [sick, well]) await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
-        const id = sick.target.split('/').at(-1)!;
+        const id = storedIdOf(sick.target);
         const directory = join(proxy.app.data, 'spool', id);
         await proxy.app.stop();
         await writeFile(join(directory, 'chunk-2000000000-5'), 'not committed');
@@ -289,7 +290,7 @@ describe('unreadable', () => {
       const client = new FlowClient(proxy, 'HTTP/1.1', '10');
       const upload = await client.place({ target: '/a', length: 10 });
       await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
-      const id = upload.target.split('/').at(-1)!;
+      const id = storedIdOf(upload.target);
       const { data } = proxy.app;
       const directory = join(data, 'spool', id);
       const record = join(data, 'uploads', `${id}.log`);
@@ -323,7 +324,7 @@ describe('unreadable', () => {
     const client = new FlowClient(proxy, 'HTTP/1.1', '10');
     const upload = await client.place({ target: '/a', length: 10 });
     await upload.append(Buffer.from('hello'), { offset: 0, complete: false });
-    const id = upload.target.split('/').at(-1)!;
+    const id = storedIdOf(upload.target);
     await proxy.app.stop();
     sicken(`${id}.log`, ['open', 'openSync'], 'EIO');
     await proxy.restart();
@@ -353,7 +354,7 @@ describe('unreadable', () => {
       useFileSystem({
         ...nodeFileSystem,
         readdir: (path) =>
-          /spool\/[\w-]{32}$/.test(path) && failures++ === 0
+          /spool\/[\w-]{43}$/.test(path) && failures++ === 0
             ? Promise.reject(Object.assign(new Error('EMFILE'), { code: 'EMFILE', syscall: 'scandir' }))
             : nodeFileSystem.readdir(path),
       });
@@ -439,7 +440,7 @@ describe('without a record', () => {
       await proxy.restart();
       expect(await told()).toEqual(QUIET);
       await proxy.app.stop();
-      const logs = uploads.slice(0, missing).map(({ target }) => `${target.split('/').at(-1)!}.log`);
+      const logs = uploads.slice(0, missing).map(({ target }) => `${storedIdOf(target)}.log`);
       for (const log of logs) await rename(join(data, 'uploads', log), join(data, '..', log));
       for (let starts = 0; starts < 2; starts++) {
         await proxy.restart();

@@ -18,6 +18,7 @@ import {
 import { randomBytes, until } from '../support/temporary.js';
 import { framed, startTestApp, type TestApp, TestProxy } from '../support/test-proxy.js';
 import type { WireResponse } from '../support/wire.js';
+import { storedIdOf } from '../support/stored-id.js';
 
 describe('ends', () => {
   let proxy: TestProxy;
@@ -107,13 +108,13 @@ describe('ends', () => {
     return refused;
   }
 
-  const AN_UPLOADS = /\/[\w-]{32}(\.log|\/[^/]+)?$/;
+  const AN_UPLOADS = /\/[\w-]{43}(\.log|\/[^/]+)?$/;
 
   async function isNothingLeft(data: string): Promise<boolean> {
     const names = await Promise.all(
       [join(data, 'spool'), join(data, 'uploads')].map((path) => readdir(path).catch(() => [])),
     );
-    return !names.flat().some((name) => /^[\w-]{32}/.test(name));
+    return !names.flat().some((name) => /^[\w-]{43}/.test(name));
   }
 
   /** Only what is to expire does so soon: on a slow machine the others have the time they need. */
@@ -219,7 +220,7 @@ describe('cancellation', () => {
       await upload.append('some bytes', { offset: 0, complete: false });
       expect(comparable(await upload.cancel())).toEqual(client().expected.cancelled());
       await expectUnknown(upload);
-      const id = upload.target.split('/').at(-1)!;
+      const id = storedIdOf(upload.target);
       expect(await spooledBytes(proxy.app.data, id)).toBe(0);
       expect(proxy.requestsFor(target)).toEqual([]);
     });
@@ -228,7 +229,7 @@ describe('cancellation', () => {
       const upload = await client().place({ target, length: undefined });
       const eagerAppend = await client().append(upload, { offset: 0, complete: true, bytes: 1000 });
       await eagerAppend.send('the first part of it');
-      const id = upload.target.split('/').at(-1)!;
+      const id = storedIdOf(upload.target);
       await until(async () => (await spooledBytes(proxy.app.data, id)) === 20, 'the first part to arrive');
       expect(comparable(await upload.cancel())).toEqual(client().expected.cancelled());
       await eagerAppend.givenUp();

@@ -10,6 +10,7 @@ import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
 import { temporaryDirectory, type TemporaryDirectory } from './temporary.js';
+import { testSecrets } from './secrets.js';
 
 export interface DeliveryHarnessOptions {
   readonly rules?: Partial<Omit<DeliveryRules, 'retry'>>;
@@ -132,6 +133,7 @@ export class DeliveryHarness {
     return new Delivery({
       store: storeSeenAs(this.store),
       spool: this.spool,
+      secrets: testSecrets(),
       origin: new HttpOrigin({ ca }),
       routes: onlyRoute(this.route),
       worker,

@@ -4,6 +4,7 @@ import { chmod, lstat, open, readdir, readFile, readlink, rm, stat, truncate } f
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { sha256, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
+import { storedIdOf } from './stored-id.js';
 
 const run = promisify(execFile);
 
@@ -131,7 +132,7 @@ export async function spooledBytes(data: string, id: string): Promise<number> {
 
 /** Waits until that many have. */
 export async function untilSpooled(data: string, location: string, bytes: number): Promise<void> {
-  const id = new URL(location).pathname.split('/').at(-1)!;
+  const id = storedIdOf(new URL(location).pathname);
   let last = 0;
   await until(
     async () => (last = await spooledBytes(data, id)) >= bytes,

@@ -7,7 +7,7 @@ import { shownOffset } from '../../src/model/upload.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { REQUEST } from './delivery-harness.js';
 import { type Machine, route, SHORT_ANSWER, streamOf } from './faulty-machine.js';
-import { callOf } from './upload-harness.js';
+import { callOf, newId } from './upload-harness.js';
 
 const TRIES = 8;
 /** Checksums are kept for blocks of this size. */
@@ -197,7 +197,7 @@ class FaithfulUpload {
     };
     const intent = { ...CREATION, complete: end === this.bytes.length };
     const call = requestOf(this.bytes.subarray(0, end), tell);
-    const outcome = await hear(machine, machine.uploads.create(intent, route, REQUEST, call));
+    const outcome = await hear(machine, machine.uploads.create(intent, route, { id: newId(), request: REQUEST }, call));
     // Without a client's key it is never elsewhere.
     if (outcome.kind === 'elsewhere') throw new CrossCheck('a creation is elsewhere');
     if ('upload' in outcome) this.id = outcome.upload.id;
@@ -293,7 +293,12 @@ class CancelledUpload {
       if (!machine.isGone && news.kind === 'resumable') this.id = news.upload.id;
       return !machine.isGone;
     };
-    const creating = machine.uploads.create(CREATION, route, REQUEST, requestOf(Buffer.from('never mind'), tell));
+    const creating = machine.uploads.create(
+      CREATION,
+      route,
+      { id: newId(), request: REQUEST },
+      requestOf(Buffer.from('never mind'), tell),
+    );
     const outcome = await hear(machine, creating);
     if (outcome.kind !== 'created') throw unexpected(outcome as Outcome);
     this.id = outcome.upload.id;

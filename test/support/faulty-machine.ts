@@ -22,6 +22,7 @@ import type { Uploads } from '../../src/uploads/uploads.js';
 import { onlyRoute, routeTo } from './delivery-harness.js';
 import type { MemoryDisk } from './memory-disk.js';
 import { newUploads } from './upload-harness.js';
+import { testSecrets } from './secrets.js';
 
 const HOUR = 3_600_000;
 
@@ -138,7 +139,7 @@ async function start(options: MachineOptions, opened: Closing[]): Promise<Machin
   const unrecorded = new UnrecordedBytes({ log, clock });
   await recover({ store, spool, log, metrics, clock, unreadable, unrecorded });
   unreadable.start((id, files) => Promise.resolve(unrecorded.note(id, files)));
-  const shared = { store, spool, log, metrics, clock };
+  const shared = { store, spool, log, metrics, clock, secrets: testSecrets() };
   // A claim of a run that failed has to run out, which is to take no time here.
   const times = { claimMs: 300, pollMs: 5, stopGraceMs: 0, random: () => 0.5 };
   const delivery = new Delivery({ ...shared, ...times, origin, routes, worker: randomBytes(8).toString('hex') });

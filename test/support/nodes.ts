@@ -10,6 +10,7 @@ import type { ResumableUpload } from './resumable-client.js';
 import { serverPort, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
 import { type RunningProxy, TestProxy } from './test-proxy.js';
 import { only } from './thoroughness.js';
+import { storedIdOf } from './stored-id.js';
 
 /** Where nodes keep the bytes: in one directory that all of them see, or each in its own. */
 export const SPOOLS = ['shared', 'node-local'] as const;
@@ -239,7 +240,7 @@ export class TestNodes implements RunningProxy {
 
   /** How many bytes of an upload each directory has. */
   private spooled({ target }: { readonly target: string }): Promise<number[]> {
-    return Promise.all(this.dataDirectories.map((directory) => spooledBytes(directory, target.split('/').at(-1)!)));
+    return Promise.all(this.dataDirectories.map((directory) => spooledBytes(directory, storedIdOf(target))));
   }
 }
 

@@ -31,6 +31,8 @@ import { temporaryDirectory, type TemporaryDirectory, until } from './temporary.
 import { SECRET } from './test-listener.js';
 import { startTestOrigin, type TestOrigin } from './test-origin.js';
 import type { WireResponse } from './wire.js';
+import { storedIdOf } from './stored-id.js';
+import { testSecrets } from './secrets.js';
 
 /** Nodes with disks of their own around one store, and an origin behind them. */
 export class PeerNodes {
@@ -168,7 +170,14 @@ export class PeerNode {
     const { config } = loaded;
     const clocks = { clock: Date.now, expiryClock: Date.now, monotonic: () => performance.now() };
     const shared = { log, metrics: new Metrics(), routes: buildRoutes(config), via: `rufh-proxy-${self}`, node: self };
-    const deps = { ...clocks, ...shared, store: this.store, spool: this.spool, leases: cluster.leases };
+    const deps = {
+      ...clocks,
+      ...shared,
+      secrets: testSecrets(),
+      store: this.store,
+      spool: this.spool,
+      leases: cluster.leases,
+    };
     const delivery = new Delivery({
       ...deps,
       origin: new HttpOrigin(),
@@ -257,7 +266,7 @@ export class MigrationNodes {
   }
 
   idOf(path: string): string {
-    return path.split('/').at(-1)!;
+    return storedIdOf(path);
   }
 
   async nodeOf(path: string): Promise<string | undefined> {

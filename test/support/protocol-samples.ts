@@ -15,7 +15,7 @@ export const LIMITS: Limits = {
 };
 
 export const CONTEXT: ReplyContext = {
-  uploadUrl: (id) => `https://proxy.example/.uploads/${id}`,
+  uploadUrl: ({ id }) => `https://proxy.example/.uploads/${id}`,
   limits: LIMITS,
   nowMs: NOW,
 };

@@ -4,7 +4,7 @@ import { type App, startApp } from '../../src/app/app.js';
 import { TIMINGS, type Timings } from '../../src/app/storage.js';
 import { loadConfig } from '../../src/config/load.js';
 import type { HeaderLine } from '../../src/model/headers.js';
-import { createLog, type Log } from '../../src/observe/log.js';
+import { createLog, type Log, type LogOptions } from '../../src/observe/log.js';
 import { exchangeOver, nameOf, openRequest, type OpenRequest, type Transport } from './client.js';
 import { temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
 import {
@@ -192,15 +192,18 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
   const loaded = loadConfig({ file, env: {}, flags });
   if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors, undefined, 2));
   const log: Record<string, unknown>[] = [];
-  const app = await startApp(loaded.config, collecting(log), undefined, { ...TIMINGS, ...timings });
+  const app = await startApp(loaded.config, collecting(log, loaded.config.log.level), undefined, {
+    ...TIMINGS,
+    ...timings,
+  });
   const { urls, adminUrl, admin: operators } = app;
   const started = { url: urls[0]!, urls, data: loaded.config.data, log, operators };
   return { ...started, ...(adminUrl === undefined ? {} : { adminUrl }), stop: () => stop(app, directory) };
 }
 
-function collecting(lines: Record<string, unknown>[]): Log {
+function collecting(lines: Record<string, unknown>[], level: LogOptions['level']): Log {
   const write = (line: string): void => void lines.push(JSON.parse(line) as Record<string, unknown>);
-  return createLog({ level: 'info', format: 'json', destination: { write } });
+  return createLog({ level, format: 'json', destination: { write } });
 }
 
 async function stop(app: App, directory: TemporaryDirectory): Promise<void> {

@@ -46,11 +46,12 @@ type Needed = 'store' | 'leases' | 'spool' | 'delivery' | 'pace';
 
 /** Uploads over these parts, with all else as it hardly matters to a test. */
 export function newUploads(parts: Pick<UploadsOptions, Needed> & Partial<UploadsOptions>): Uploads {
-  const rest = { metrics: new Metrics(), log: silentLog(), clock: Date.now, newId, newDeliveryKey: () => 'key' };
+  const rest = { metrics: new Metrics(), log: silentLog(), clock: Date.now, newDeliveryKey: () => 'key' };
   return new Uploads({ ...rest, ...parts });
 }
 
-function newId(): string {
+/** The id of a new upload. */
+export function newId(): string {
   return randomBytes(24).toString('base64url');
 }
 
@@ -132,7 +133,7 @@ export class ReceivingHarness {
     return this.uploads.create(
       { ...intent, contentLength: 0, contentDigests: [], reprDigests: [] },
       routeTo('http://127.0.0.1:1'),
-      REQUEST,
+      { id: newId(), request: REQUEST },
       call,
     ) as Promise<Outcome | Interrupted>;
   }

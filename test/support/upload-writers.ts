@@ -4,7 +4,7 @@ import { type Digest, shownOffset, type Upload } from '../../src/model/upload.js
 import type { UploadCall } from '../../src/uploads/answers.js';
 import { REQUEST, routeTo } from './delivery-harness.js';
 import { sha256 } from './temporary.js';
-import { callOf, type GatedUploads } from './upload-harness.js';
+import { callOf, type GatedUploads, newId } from './upload-harness.js';
 
 /** How a body is announced. */
 export interface Part {
@@ -82,7 +82,8 @@ export class UploadWriters {
     };
     const told = new Promise<void>((resolve) => {
       const call = this.callFor(eagerAppend, intent.contentLength, resolve);
-      const outcome = this.uploads.uploads.create(intent, routeTo('http://127.0.0.1:1'), REQUEST, call);
+      const creation = { id: newId(), request: REQUEST };
+      const outcome = this.uploads.uploads.create(intent, routeTo('http://127.0.0.1:1'), creation, call);
       // Without a client's key it is never elsewhere.
       void this.follow(eagerAppend, outcome as Promise<Outcome | Interrupted>);
     });

@@ -42,6 +42,15 @@ describe('loading', () => {
         data: resolve('data'),
         store: { type: 'embedded' },
         spool: { type: 'local', shared: false, sync: 'group' },
+        secrets: {
+          keep: true,
+          headers: [
+            ...['authorization', 'cookie', 'proxy-authorization', 'x-api-key', 'x-auth-token', 'x-access-token'],
+            ...['x-csrf-token', 'x-amz-security-token', 'x-forwarded-access-token', 'x-forwarded-id-token'],
+            ...['x-auth-request-access-token', 'x-auth-request-id-token'],
+          ],
+          keys: [],
+        },
         workers: 1,
         uploads: { path: '/.uploads/', rfc104: false },
         interimResponses: 'auto',

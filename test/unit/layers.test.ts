@@ -18,16 +18,20 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   'store/embedded': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: [] },
   'store/redis': { folders: ['store', 'fs', 'concurrency', 'model', 'observe'], packages: ['ioredis'] },
   spool: { folders: ['fs', 'concurrency', 'model', 'observe'], packages: [] },
+  secrets: { folders: ['fs', 'model'], packages: [] },
   origin: { folders: ['streams', 'model'], packages: [] },
   server: { folders: ['protocol', 'streams', 'fs', 'model', 'observe'], packages: ['ipaddr.js'] },
   proxy: { folders: ['server', 'origin', 'protocol', 'streams', 'model', 'observe'], packages: [] },
   delivery: {
-    folders: ['origin', 'spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
+    folders: ['origin', 'secrets', 'spool', 'store', 'streams', 'fs', 'concurrency', 'model', 'observe'],
     packages: [],
   },
-  uploads: { folders: ['delivery', 'spool', 'store', 'streams', 'concurrency', 'model', 'observe'], packages: [] },
+  uploads: {
+    folders: ['delivery', 'secrets', 'spool', 'store', 'streams', 'concurrency', 'model', 'observe'],
+    packages: [],
+  },
   handler: {
-    folders: ['uploads', 'proxy', 'server', 'origin', 'protocol', 'streams', 'model', 'observe'],
+    folders: ['uploads', 'secrets', 'proxy', 'server', 'origin', 'protocol', 'streams', 'model', 'observe'],
     packages: [],
   },
   cluster: {
@@ -37,7 +41,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   admin: { folders: ['uploads', 'delivery', 'store', 'fs', 'model', 'observe'], packages: [] },
   app: {
     folders: [
-      ...['admin', 'cluster', 'handler', 'uploads', 'delivery', 'proxy', 'server', 'spool'],
+      ...['admin', 'cluster', 'handler', 'uploads', 'delivery', 'proxy', 'server', 'secrets', 'spool'],
       ...['store', 'store/embedded', 'store/redis', 'config', 'fs', 'model', 'observe'],
     ],
     packages: [],

@@ -19,6 +19,7 @@ import { Metrics } from '../../src/observe/metrics.js';
 import { retryWhileUnavailable } from '../../src/store/upload-store.js';
 import { answer, newId, newUpload } from '../contract/sample-upload.js';
 import { until } from '../support/temporary.js';
+import { testSecrets } from '../support/secrets.js';
 
 describe('retry policy', () => {
   const rules = {
@@ -399,6 +400,7 @@ describe('kept answers', () => {
           throw new Error('nothing is in the spool');
         },
       },
+      secrets: testSecrets(),
       log: silentLog(),
       metrics,
       reportedLosses,

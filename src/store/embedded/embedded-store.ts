@@ -24,6 +24,7 @@ import type {
   NewUpload,
   LeftoverAge,
   ExpectedState,
+  SealedFields,
   SetAsideRecord,
   Totals,
   UploadStore,
@@ -315,6 +316,17 @@ export class EmbeddedStore implements UploadStore {
       () => decideGiveUp(failure),
       (record) => isAlreadyGivenUp(record, failure),
     );
+  }
+
+  async reseal(
+    id: string,
+    seal: (upload: Upload) => SealedFields | undefined,
+  ): Promise<'resealed' | 'unchanged' | 'gone'> {
+    const result = await this.records.change<'gone' | 'unchanged'>(id, 'gone', ({ record }) => {
+      const set = seal(record.upload);
+      return set ? { set } : 'unchanged';
+    });
+    return typeof result === 'string' ? result : 'resealed';
   }
 
   recordClientInformed(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {

@@ -5,7 +5,6 @@ import type { DirectorySync } from '../../fs/directory-sync.js';
 import {
   BlockingReader,
   hasCode,
-  isGeneratedId,
   opendir,
   withReadRetries,
   readFully,
@@ -18,6 +17,7 @@ import {
 } from '../../fs/files.js';
 import { Fault } from '../../model/fault.js';
 import type { Upload } from '../../model/upload.js';
+import { isGeneratedId } from '../../model/upload-id.js';
 import { type Log, uploadTag } from '../../observe/log.js';
 import type { SetAsideRecord } from '../upload-store.js';
 import { RecordCache } from './record-cache.js';

@@ -16,6 +16,7 @@ import type {
   KeyedUpload,
   NewUpload,
   ExpectedState,
+  SealedFields,
   SetAsideRecord,
   Totals,
   UploadStore,
@@ -196,6 +197,27 @@ export class RedisStore implements UploadStore {
 
   recordClientAskedAgain(id: string, attempt: number, failure: Undelivered): Promise<Upload | 'stale'> {
     return this.updateUndelivered(id, attempt, failure, markAskedAgain(failure));
+  }
+
+  async reseal(
+    id: string,
+    seal: (upload: Upload) => SealedFields | undefined,
+  ): Promise<'resealed' | 'unchanged' | 'gone'> {
+    const { record } = this.connection.keys.upload(id);
+    const list = await this.connection.call(record, (client) => client.call('HGETALL', record) as Promise<string[]>);
+    if (list.length === 0) return 'gone';
+    const set = seal(uploadOf(list, this.connection.clock));
+    if (!set) return 'unchanged';
+    const texts = new Map<string, string>();
+    for (let at = 0; at < list.length; at += 2) texts.set(list[at]!, list[at + 1]!);
+    const { answer, undelivered, ...immutable } = set;
+    const changes = Object.entries({
+      about: JSON.stringify({ ...(JSON.parse(texts.get('about')!) as object), ...immutable }),
+      ...(answer && { answer: JSON.stringify(answer) }),
+      ...(undelivered && { undelivered: JSON.stringify(undelivered) }),
+    });
+    const args = changes.flatMap(([field, text]) => [field, texts.get(field) ?? '', text]);
+    return (await this.connection.runDurably('reseal', [record], [id, ...args])) as 'resealed' | 'unchanged' | 'gone';
   }
 
   private updateUndelivered(
