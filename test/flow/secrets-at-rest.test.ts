@@ -257,13 +257,7 @@ describe.each(KINDS)('with $name', ({ usesRedis, nodes }) => {
   /** Everything that the proxies leave, by where it is. */
   async function remains(): Promise<Map<string, Buffer>> {
     const found = new Map<string, Buffer>();
-    for (const name of await readdir(directory.path, { recursive: true, withFileTypes: true })) {
-      const path = join(name.parentPath, name.name);
-      if (!name.isDirectory()) found.set(path, Buffer.concat([Buffer.from(`${path}\n`), await readFile(path)]));
-      else found.set(path, Buffer.from(path));
-    }
     for (const [at, app] of apps.entries()) {
-      found.set(`log ${at}`, Buffer.from(JSON.stringify(app.log)));
       const read = async (path: string, query = ''): Promise<string> => {
         const request = { method: 'GET', path, query: new URLSearchParams(query), headers: { host: 'localhost' } };
         return (await app.operators.respond(request)).body ?? '';
@@ -273,6 +267,16 @@ describe.each(KINDS)('with $name', ({ usesRedis, nodes }) => {
       found.set(`list ${at}`, Buffer.from(list));
       for (const { tag } of (JSON.parse(list) as { uploads: { tag: string }[] }).uploads)
         found.set(`upload ${tag} ${at}`, Buffer.from(await read(`/uploads/${tag}`)));
+    }
+    // Files come and go as long as a proxy runs.
+    for (const [at, app] of apps.splice(0).entries()) {
+      await app.stop();
+      found.set(`log ${at}`, Buffer.from(JSON.stringify(app.log)));
+    }
+    for (const name of await readdir(directory.path, { recursive: true, withFileTypes: true })) {
+      const path = join(name.parentPath, name.name);
+      if (!name.isDirectory()) found.set(path, Buffer.concat([Buffer.from(`${path}\n`), await readFile(path)]));
+      else found.set(path, Buffer.from(path));
     }
     if (redis) {
       await redis.cli('save');
