@@ -15,7 +15,7 @@ const TUS_LINES: readonly HeaderLine[] = [
   ['Tus-Version', '1.0.0'],
   [
     'Tus-Extension',
-    'creation,creation-with-upload,creation-defer-length,expiration,checksum,termination,concatenation',
+    'creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination,concatenation',
   ],
   ['Tus-Checksum-Algorithm', 'sha1,md5,sha256,sha512'],
 ];
