@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
@@ -247,6 +247,8 @@ describe('the end of the demo', () => {
     const demo = await DemoCommand.start();
     expect(await demo.end('SIGKILL')).toBe('SIGKILL');
     await until(async () => !(await isReached(demo.proxyUrl)), 'the proxy to end');
+    // Nobody was left to do so.
+    rmSync(join(demo.data, '..'), { recursive: true });
   });
 
   test('a port that is taken is told, and nothing is left', async () => {
