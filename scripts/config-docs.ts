@@ -1,6 +1,7 @@
 // Makes the files that describe the configuration from its schema: "npm run docs" writes them, and a test compares them.
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { isFixed } from '../src/config/changes.js';
 import { OVERRIDES } from '../src/config/flags.js';
 import { alternatives, jsonSchema, type JsonSchema } from '../src/config/json-schema.js';
 
@@ -31,6 +32,8 @@ setting explained, \`rufh-proxy check --config FILE\` reports all errors in it a
 - **Variables in the file**: \`\${NAME}\` and \`\${NAME:-default}\`, anywhere in a value, also inside text. A variable that
   is not set and has no default is an error. \`$\${\` stands for a plain \`\${\`. The value of a variable can never change the
   file's structure.
+- **A running proxy** takes a changed configuration with \`rufh-proxy reload\` or SIGHUP ([operating](operating.md#reload)).
+  Settings marked **Fixed** cannot change then: such a configuration is refused as a whole, and takes a restart.
 - **YAML**: anchors, aliases and merge keys (\`<<\`) work; use them for routes that share most of their settings.
 - A setting without a value counts as not set. Where \`null\` is allowed, an empty value means \`null\`.
 - An unknown setting or an invalid value is an error and never ignored. \`check\` inspects the data
@@ -75,7 +78,11 @@ function row({ path, setting }: Row): string {
     return shown === path || shown === `${path}.address`;
   });
   const given = override ? `\`${override.flag}\`<br>\`${override.variable}\`` : '';
-  return `| ${[`\`${name}\``, defaultOf(path, setting), unitOf(setting), given, setting.description ?? ''].join(' | ')} |`;
+  return `| ${[`\`${name}\``, defaultOf(path, setting), unitOf(setting), given, meaningOf(path, setting)].join(' | ')} |`;
+}
+
+function meaningOf(path: string, { description = '' }: JsonSchema): string {
+  return isFixed(path.replace('[]', '.*').split('.')) ? `${description} **Fixed.**` : description;
 }
 
 function defaultOf(path: string, setting: JsonSchema): string {
@@ -134,6 +141,8 @@ export const SAMPLES: Readonly<Record<string, string>> = {
     tls:
       cert: /etc/rufh-proxy/tls.crt
       key: /etc/rufh-proxy/tls.key
+      min_version: TLSv1.3
+      client_ca: /etc/rufh-proxy/clients-ca.crt
     http2: true
     keep_alive: 620s # behind a balancer of Google's
   - unix:/run/rufh-proxy/http.sock`,

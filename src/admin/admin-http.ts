@@ -22,12 +22,14 @@ export interface AdminListenerOptions extends AdminRules {
 export interface Admin {
   /** `http://127.0.0.1:9090`, or `unix:/path`. */
   readonly url: string;
+  /** Changes the rules for requests from now on. */
+  setRules(rules: AdminRules): void;
   close(): Promise<void>;
 }
 
 /** Starts the admin listener, which checks each request against `AdminRules` before it calls `respond`. */
 export async function startAdminListener(options: AdminListenerOptions): Promise<Admin> {
-  const guard = new AdminGuard(options);
+  let guard = new AdminGuard(options);
   const respond = async (request: AdminRequest): Promise<AdminResponse> =>
     guard.refusal(request) ?? options.respond(request);
   const server = createServer((request, response) => {
@@ -51,6 +53,9 @@ export async function startAdminListener(options: AdminListenerOptions): Promise
   if (options.token === undefined && isPublic(server)) options.log.warn({ url: urlOf(server) }, PUBLIC_WITHOUT_TOKEN);
   return {
     url: urlOf(server),
+    setRules: (rules) => {
+      guard = new AdminGuard(rules);
+    },
     close: async () => {
       const closed = new Promise((resolve) => server.close(resolve));
       server.closeAllConnections();
@@ -122,12 +127,18 @@ export function json(status: number, value: unknown): AdminResponse {
 }
 
 /** A problem response (RFC 9457); `detail` describes the problem and how to solve it. */
-export function problem(status: number, detail?: string, headers?: AdminResponse['headers']): AdminResponse {
+export function problem(
+  status: number,
+  detail?: string,
+  headers?: AdminResponse['headers'],
+  more: Readonly<Record<string, unknown>> = {},
+): AdminResponse {
   const members = {
     type: 'about:blank',
     title: statusPhrase(status),
     status,
     ...(detail === undefined ? {} : { detail }),
+    ...more,
   };
   return {
     status,
@@ -205,7 +216,8 @@ const WEB_PAGE = 'Web pages get nothing here; use rufh-proxy uploads, or a clien
 const UNKNOWN_HOST =
   'Without the token this listener goes by localhost, IP addresses and the names in admin.hosts only, not by the name in Host.';
 const NO_TOKEN = 'This listener asks for the token of admin.token_file, as "Authorization: Bearer TOKEN".';
-const WRONG_TOKEN = 'The token is not the one that this process has read from admin.token_file when it started.';
+const WRONG_TOKEN =
+  'The token is not the one that this process has read from admin.token_file when it was started or reloaded.';
 
 /** RFC 6750 §2.1; the scheme is case-insensitive (RFC 9110 §11.1). */
 function bearerToken(field: string | string[] | undefined): string | undefined {

@@ -25,6 +25,8 @@ export interface AdminDeps {
   readonly drain?: () => DrainApi | undefined;
   /** Undefined until the proxy has started. */
   readonly keys?: () => KeyRotation | undefined;
+  /** Undefined until the proxy has started, and without a configuration that can be loaded again. */
+  readonly reload?: () => ReloadApi | undefined;
   readonly log: Log;
 }
 
@@ -42,6 +44,7 @@ export async function respondToAdmin(deps: AdminDeps, request: AdminRequest): Pr
   if (page) return method === 'GET' || method === 'HEAD' ? page(deps) : methodNotAllowed(['GET', 'HEAD']);
   const uploadsApi = deps.uploadsApi?.();
   const drain = deps.drain?.();
+  if (path === '/reload') return respondToReload(deps.reload?.(), request);
   if (path === '/drain') return drain ? respondToDrain(drain, request) : stillStarting();
   const keys = deps.keys?.();
   if (path === '/keys' || path.startsWith('/keys/')) return keys ? respondToKeys(keys, request) : stillStarting();
@@ -116,22 +119,60 @@ async function problemFoundBy(
   }
 }
 
-/** Draining of this node. Both methods resolve to the JSON body of the response. */
+/** The reload of the configuration, and what an operator has to be told of it. */
+export type ReloadApi = () => Promise<
+  | { readonly kind: 'applied'; readonly changed: readonly string[]; readonly warnings: readonly object[] }
+  | { readonly kind: 'refused'; readonly errors: readonly object[] }
+  | { readonly kind: 'failed'; readonly problem: string }
+>;
+
+/**
+ * `/reload`: POST loads the configuration again. The response is 422 with all errors if it is refused; the former one
+ * then still applies.
+ */
+export async function respondToReload(
+  reload: ReloadApi | undefined,
+  { method }: Pick<AdminRequest, 'method'>,
+): Promise<AdminResponse> {
+  if (method !== 'POST') return methodNotAllowed(['POST']);
+  if (!reload) return stillStarting();
+  const result = await reload();
+  switch (result.kind) {
+    case 'applied':
+      return json(200, { reloaded: true, changed: result.changed, warnings: result.warnings });
+    case 'refused':
+      return problem(422, REFUSED_CONFIGURATION, undefined, { errors: result.errors });
+    case 'failed':
+      return problem(
+        500,
+        `The configuration could not be put into use: ${result.problem}. The former one still applies.`,
+      );
+  }
+}
+
+const REFUSED_CONFIGURATION = 'The configuration was refused; the former one still applies.';
+
+/** Draining of this node. The methods resolve to the JSON body of the response. */
 export interface DrainApi {
   /** Begins draining, with `move` also moving the uploads to other nodes. */
   begin(move: boolean): Promise<object>;
+  /** Ends draining: new uploads are accepted again, and no more uploads are moved. */
+  end(): Promise<object>;
   state(): Promise<object>;
 }
 
 /**
- * `/drain`: POST begins draining, with `?move=true` also moving the uploads to other nodes; GET reports its progress.
+ * `/drain`: POST begins draining, with `?move=true` also moving the uploads to other nodes; DELETE ends it; GET reports
+ * its progress.
  */
 async function respondToDrain(drain: DrainApi, request: AdminRequest): Promise<AdminResponse> {
   if (request.method === 'GET' || request.method === 'HEAD') return json(200, await drain.state());
-  if (request.method !== 'POST') return methodNotAllowed(['GET', 'HEAD', 'POST']);
+  if (request.method !== 'POST' && request.method !== 'DELETE')
+    return methodNotAllowed(['GET', 'HEAD', 'POST', 'DELETE']);
   const move = request.query.get('move') ?? 'false';
   if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');
   try {
+    if (request.method === 'DELETE') return json(200, await drain.end());
     return json(202, await drain.begin(move === 'true'));
   } catch (fault) {
     if (!(fault instanceof Fault)) throw fault;

@@ -1,5 +1,4 @@
 import { randomBytes, randomUUID } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
 import { respondToAdmin, type DrainApi, type HealthCheck, startAdmin } from '../admin/admin.js';
 import type { UploadsApi } from '../admin/uploads-api.js';
@@ -12,7 +11,7 @@ import { HttpOrigin } from '../delivery/http-origin.js';
 import { Authorizer } from '../handler/authorize.js';
 import { Cors } from '../handler/cors.js';
 import { Discovery } from '../handler/discovery.js';
-import { HttpHandler } from '../handler/handler.js';
+import { HttpHandler, type RefusedWork } from '../handler/handler.js';
 import { StatusPages, UploadRequestHandler } from '../handler/upload-handler.js';
 import { UploadLookup } from '../handler/upload-lookup.js';
 import { viaName } from '../model/forwarded.js';
@@ -20,11 +19,12 @@ import type { Routes } from '../model/route.js';
 import type { UnknownOutcome, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
 import { type MetricValues, Metrics } from '../observe/metrics.js';
+import { OriginClient } from '../origin/origin-client.js';
 import { MissingRelay, type Relay } from '../proxy/peer-relay.js';
 import { ReverseProxy } from '../proxy/reverse-proxy.js';
 import type { UploadSecrets } from '../secrets/upload-secrets.js';
-import { clientLimits, type ConnectionGate, NumberedConnections } from '../server/connection-limits.js';
-import { type Listener, startListener } from '../server/listener.js';
+import { clientLimits, limitsFrom, NumberedConnections } from '../server/connection-limits.js';
+import type { Listener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
@@ -32,8 +32,12 @@ import { BodyMemory } from '../uploads/body-memory.js';
 import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
 import { KeyRotation } from '../uploads/key-rotation.js';
 import { Uploads } from '../uploads/uploads.js';
+import { type CompiledConfig, CurrentConfig } from './current-config.js';
+import { CurrentHandler, type RequestSettings } from './current-handler.js';
+import { ClientListeners, closeListeners } from './listening.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
+import { type ConfigSource, type Reload, Reloader } from './reload.js';
 import { type OpenedSecrets, openSecrets } from './secrets.js';
 import { type Closer, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
 
@@ -56,17 +60,33 @@ export interface App {
     /** Ends idle connections, when there are too many connections. */
     endIdle(): void;
   };
+  /** Loads the configuration again from its source; missing without one. */
+  readonly reload?: Reload;
+  /**
+   * Puts another configuration into use, whose fixed settings are the same (`FIXED_SETTINGS`). Requests in progress end
+   * under the one that applied when they began. Rejects if it cannot be used; nothing has changed then.
+   */
+  apply(config: Config): Promise<void>;
   /** Stops gracefully: uploads commit what they have received, deliveries may finish within the grace time. */
   stop(): Promise<void>;
 }
 
 const MEBIBYTE = 1024 * 1024;
 
-/** Builds the proxy from its configuration and starts it: storage first, listeners last. */
-export async function startApp(config: Config, log: Log, version?: string, timings = TIMINGS): Promise<App> {
+/**
+ * Builds the proxy from its configuration and starts it: storage first, listeners last. With a `source` it can load its
+ * configuration again.
+ */
+export async function startApp(
+  config: Config,
+  log: Log,
+  version?: string,
+  timings = TIMINGS,
+  source?: ConfigSource,
+): Promise<App> {
   const closers: Closer[] = [];
   try {
-    return await open(config, { log, metrics: new Metrics(version), timings, closers });
+    return await open(config, { log, metrics: new Metrics(version), timings, closers, source });
   } catch (error) {
     // The reason why the start failed matters more than errors while closing.
     await closeAll(closers).catch(() => undefined);
@@ -83,30 +103,32 @@ async function closeAll(closers: Closer[]): Promise<void> {
 
 interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
   readonly metrics: Metrics;
+  readonly source?: ConfigSource;
 }
 
 async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const { log, metrics, timings, closers } = openDeps;
-  const { deps, keys, everyMs, longestAgeMs } = await openStorageDeps(config, openDeps);
+  const current = new CurrentConfig(compile(config));
+  const { deps, keys } = await openStorageDeps(config, current, openDeps);
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...deps.checks];
-  const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation } = {};
+  const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation; reload?: Reload } = {};
   const adminDeps = {
     ...{ metrics, checks, log },
-    ...{ uploadsApi: () => apis.uploads, drain: () => apis.drain, keys: () => apis.keys },
+    ...{ uploadsApi: () => apis.uploads, drain: () => apis.drain },
+    ...{ keys: () => apis.keys, reload: () => apis.reload },
   };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) closers.push(() => admin.close());
   await deps.recover();
-  const cleanup = new Cleanup({ ...deps, everyMs, longestAgeMs, orphanAgeMs: timings.orphanAgeMs });
+  const cleanup = buildCleanup(current, deps);
   closers.push(() => cleanup.stop());
-  const delivery = buildDelivery(config, deps);
+  const delivery = buildDelivery(deps);
   closers.push(() => delivery.stop());
-  const trust = new TrustedProxies(config.trustedProxies);
   const onUnknownOutcomeReported = (outcome: UnknownOutcome): Promise<void> => delivery.recordClientInformed(outcome);
   const membership = await openOptionalMembership(config, { ...deps, closers, onUnknownOutcomeReported });
   const relay = membership?.relay ?? new MissingRelay(deps);
-  const { handler, uploads } = buildHandler(config, { ...deps, delivery, trust, relay, closers });
+  const { handler, uploads } = buildHandler(current.now, { ...deps, delivery, relay, closers });
   const { index } = deps.store;
   const uploadList = { list: deps.store.list.bind(deps.store), index, setAsideRecords: deps.setAsideRecords };
   apis.uploads = { ...deps, store: uploadList, uploads, delivery, nodes: deps.others?.nodes };
@@ -116,31 +138,51 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   // Other nodes treat uploads of an unannounced node as unknown, so this happens before clients can create uploads.
   const peerListener = membership && (await membership.join(handler));
   if (peerListener) closers.push(() => closeListeners([peerListener], 0));
-  const listeners: Listener[] = [];
-  const endIdle = (): void => listeners.forEach((listener) => listener.endIdle());
-  const gate = new NumberedConnections(clientLimits({ settings: config.connections, ...deps, trust, endIdle }));
-  await listen(config, { handler, gate, trust, metrics, log, listeners, closers });
+  const endIdle = (): void => listeners.endIdle();
+  const { trust } = current.now;
+  const limits = clientLimits({ settings: config.connections, ...deps, trust, endIdle });
+  const gate = new NumberedConnections(limits);
+  const listeners = buildListeners(current, { ...deps, handler, gate });
+  closers.push(() => listeners.stop());
+  await listeners.start(config);
   health.isListening = true;
-  metrics.countConnections(() => listeners.reduce((sum, { connections }) => sum + connections, 0));
+  metrics.countConnections(() => listeners.all.reduce((sum, { connections }) => sum + connections, 0));
   countStored(deps, metrics);
   delivery.start();
   cleanup.start();
   void deps.recoverRest?.();
+  const apply = async (next: Config): Promise<void> => {
+    const compiled = compile(next);
+    const useListeners = await listeners.prepare(next);
+    if (health.isStopping) throw new Error(STOPPING);
+    current.use(compiled);
+    handler.use(compiled);
+    limits.setLimits(limitsFrom({ settings: next.connections, trust: compiled.trust, log }));
+    useListeners();
+    cleanup.setInterval(compiled.cleanupEveryMs);
+    delivery.useNewRoutes();
+    if (next.admin) admin?.setRules(next.admin);
+    log.setLevel?.(next.log.level);
+  };
+  apis.reload = openDeps.source && buildReload(openDeps.source, apply, openDeps);
   return {
-    urls: listeners.map(({ url }) => url),
+    urls: listeners.all.map(({ url }) => url),
     adminUrl: admin?.url,
     ...(deps.node === undefined ? {} : { node: deps.node }),
     connections: { onEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
+    ...(apis.reload && { reload: apis.reload }),
+    apply,
     stop: async () => {
-      const deadline = performance.now() + config.stop.graceMs;
-      health.drainReason = 'the process is stopping';
-      for (const listener of listeners) listener.stopAccepting();
+      const { graceMs } = current.now.config.stop;
+      const deadline = performance.now() + graceMs;
+      health.isStopping = true;
+      for (const listener of listeners.all) listener.stopAccepting();
       handler.drain();
       deps.leases.drain();
-      await delivery.stop();
+      await delivery.stop(graceMs);
       const remainingMs = Math.max(deadline - performance.now(), MIN_CLOSE_GRACE_MS);
-      await closeListeners(peerListener ? [...listeners, peerListener] : listeners, remainingMs);
+      await closeListeners(peerListener ? [...listeners.all, peerListener] : listeners.all, remainingMs);
       await closeAll(closers);
     },
   };
@@ -149,19 +191,68 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
 /** Time to send the last responses after deliveries have used up the grace time. */
 const MIN_CLOSE_GRACE_MS = 500;
 
+const STOPPING = 'the proxy is stopping';
+
+function compile(config: Config): CompiledConfig {
+  const trust = new TrustedProxies(config.trustedProxies);
+  return { config, routes: buildRoutes(config), trust, ...cleanupTimes(config) };
+}
+
 /** Opens the storage, and collects what most parts of the proxy need. */
-async function openStorageDeps(config: Config, { log, metrics, timings, closers }: OpenDeps) {
-  const { everyMs, longestAgeMs } = cleanupTimes(config);
+async function openStorageDeps(
+  config: Config,
+  current: CurrentConfig,
+  { log, metrics, timings, closers }: OpenDeps,
+): Promise<{ readonly deps: AppDeps; readonly keys: OpenedSecrets }> {
   const monotonic = (): number => performance.now();
-  const steady = new SteadyClock({ wall: Date.now, monotonic, settleMs: longestAgeMs });
+  const longestAgeMs = (): number => current.longestAgeMs;
+  const steady = new SteadyClock({
+    wall: Date.now,
+    monotonic,
+    get settleMs() {
+      return longestAgeMs();
+    },
+  });
   const clocks = { clock: Date.now, expiryClock: (): number => steady.now() };
   const storage = await openStorage(config, { ...clocks, log, metrics, longestAgeMs, timings, closers });
   const via = viaName(randomBytes(6).toString('hex'));
   const keys = await openSecrets(config, { log, closers });
   const { secrets } = keys;
-  const routes = buildRoutes(config);
-  const deps: AppDeps = { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes, secrets };
-  return { deps, keys, everyMs, longestAgeMs };
+  const { routes } = current;
+  return { deps: { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes, secrets }, keys };
+}
+
+function buildCleanup(current: CurrentConfig, deps: AppDeps): Cleanup {
+  return new Cleanup({
+    ...deps,
+    everyMs: current.now.cleanupEveryMs,
+    orphanAgeMs: deps.timings.orphanAgeMs,
+    get longestAgeMs() {
+      return current.longestAgeMs;
+    },
+  });
+}
+
+interface ListenerDeps extends Pick<AppDeps, 'log' | 'metrics' | 'timings'> {
+  readonly handler: CurrentHandler;
+  readonly gate: NumberedConnections;
+}
+
+function buildListeners(current: CurrentConfig, { handler, ...deps }: ListenerDeps): ClientListeners {
+  return new ClientListeners({
+    ...deps,
+    handlers: {
+      onRequest: (exchange) => void handler.handle(exchange),
+      onUpgrade: (req, socket, head) => handler.upgrade(req, socket, head),
+    },
+    isSharedPeer: (address) => current.now.trust.trusts(address),
+    certificatePollMs: deps.timings.certificatePollMs,
+  });
+}
+
+function buildReload(source: ConfigSource, apply: App['apply'], { metrics, log }: OpenDeps): Reload {
+  const onReload = metrics.countReloads();
+  return new Reloader({ source, apply, onReload, log }).reload;
 }
 
 function countStored(storage: Storage, metrics: Metrics): void {
@@ -217,7 +308,7 @@ function buildKeyRotation({ store, workers }: Config, deps: AppDeps, keys: Opene
   return new KeyRotation({ ...deps, ...keys, isShared, credentialsOf });
 }
 
-function buildDelivery(config: Config, deps: AppDeps): Delivery {
+function buildDelivery(deps: AppDeps): Delivery {
   return new Delivery({
     ...deps,
     origin: new HttpOrigin(),
@@ -225,7 +316,6 @@ function buildDelivery(config: Config, deps: AppDeps): Delivery {
     claimMs: deps.timings.claimMs,
     returnGraceMs: deps.othersDeliver ? deps.timings.returnGraceMs : 0,
     random: Math.random,
-    stopGraceMs: config.stop.graceMs,
   });
 }
 
@@ -258,39 +348,46 @@ type RequestDeps = Pick<
 /** The dependencies of the request handler, besides its configuration. */
 export interface HandlerDeps extends RequestDeps, Pick<OpenDeps, 'closers'> {
   readonly delivery: Delivery;
-  readonly trust: TrustedProxies;
   readonly relay: Relay;
 }
 
-/** Builds the handler of requests, and the uploads that it uses. */
-export function buildHandler(config: Config, deps: HandlerDeps): { handler: HttpHandler; uploads: Uploads } {
-  const { delivery, log, metrics, via, closers } = deps;
-  const { path: uploadsPath, rfc104 } = config.uploads;
-  const { idleTimeoutMs } = config;
-  const clientFacing = clientFacingSettings(config);
-  const requestRates = buildRequestRates(config, metrics);
+/**
+ * Builds the handler of requests, and the uploads that it uses. What requests share outlives a reload: uploads in
+ * progress, the memory of bodies and the connections to origins.
+ */
+export function buildHandler(first: RequestSettings, deps: HandlerDeps): { handler: CurrentHandler; uploads: Uploads } {
+  const { delivery, log, metrics, via, closers, relay } = deps;
   const bodyMemory = new BodyMemory();
   metrics.countBodyMemory(() => bodyMemory.bytes);
-  const reverseProxy = new ReverseProxy({ ...clientFacing, log, metrics, via, idleTimeoutMs, requestRates });
-  closers.push(() => reverseProxy.close());
-  const uploads = buildUploads(config, deps);
-  const authorizer = new Authorizer(log, via, clientFacing, expectedRequest);
-  closers.push(() => Promise.resolve(authorizer.close()));
-  const cors = new Cors(deps.routes);
-  const all = { ...deps, ...clientFacing, authorizer, reverseProxy, uploads, requestRates, cors, uploadsPath };
-  const handler = new HttpHandler({
-    ...all,
-    uploadLookup: new UploadLookup(all),
-    statusPages: new StatusPages(all),
-    uploadRequests: new UploadRequestHandler({ ...all, bodyMemory, idleMs: idleTimeoutMs }),
-    discovery: new Discovery(all),
-    onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
-    interimMode: config.interimResponses,
-    rfcInterim: rfc104,
-    joinsParts: deps.node === undefined,
-    newToken: () => randomBytes(24).toString('base64url'),
-  });
-  return { handler, uploads };
+  const shared = { ...deps, proxy: new ReverseProxy({ log, metrics, via }), uploads: buildUploads(first.config, deps) };
+  closers.push(() => shared.proxy.close());
+  const serviceClient = new OriginClient();
+  closers.push(() => Promise.resolve(serviceClient.close()));
+  const build = ({ config, routes, trust }: RequestSettings, refused: Readonly<RefusedWork>): HttpHandler => {
+    const { idleTimeoutMs } = config;
+    const { path: uploadsPath, rfc104 } = config.uploads;
+    const clientFacing = clientFacingSettings(config);
+    const requestRates = buildRequestRates(config, metrics);
+    const reverseProxy = shared.proxy.withSettings({ ...clientFacing, idleTimeoutMs, requestRates });
+    const authorizer = new Authorizer(log, via, clientFacing, expectedRequest, serviceClient);
+    const cors = new Cors(routes);
+    const parts = { authorizer, reverseProxy, requestRates, cors, uploadsPath, routes, trust };
+    const all = { ...shared, ...clientFacing, ...parts };
+    return new HttpHandler({
+      ...all,
+      refused,
+      uploadLookup: new UploadLookup(all),
+      statusPages: new StatusPages(all),
+      uploadRequests: new UploadRequestHandler({ ...all, bodyMemory, idleMs: idleTimeoutMs }),
+      discovery: new Discovery(all),
+      onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
+      interimMode: config.interimResponses,
+      rfcInterim: rfc104,
+      joinsParts: deps.node === undefined,
+      newToken: () => randomBytes(24).toString('base64url'),
+    });
+  };
+  return { handler: new CurrentHandler(first, build, relay), uploads: shared.uploads };
 }
 
 /** The settings for references to this proxy in the origin's answers. */
@@ -304,64 +401,11 @@ function buildRequestRates({ minRate, idleTimeoutMs }: Config, metrics: Metrics)
   return new RequestRates({ bytesPerSecond: minRate.request ?? 0, windowMs }, () => metrics.slowClient('request'));
 }
 
-/** Responses are measured over a longer window, because buffers in between drain in large steps. */
-const RESPONSE_WINDOW_FACTOR = 5;
-
-interface ListenDeps extends Pick<AppDeps, 'log' | 'metrics'> {
-  readonly handler: HttpHandler;
-  readonly gate: ConnectionGate;
-  readonly trust: Pick<TrustedProxies, 'trusts'>;
-  /** Each listener is added when it listens. */
-  readonly listeners: Listener[];
-  readonly closers: Closer[];
-}
-
-async function listen(
-  config: Config,
-  { handler, gate, trust, metrics, log, listeners, closers }: ListenDeps,
-): Promise<void> {
-  const { minRate, headTimeoutMs } = config;
-  for (const { address, tls, http2, mode, keepAliveMs } of config.listeners) {
-    const listener = await startListener(
-      {
-        address: address.kind === 'unix' ? { ...address, mode } : address,
-        http2,
-        tls: tls && { cert: await readFile(tls.cert), key: await readFile(tls.key) },
-        windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },
-        maxConcurrentStreams: config.http2.maxStreams,
-        keepAliveTimeoutMs: keepAliveMs,
-        headersTimeoutMs: headTimeoutMs,
-        gate,
-        isSharedPeer: (address) => trust.trusts(address),
-        responseRate: { bytesPerSecond: minRate.response ?? 0, windowMs: minRate.windowMs * RESPONSE_WINDOW_FACTOR },
-        onSlowReader: ({ remoteAddress }) => {
-          metrics.slowClient('response');
-          log.info({ client: remoteAddress }, 'connection closed: the client read its response too slowly');
-        },
-      },
-      {
-        onRequest: (exchange) => void handler.handle(exchange),
-        onUpgrade: (req, socket, head) => handler.upgrade(req, socket, head),
-      },
-    );
-    listeners.push(listener);
-    closers.push(() => closeListeners([listener], 0));
-  }
-}
-
-/** Ends idle connections immediately, others after their response, and all of them after the grace time. */
-async function closeListeners(listeners: readonly Listener[], graceMs: number): Promise<void> {
-  for (const listener of listeners) listener.stopAccepting();
-  const deadline = setTimeout(() => listeners.forEach((listener) => listener.destroyAll()), graceMs);
-  await Promise.all(listeners.map(({ closed }) => closed));
-  clearTimeout(deadline);
-}
-
 /** The state of this process that decides whether it should get requests. */
 interface Health {
   isListening: boolean;
-  /** The reason why it should get no more requests. */
-  drainReason?: string;
+  isDrained?: boolean;
+  isStopping?: boolean;
 }
 
 function listeningCheck(health: Health): HealthCheck {
@@ -369,12 +413,16 @@ function listeningCheck(health: Health): HealthCheck {
 }
 
 function drainingCheck(health: Health): HealthCheck {
-  return { name: 'draining', check: () => Promise.resolve(health.drainReason) };
+  const reason = (): string | undefined => {
+    if (health.isStopping) return 'the process is stopping';
+    return health.isDrained ? 'this node is being drained' : undefined;
+  };
+  return { name: 'draining', check: () => Promise.resolve(reason()) };
 }
 
 interface DrainDeps {
   readonly health: Health;
-  readonly handler: HttpHandler;
+  readonly handler: CurrentHandler;
   readonly membership: Membership | undefined;
   readonly migrator: DrainMigrator;
   readonly log: Log;
@@ -382,11 +430,16 @@ interface DrainDeps {
 
 function buildDrain({ health, handler, membership, migrator, log }: DrainDeps): Drain {
   const leave = async (): Promise<void> => {
-    health.drainReason ??= 'this node is being drained';
+    health.isDrained = true;
     handler.refuseNewUploads();
     await membership?.leave();
   };
-  return new Drain({ leave, migrator, log });
+  const rejoin = async (): Promise<void> => {
+    await membership?.rejoin();
+    handler.acceptNewUploads();
+    health.isDrained = false;
+  };
+  return new Drain({ leave, rejoin, migrator, log });
 }
 
 function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
@@ -394,10 +447,10 @@ function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
 }
 
 /** The cleanup runs often enough that nothing outlives its expiry by much, and rarely enough to cost little. */
-function cleanupTimes({ defaultRoute, routes }: Config): { readonly everyMs: number; readonly longestAgeMs: number } {
+function cleanupTimes({ defaultRoute, routes }: Config): Pick<CompiledConfig, 'cleanupEveryMs' | 'longestAgeMs'> {
   const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
     limits.maxAgeSeconds * 1000,
     delivery.keepAnswerMs,
   ]);
-  return { everyMs: Math.min(60_000, Math.max(250, Math.min(...ages) / 4)), longestAgeMs: Math.max(...ages) };
+  return { cleanupEveryMs: Math.min(60_000, Math.max(250, Math.min(...ages) / 4)), longestAgeMs: Math.max(...ages) };
 }

@@ -39,9 +39,11 @@ export interface Membership {
   readonly relay: PeerRelay;
   readonly migrator: Migrator;
   /** Starts the listener for other nodes and announces its address. */
-  join(handler: HttpHandler): Promise<Listener>;
+  join(handler: Pick<HttpHandler, 'handle'>): Promise<Listener>;
   /** Announces that this node accepts no more uploads from others. */
   leave(): Promise<void>;
+  /** Announces that this node accepts uploads from others again. */
+  rejoin(): Promise<void>;
 }
 
 /** Prepares the membership; other nodes reach this one only after `join`. */
@@ -80,6 +82,10 @@ export async function openMembership(config: ClusterConfig, deps: MembershipDeps
     },
     leave: () => {
       isLeaving = true;
+      return announce();
+    },
+    rejoin: () => {
+      isLeaving = false;
       return announce();
     },
   };

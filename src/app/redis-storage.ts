@@ -108,7 +108,9 @@ async function connect(
   const settings = await settingsOf(config.store);
   const connection = await RedisConnection.open(settings, log, {
     clock,
-    maxUploadAgeMs: longestAgeMs,
+    get maxUploadAgeMs() {
+      return longestAgeMs();
+    },
     beforeNew: async (isStillNew) => {
       if (isShared)
         await assertUnused(data, { name: describeStore(settings), isStillNew, log, watchMs: timings.spoolWatchMs });

@@ -90,6 +90,8 @@ export interface Timings {
   readonly claimMs: number;
   /** Additional time that others wait for its result before they consider it lost. */
   readonly returnGraceMs: number;
+  /** Interval at which the files of certificates are looked at. */
+  readonly certificatePollMs: number;
 }
 
 /** The timings of a proxy outside of tests. */
@@ -103,6 +105,7 @@ export const TIMINGS: Timings = {
   leaseMs: 15_000,
   claimMs: 15_000,
   returnGraceMs: 15_000,
+  certificatePollMs: 5_000,
 };
 
 /** The dependencies of a storage besides its configuration. */
@@ -113,8 +116,8 @@ export interface StorageDeps {
   readonly clock: () => number;
   /** The clock for expiry: setting the system clock forward expires no upload. */
   readonly expiryClock: () => number;
-  /** The longest time that any upload or answer is kept without a change. */
-  readonly longestAgeMs: number;
+  /** The longest time that any upload or answer is kept without a change; a reload can make it longer. */
+  readonly longestAgeMs: () => number;
   /** A closer is added for each opened resource. */
   readonly closers: Closer[];
 }

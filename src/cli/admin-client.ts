@@ -17,6 +17,8 @@ export class AdminRefused extends Error {
   constructor(
     message: string,
     readonly status: number,
+    /** The response, which may say more. */
+    readonly body: Json = {},
   ) {
     super(message);
   }
@@ -26,7 +28,7 @@ export class AdminRefused extends Error {
 export type Json = Readonly<Record<string, unknown>>;
 
 /** Statuses with which the admin listener refuses. It never sends 502, which shows that the address is that of a client listener. */
-const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 500, 503]);
+const REFUSALS: ReadonlySet<number> = new Set([400, 401, 403, 404, 405, 409, 410, 422, 500, 503]);
 
 const TIMEOUT_MS = 30_000;
 
@@ -44,10 +46,11 @@ export class AdminClient {
       throw new AdminUnreachable(`${this.endpoint} is not the admin listener of a rufh-proxy. ${UNREACHABLE_ADVICE}`);
     if (status < 300) return json;
     const { detail, title } = json;
-    if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN, status);
+    if (status === 401) throw new AdminRefused(this.target.token === undefined ? NO_TOKEN : WRONG_TOKEN, status, json);
     throw new AdminRefused(
       typeof detail === 'string' ? detail : typeof title === 'string' ? title : `it answered ${status}`,
       status,
+      json,
     );
   }
 
@@ -95,7 +98,7 @@ const NO_TOKEN =
   'the admin listener requires a token: pass its file with --admin-token-file or RUFH_PROXY_ADMIN_TOKEN_FILE, or pass the ' +
   'proxy’s configuration with --config';
 const WRONG_TOKEN =
-  'the admin listener does not accept this token: it expects the one that admin.token_file contained when the proxy started';
+  'the admin listener does not accept this token: it expects the one that admin.token_file contained when the proxy was started or reloaded';
 
 /** Explains a failed request: a closed port, or a server that does not speak HTTP. */
 function describeNoResponse(error: unknown, endpoint: string): string {

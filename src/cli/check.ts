@@ -3,7 +3,7 @@ import { dirname } from 'node:path';
 import { assertUsable } from '../app/storage.js';
 import type { AdminConfig } from '../config/admin.js';
 import type { Config } from '../config/config.js';
-import { describeError, type ConfigError } from '../config/errors.js';
+import type { ConfigError } from '../config/errors.js';
 import {
   type ConfigSources,
   loadConfig,
@@ -16,6 +16,7 @@ import type { RouteConfig } from '../config/route.js';
 import type { RedisConfig } from '../config/store.js';
 import { formatAddress } from '../config/values.js';
 import { reshapesRequest, type Route } from '../model/route.js';
+import { printErrors, printWarnings } from './config-errors.js';
 import { describeStartupError } from './startup-errors.js';
 
 /** Prints warnings and a summary and exits with 0, or prints every error and exits with 1. */
@@ -168,16 +169,4 @@ function plainBodies({ plainBodies: handling, delivery, limits, resumable }: Rou
   const limited = limits.maxSize === undefined ? '' : `, bodies up to ${limits.maxSize} bytes`;
   if (!resumable || bypassed.length === 0) return limited;
   return `${limited}, ordinary bodies pass: ${bypassed.join(', ')} apply to uploads only`;
-}
-
-/** Prints warnings on standard error, one per line. */
-export function printWarnings(warnings: readonly ConfigError[] = []): void {
-  for (const warning of warnings) process.stderr.write(`rufh-proxy: warning: ${describeError(warning)}\n`);
-}
-
-/** Prints all errors on standard error, one per line. */
-export function printErrors(configErrors: readonly ConfigError[]): void {
-  const count = configErrors.length === 1 ? 'one error' : `${configErrors.length} errors`;
-  process.stderr.write(`rufh-proxy: ${count} in the configuration\n`);
-  for (const configError of configErrors) process.stderr.write(`  ${describeError(configError)}\n`);
 }

@@ -7,11 +7,13 @@ import { formatBytes } from './format-uploads.js';
 const EXAMPLES = `
 A draining node accepts no new uploads and reports that it is not ready; existing uploads continue. With --move it moves
 them to the other nodes of its cluster, and the command waits until none is left; then the node can be removed. Without
-"cluster" in its configuration there is no node to move them to; with "spool.shared" there is no need to.
+"cluster" in its configuration there is no node to move them to; with "spool.shared" there is no need to. With --undo it
+accepts new uploads again; uploads that were moved stay where they are.
 
 Examples:
   $ rufh-proxy drain --admin http://10.0.0.5:9090
   $ rufh-proxy drain --move --timeout 600
+  $ rufh-proxy drain --undo
 
 Exit code: 0 when done, 1 when uploads are left, 2 when the admin listener cannot be reached.`;
 
@@ -25,9 +27,13 @@ export function addDrainCommand(root: Command): void {
       'stop waiting for --move after this time; the proxy continues the move',
       parseSeconds,
     )
+    .option('--undo', 'accept new uploads again, and move no more of them')
     .option('--json', 'print only the final state, as JSON')
     .addHelpText('after', EXAMPLES)
-    .action((options: DrainCommandOptions & AdminFlags) => withClient(options, (client) => drain(client, options)));
+    .action((options: DrainCommandOptions & AdminFlags) => {
+      if (options.undo && options.move) return failWith('--undo and --move cannot be combined', 2);
+      return withClient(options, (client) => (options.undo ? undo(client, options) : drain(client, options)));
+    });
 }
 
 function parseSeconds(text: string): number {
@@ -37,6 +43,7 @@ function parseSeconds(text: string): number {
 
 interface DrainCommandOptions {
   readonly move?: boolean;
+  readonly undo?: boolean;
   /** In seconds. */
   readonly timeout?: number;
   readonly json?: boolean;
@@ -57,6 +64,12 @@ interface DrainStatus {
 }
 
 const POLL_INTERVAL_MS = 500;
+
+/** Ends the drain. */
+async function undo(client: AdminClient, { json = false }: DrainCommandOptions): Promise<void> {
+  const status = await client.request('DELETE', '/drain', isDrain);
+  process.stdout.write(json ? `${JSON.stringify(status)}\n` : 'the proxy accepts new uploads\n');
+}
 
 /** Drains a node, and with `move` waits until it has no uploads left. Repeated progress is printed once. */
 async function drain(client: AdminClient, { move = false, timeout, json = false }: DrainCommandOptions): Promise<void> {

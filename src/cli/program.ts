@@ -6,6 +6,7 @@ import type { ConfigSources } from '../config/load.js';
 import { addDemoCommand } from './demo.js';
 import { addDrainCommand } from './drain.js';
 import { addKeysCommand } from './keys.js';
+import { addReloadCommand } from './reload.js';
 import { addUploadCommand } from './upload.js';
 import { addUploadsCommand } from './uploads.js';
 
@@ -59,6 +60,7 @@ export function program(): Command {
   addDemoCommand(root, version());
   addDrainCommand(root);
   addKeysCommand(root);
+  addReloadCommand(root);
   return root;
 }
 
@@ -66,7 +68,8 @@ const SIGNALS = `
 The proxy prints one "listening" line on standard output as soon as it accepts requests. Logs
 follow on standard output; everything before that line goes to standard error.
 The first SIGTERM or SIGINT stops it gracefully: uploads in progress keep their bytes and can be resumed.
-The second stops it immediately; acknowledged bytes are safe even then.`;
+The second stops it immediately; acknowledged bytes are safe even then.
+SIGHUP reloads the configuration, as "rufh-proxy reload" does; requests in progress are not disturbed.`;
 
 function addConfigOptions(command: Command): Command {
   command.addOption(new Option('-c, --config <file>', 'configuration file (YAML)').env('RUFH_PROXY_CONFIG'));

@@ -1,37 +1,45 @@
 import type { App } from '../app/app.js';
 import { assertUsable, type Closer, lockDirectory } from '../app/storage.js';
+import type { ConfigSource } from '../app/reload.js';
 import type { Config } from '../config/config.js';
-import { type ConfigSources, loadConfig } from '../config/load.js';
+import { type ConfigSources, loadConfig, settingError } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
 import { collectWhenIdle } from '../streams/idle-collection.js';
 import { startPrimary } from '../workers/primary.js';
 import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
-import { printErrors, printWarnings } from './check.js';
+import { printErrors, printWarnings } from './config-errors.js';
 import { describeStartupError } from './startup-errors.js';
 
-/** Starts one proxy in this process. */
-export type StartApp = (config: Config, log: ProcessLog, version: string) => Promise<App>;
+/** Starts one proxy in this process. It can reload its configuration if it gets a source. */
+export type StartApp = (config: Config, log: ProcessLog, version: string, source?: ConfigSource) => Promise<App>;
 
 /** Runs the proxy until a signal stops it, in this process or in several workers that it supervises. */
 export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startSingle): Promise<void> {
+  const identity = workerIdentity(process.env);
+  if (identity) return serveAsWorker(identity, (config, log) => startApp(config, log, version));
   const loaded = loadConfig(sources);
   if ('configErrors' in loaded) {
     printErrors(loaded.configErrors);
     printWarnings(loaded.warnings);
     process.exit(1);
   }
-  const { config } = loaded;
-  const identity = workerIdentity(process.env);
-  if (!identity) printWarnings(loaded.warnings);
-  const log = createLog({ ...config.log, ...(identity ? { fields: { worker: identity.number } } : {}) });
+  const { config, settings } = loaded;
+  printWarnings(loaded.warnings);
+  const log = createLog(config.log);
   exitOnUnexpectedErrors(log);
   collectWhenIdle();
-  if (identity) return serveAsWorker({ identity, config, log, startApp: (own) => startApp(own, log, version) });
   const shutdown = new GracefulShutdown(log, 'stopped');
+  const attachReload = reloadOnSighup(log);
+  const source: ConfigSource = {
+    settings,
+    load: () => loadConfig(sources),
+    locate: (path, problem) => settingError(sources, path, problem),
+  };
   try {
     const started: Started =
-      config.workers > 1 ? await serveWithWorkers(config, log) : await startApp(config, log, version);
+      config.workers > 1 ? await serveWithWorkers(config, log, source) : await startApp(config, log, version, source);
     shutdown.attach(started);
+    attachReload(started);
     announce(log, started, version);
   } catch (error) {
     process.stderr.write(`rufh-proxy: ${describeStartupError(error, config)}\n`);
@@ -40,9 +48,24 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
 }
 
 /** Imports the app lazily, because a primary process does not need most of it. */
-async function startSingle(...args: Parameters<StartApp>): Promise<App> {
+async function startSingle(...[config, log, version, source]: Parameters<StartApp>): Promise<App> {
   const { startApp } = await import('../app/app.js');
-  return startApp(...args);
+  return startApp(config, log, version, undefined, source);
+}
+
+/** Reloads on SIGHUP, once the proxy has started: the caller passes it to the returned function. */
+function reloadOnSighup(log: Log): (started: Pick<Started, 'reload'>) => void {
+  let running: Pick<Started, 'reload'> | undefined;
+  let isRequested = false;
+  process.on('SIGHUP', (signal) => {
+    log.info({ signal }, 'reloading the configuration');
+    if (running) void running.reload?.();
+    else isRequested = true;
+  });
+  return (started) => {
+    running = started;
+    if (isRequested) void started.reload?.();
+  };
 }
 
 function announce(log: ProcessLog, started: Started, version: string): void {
@@ -64,27 +87,34 @@ function exitOnUnexpectedErrors(log: ProcessLog): void {
   process.on('uncaughtException', exit).on('unhandledRejection', exit);
 }
 
-interface WorkerTask {
-  readonly identity: WorkerIdentity;
-  readonly config: Config;
-  readonly log: ProcessLog;
-  readonly startApp: (config: Config) => Promise<App>;
-}
-
 /** Runs the proxy as a worker until the primary process stops it or exits. */
-async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): Promise<void> {
-  const shutdown = new GracefulShutdown(log, 'worker stopped');
+async function serveAsWorker(
+  identity: WorkerIdentity,
+  startApp: (config: Config, log: ProcessLog) => Promise<App>,
+): Promise<void> {
+  // A terminal sends it to the workers too; the primary process reloads them.
+  process.on('SIGHUP', () => undefined);
+  let running: { readonly log: ProcessLog; readonly shutdown: GracefulShutdown } | undefined;
   const link = new PrimaryLink({
     onStop: (reason) => {
-      if (reason === 'primary-gone') log.error('the primary process is gone; stopping');
-      shutdown.begin();
+      // Without a configuration there is nothing to finish.
+      if (!running) process.exit(0);
+      if (reason === 'primary-gone') running.log.error('the primary process is gone; stopping');
+      running.shutdown.begin();
     },
-    onAnnounced: () => log.useStandardOutput(),
+    onAnnounced: () => running?.log.useStandardOutput(),
   });
+  const config = await link.config;
+  const log = createLog({ ...config.log, fields: { worker: identity.number } });
+  exitOnUnexpectedErrors(log);
+  collectWhenIdle();
+  const shutdown = new GracefulShutdown(log, 'worker stopped');
+  running = { log, shutdown };
   try {
-    const app = await startApp(workerConfig(config, identity));
+    const own = workerConfig(config, identity);
+    const app = await startApp(own, log);
     shutdown.attach(app);
-    link.ready(app);
+    link.ready({ ...app, apply: (next) => app.apply(workerConfig(next, identity)) });
   } catch (error) {
     await link.reportFailure(describeStartupError(error, config));
     process.exit(1);
@@ -92,13 +122,13 @@ async function serveAsWorker({ identity, config, log, startApp }: WorkerTask): P
 }
 
 /** A running proxy, in one process or several. */
-type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'stop'> & {
+type Started = Pick<App, 'urls' | 'adminUrl' | 'node' | 'reload' | 'stop'> & {
   readonly workers?: number;
   readonly announce?: () => void;
 };
 
 /** Runs the proxy in several worker processes that this one supervises. */
-async function serveWithWorkers(config: Config, log: ProcessLog): Promise<Started> {
+async function serveWithWorkers(config: Config, log: ProcessLog, source: ConfigSource): Promise<Started> {
   const { workers, spool, data, store } = config;
   const closers: Closer[] = [];
   const close = async () => {
@@ -108,7 +138,7 @@ async function serveWithWorkers(config: Config, log: ProcessLog): Promise<Starte
     await assertUsable({ directory: data, store: store.type, isShared: spool.shared });
     // The workers of a node share its directory; the lock keeps other processes out.
     if (!spool.shared) await lockDirectory(data, closers);
-    const primary = await startPrimary({ ...config, log });
+    const primary = await startPrimary({ config, log, source });
     return { ...primary, workers, stop: () => primary.stop().finally(close) };
   } catch (error) {
     await close();
@@ -129,8 +159,6 @@ class GracefulShutdown {
   ) {
     const onSignal = (signal: NodeJS.Signals) => this.onSignal(signal);
     process.on('SIGTERM', onSignal).on('SIGINT', onSignal);
-    // The default action would end the process, which tools that send SIGHUP do not intend.
-    process.on('SIGHUP', () => this.log.warn({ signal: 'SIGHUP' }, SIGHUP_IGNORED));
   }
 
   /** Sets the proxy that `begin` stops. */
@@ -168,6 +196,3 @@ class GracefulShutdown {
     this.begin();
   }
 }
-
-const SIGHUP_IGNORED =
-  'SIGHUP has no effect; to apply a changed configuration, restart the proxy (SIGTERM, then start it again)';

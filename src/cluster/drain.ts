@@ -14,6 +14,8 @@ export interface DrainState {
 /** Moves the uploads of this node to other nodes and reports the progress. */
 export interface DrainMigrator {
   start(): void;
+  /** Moves no more uploads until `start` is called again. Those that are being moved stay here. */
+  pause(): Promise<void>;
   readonly progress: MigrationProgress | Promise<MigrationProgress>;
 }
 
@@ -22,14 +24,21 @@ export interface DrainOptions {
    * Makes this node refuse new uploads and report that it is not ready, and tells the other nodes that it is leaving.
    */
   readonly leave: () => Promise<void>;
+  /** Takes `leave` back. */
+  readonly rejoin: () => Promise<void>;
   readonly migrator: DrainMigrator;
   readonly log: Log;
 }
 
-/** Takes a running node out of service: it accepts no new uploads and, on request, moves its own to other nodes. */
+/**
+ * Takes a running node out of service and back: it accepts no new uploads and, on request, moves its own to other
+ * nodes.
+ */
 export class Drain {
   private draining = false;
   private isMoving = false;
+  /** The change that was requested last. */
+  private last: Promise<unknown> = Promise.resolve();
 
   constructor(private readonly options: DrainOptions) {}
 
@@ -41,7 +50,33 @@ export class Drain {
    * May be called more than once. Rejects with a `Fault` when the other nodes cannot be informed; the caller then tries
    * again.
    */
-  async begin(move: boolean): Promise<DrainState> {
+  begin(move: boolean): Promise<DrainState> {
+    return this.inTurn(() => this.beginNow(move));
+  }
+
+  /** Ends the drain: the node accepts new uploads again. Rejects as `begin` does; the node is draining then. */
+  end(): Promise<DrainState> {
+    return this.inTurn(() => this.endNow());
+  }
+
+  private inTurn(change: () => Promise<DrainState>): Promise<DrainState> {
+    const state = this.last.then(change);
+    this.last = state.catch(() => undefined);
+    return state;
+  }
+
+  private async endNow(): Promise<DrainState> {
+    const { rejoin, migrator, log } = this.options;
+    if (!this.draining) return this.state();
+    await migrator.pause();
+    await rejoin();
+    this.draining = false;
+    this.isMoving = false;
+    log.info('this node is no longer draining: it accepts new uploads');
+    return this.state();
+  }
+
+  private async beginNow(move: boolean): Promise<DrainState> {
     const { leave, migrator, log } = this.options;
     if (!this.draining) log.info({ move }, 'this node is draining: it accepts no new uploads');
     this.draining = true;
@@ -75,6 +110,10 @@ export class NoMigrator {
 
   start(): void {
     // There is nothing to start.
+  }
+
+  pause(): Promise<void> {
+    return Promise.resolve();
   }
 
   get progress(): Promise<MigrationProgress> {

@@ -40,7 +40,7 @@ const MAX_SILENCE_MS = 10_000;
 
 /** Empties a node that is leaving: moves its uploads to the other nodes until none is left. */
 export class Migrator {
-  private readonly stopping = new AbortController();
+  private stopping = new AbortController();
   private readonly migrations = new Map<string, Migration>();
   private running: Promise<void> | undefined;
   private nextTarget = 0;
@@ -75,10 +75,24 @@ export class Migrator {
 
   /** Uploads whose migration has not finished stay with this node; their copies on the other nodes are removed. */
   async stop(): Promise<void> {
-    this.stopping.abort(new Error('the process is stopping'));
+    await this.end('the process is stopping');
+    this.options.files.close();
+  }
+
+  /** As `stop`, until `start` is called again. */
+  async pause(): Promise<void> {
+    await this.end('this node is no longer leaving');
+    this.stopping = new AbortController();
+    this.running = undefined;
+    this.isDone = false;
+    this.remaining = undefined;
+    this.problem = undefined;
+  }
+
+  private async end(reason: string): Promise<void> {
+    this.stopping.abort(new Error(reason));
     await this.running;
     await Promise.all([...this.migrations].map(([id, each]) => this.undo(id, each, AbortSignal.timeout(1000))));
-    this.options.files.close();
   }
 
   private async run(): Promise<void> {

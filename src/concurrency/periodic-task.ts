@@ -5,12 +5,21 @@ export class PeriodicTask {
 
   constructor(
     private readonly task: () => Promise<void>,
-    private readonly everyMs: number,
+    private everyMs: number,
   ) {}
 
   /** Runs the task for the first time when the interval is over. The timer does not keep the process alive. */
   start(): void {
     this.timer = setInterval(() => this.run(), this.everyMs).unref();
+  }
+
+  /** Changes the interval; one that has begun starts again. */
+  setInterval(everyMs: number): void {
+    if (everyMs === this.everyMs) return;
+    this.everyMs = everyMs;
+    if (!this.timer) return;
+    clearInterval(this.timer);
+    this.start();
   }
 
   /** Runs the task now, unless it is running. */
@@ -21,6 +30,7 @@ export class PeriodicTask {
   /** Starts no further run. */
   cancel(): void {
     clearInterval(this.timer);
+    this.timer = undefined;
   }
 
   /** Starts no further run; resolves when a run in progress has ended. */

@@ -71,7 +71,7 @@ type AdminSettings = z.output<typeof admin>;
 
 /** The configuration of the admin listener; undefined if it is disabled. */
 export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
-  const group = toGroup(settings);
+  const group = adminGroupOf(settings);
   if (group.address === false) return undefined;
   const token = resolveSecret(null, group.token_file);
   return {
@@ -87,7 +87,7 @@ export function toAdmin(settings: AdminSettings): AdminConfig | undefined {
 
 /** Finds the settings in `admin` that contradict each other. */
 export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
-  const { address, token_file: file, insecure, mode } = toGroup(settings);
+  const { address, token_file: file, insecure, mode } = adminGroupOf(settings);
   if (address === false) return [];
   const exposed = `${formatAddress(address)} can be reached from other machines, where anyone could cancel uploads; ${HOW_TO_PROTECT}`;
   const token = resolveSecret(null, file) ?? '';
@@ -103,7 +103,7 @@ export function adminCrossChecks(settings: AdminSettings): SettingIssue[] {
 
 /** Finds settings in `admin` that are valid but probably not intended. */
 export function adminWarnings(settings: AdminSettings): SettingIssue[] {
-  const { address, token_file: file, insecure } = toGroup(settings);
+  const { address, token_file: file, insecure } = adminGroupOf(settings);
   if (address === false) return [];
   const isNeedless = insecure && (file !== null || isPrivate(address));
   return [
@@ -133,7 +133,8 @@ export function isLoopbackAddress(host: string): boolean {
   return ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback';
 }
 
-function toGroup(settings: AdminSettings): z.output<typeof adminGroup> {
+/** The settings of the admin listener as a group, however they are written. */
+export function adminGroupOf(settings: AdminSettings): z.output<typeof adminGroup> {
   const isGroup = settings !== false && 'address' in settings;
   return isGroup ? settings : { ...adminGroup.parse({}), address: settings };
 }

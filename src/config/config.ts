@@ -47,13 +47,21 @@ export interface Config {
 
 interface ListenerConfig {
   readonly address: Address;
-  /** Absolute paths of PEM files. */
-  readonly tls?: { readonly cert: string; readonly key: string };
+  readonly tls?: ListenerTls;
   readonly http2: boolean;
   /** A connection without a request is closed after this time. */
   readonly keepAliveMs?: number;
   /** Permissions of the file of a Unix socket. */
   readonly mode?: number;
+}
+
+/** How a listener serves HTTPS. The paths are absolute, of PEM files. */
+export interface ListenerTls {
+  readonly cert: string;
+  readonly key: string;
+  readonly minVersion: 'TLSv1.2' | 'TLSv1.3';
+  /** The CAs of client certificates; undefined: clients need none. */
+  readonly clientCa?: string;
 }
 
 interface SpoolConfig {
@@ -150,11 +158,16 @@ export function toConfig(settings: Settings): Config {
 }
 
 type ListenSetting = Extract<Settings['listen'], readonly unknown[]>[number];
+type TlsSetting = Extract<ListenSetting, { readonly http2: boolean }>['tls'];
 
 function toListener(setting: ListenSetting): ListenerConfig {
   if ('kind' in setting) return { address: setting, http2: true };
-  const { keep_alive: keepAliveMs, ...listener } = setting;
-  return { ...listener, ...withoutNulls({ keepAliveMs }) };
+  const { keep_alive: keepAliveMs, tls, ...listener } = setting;
+  return { ...listener, ...withoutNulls({ keepAliveMs }), ...(tls && { tls: toListenerTls(tls) }) };
+}
+
+function toListenerTls({ cert, key, min_version, client_ca }: NonNullable<TlsSetting>): ListenerTls {
+  return { cert, key, minVersion: min_version, ...withoutNulls({ clientCa: client_ca }) };
 }
 
 function toMinRate({ request, response, window }: Settings['limits']['min_rate']): MinRateConfig {
@@ -170,7 +183,7 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
   return [
     ...duplicateAddresses(config),
     ...socketErrors(config),
-    ...config.listeners.flatMap(({ tls }, index) => (tls ? tlsFileErrors(['listen', index, 'tls'], tls) : [])),
+    ...config.listeners.flatMap(({ tls }, index) => listenerTlsErrors(['listen', index, 'tls'], tls)),
     ...adminCrossChecks(settings.admin),
     ...storeCrossChecks(settings),
     ...secretsCrossChecks(settings),
@@ -182,6 +195,15 @@ export function crossChecks(config: Config, settings: Settings): SettingIssue[] 
     ...corsCrossChecks(settings),
     ...http2Windows(config),
   ];
+}
+
+function listenerTlsErrors(path: SettingPath, tls: ListenerTls | undefined): SettingIssue[] {
+  if (!tls) return [];
+  const ofClients = tlsFileErrors(path, { ca: tls.clientCa }).map(({ problem }) => ({
+    path: [...path, 'client_ca'],
+    problem,
+  }));
+  return [...tlsFileErrors(path, { cert: tls.cert, key: tls.key }), ...ofClients];
 }
 
 /** Every address that this configuration listens on, with the path of its setting. */

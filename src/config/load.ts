@@ -26,17 +26,24 @@ export interface ConfigSources {
   readonly flags: Readonly<Record<string, unknown>>;
 }
 
+/** A valid configuration with its warnings, or all errors of an invalid one. */
+export type LoadedConfig =
+  | {
+      readonly config: Config;
+      readonly settings: Settings;
+      readonly warnings?: ConfigError[];
+    }
+  | { readonly configErrors: ConfigError[]; readonly warnings?: ConfigError[] };
+
 /**
  * Loads the configuration with its warnings, or returns all errors together. A flag overrides its variable, and both
  * override the file.
  */
-export function loadConfig(
-  sources: ConfigSources,
-): { config: Config; warnings?: ConfigError[] } | { configErrors: ConfigError[]; warnings?: ConfigError[] } {
+export function loadConfig(sources: ConfigSources): LoadedConfig {
   const { loaded, overrides } = readSettings(sources);
   const unknownVariables = findUnknownVariables(sources.env, loaded.text);
   if (loaded.settings === undefined) return { configErrors: loaded.configErrors };
-  const { config, errors, warnings } = checkSettings(loaded.settings);
+  const { config, settings, errors, warnings } = checkSettings(loaded.settings);
   const configErrors = [...loaded.configErrors];
   for (const error of errors) {
     const located = locate(error, overrides, loaded);
@@ -45,7 +52,7 @@ export function loadConfig(
     if (!loaded.configErrors.some((known) => known.line === located.line && known.column === located.column))
       configErrors.push(located);
   }
-  if (!config || configErrors.length > 0)
+  if (!config || !settings || configErrors.length > 0)
     return {
       configErrors: sortByPosition(configErrors),
       ...(unknownVariables.length > 0 ? { warnings: unknownVariables } : {}),
@@ -54,7 +61,11 @@ export function loadConfig(
     ...unknownVariables,
     ...sortByPosition(warnings.map((warning) => locate(warning, overrides, loaded))),
   ];
-  return { config, ...(allWarnings.length > 0 ? { warnings: allWarnings } : {}) };
+  return {
+    config,
+    settings,
+    ...(allWarnings.length > 0 ? { warnings: allWarnings } : {}),
+  };
 }
 
 /** The valid part of a configuration with errors; invalid settings have their defaults. */
@@ -82,7 +93,7 @@ export function withError(configErrors: readonly ConfigError[], added: ConfigErr
 /** An error that appeared only when a setting was used, with the position of the setting. */
 export function settingError(sources: ConfigSources, path: SettingPath, problem: string): ConfigError {
   const { loaded, overrides } = readSettings(sources);
-  return locate({ path, isKeyError: false, configError: { setting: settingName(path), problem } }, overrides, loaded);
+  return locate(toUnlocated({ path, problem }, loaded.settings), overrides, loaded);
 }
 
 /**
@@ -170,6 +181,7 @@ export function checkSettings(settings: unknown): CheckResult {
     const errors = crossChecks(config, parsed.data).map((issue) => toUnlocated(issue, settings));
     return {
       config,
+      settings: parsed.data,
       errors,
       warnings: findWarnings(config, parsed.data).map((issue) => toUnlocated(issue, settings)),
     };
@@ -188,6 +200,8 @@ export function checkSettings(settings: unknown): CheckResult {
 export interface CheckResult {
   /** Undefined if a setting is invalid. Cross-check errors can exist beside it. */
   readonly config?: Config;
+  /** The settings of `config`. */
+  readonly settings?: Settings;
   readonly errors: UnlocatedError[];
   readonly warnings: UnlocatedError[];
   /** The configuration of the valid settings, with defaults in place of the invalid ones. */

@@ -154,15 +154,28 @@ const clientLimits = {
 export const DEFAULT_LISTEN = '0.0.0.0:8080';
 
 const tls = z.strictObject({
-  cert: path().describe('File with the certificate and its chain (PEM).'),
+  cert: path().describe(
+    'File with the certificate and its chain (PEM). A new one is used within seconds, as soon as it and the key work together.',
+  ),
   key: path().describe(
     'File with the private key (PEM). Only the user of rufh-proxy should be able to read it (mode 0400).',
   ),
+  min_version: oneOf(['TLSv1.2', 'TLSv1.3'])
+    .prefault('TLSv1.2')
+    .describe('Oldest version of TLS that clients may use.'),
+  client_ca: pathOrNull()
+    .prefault(null)
+    .describe(
+      'File with the CAs that sign the certificates of clients (PEM). A client without such a certificate gets no connection. ' +
+        '`null`: clients need none.',
+    ),
 });
 
 const listener = z.strictObject({
   address: address().describe('Where to listen: `HOST:PORT`, `[::1]:PORT` or `unix:/path`. Port 0 picks a free port.'),
-  tls: tls.optional().describe('Serve HTTPS. Without it the listener speaks cleartext.'),
+  tls: tls
+    .optional()
+    .describe('Serve HTTPS. Without it the listener speaks cleartext. Adding or removing the group takes a restart.'),
   http2: boolean()
     .prefault(true)
     .describe('Offer HTTP/2 beside HTTP/1.1: through ALPN with TLS, with prior knowledge (h2c) without.'),
@@ -214,7 +227,9 @@ export const schema = z.strictObject({
   listen: z
     .union([listenerOrAddress, z.array(listenerOrAddress).min(1, 'at least one listener')])
     .prefault(DEFAULT_LISTEN)
-    .describe('Where clients connect: an address, a group as below, or a list of either.'),
+    .describe(
+      'Where clients connect: an address, a group as below, or a list of either. Adding or removing a listener takes a restart.',
+    ),
   admin,
   data: path()
     .prefault('./data')

@@ -220,11 +220,16 @@ export class Delivery {
     this.polling.start();
   }
 
-  /** Starts nothing new, gives running attempts `stopGraceMs` to finish, then aborts them. Resolves when all is recorded. */
-  async stop(): Promise<void> {
+  /** Deliveries that wait for a slot ask for it again, by the routes that apply now. */
+  useNewRoutes(): void {
+    this.deps.originQueues.askAgain();
+  }
+
+  /** Starts nothing new, gives running attempts `graceMs` to finish, then aborts them. Resolves when all is recorded. */
+  async stop(graceMs = this.options.stopGraceMs ?? 10_000): Promise<void> {
     this.polling.cancel();
     this.draining.abort(new Error('the proxy is being stopped'));
-    const grace = setTimeout(() => this.halted.abort(this.draining.signal.reason), this.options.stopGraceMs ?? 10_000);
+    const grace = setTimeout(() => this.halted.abort(this.draining.signal.reason), graceMs);
     await this.polling.stop();
     await Promise.all(this.backgroundTasks);
     clearTimeout(grace);

@@ -26,6 +26,8 @@ export type Slot =
     }
   /** The origin has failed repeatedly: there is no slot before `at` (monotonic). */
   | { readonly kind: 'later'; readonly at: number }
+  /** The routes have changed: the request belongs to another queue, or has other limits. */
+  | { readonly kind: 'again' }
   | { readonly kind: 'stopped' };
 
 interface QueuedRequest extends SlotRequest {
@@ -82,6 +84,11 @@ export class OriginQueue {
     });
   }
 
+  /** Answers all waiting requests with `again`, in their order. */
+  askAgain(): void {
+    for (const request of [...this.queue]) request.settle({ kind: 'again' });
+  }
+
   private grantSlots(): void {
     for (let next = this.next(); next; next = this.next()) {
       const admission = this.breaker.admission(this.monotonic());
@@ -133,6 +140,11 @@ export class OriginQueues {
     const queue = this.queues.get(origin) ?? new OriginQueue(this.monotonic, () => this.onBreakerOpened(origin));
     this.queues.set(origin, queue);
     return queue;
+  }
+
+  /** Answers the waiting requests of all origins with `again`. */
+  askAgain(): void {
+    for (const queue of this.queues.values()) queue.askAgain();
   }
 
   /** Requests that wait for a slot at any origin. */

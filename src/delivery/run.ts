@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import type { OriginInterim } from '../model/messages.js';
-import type { Route } from '../model/route.js';
+import type { Gate, Route } from '../model/route.js';
 import type { Attempt, Chunk, Undelivered, Upload } from '../model/upload.js';
 import { uploadTag } from '../observe/log.js';
 import { originIsHealthy, type AttemptResult, tryOnce } from './attempt.js';
@@ -73,7 +74,9 @@ export class Run {
   /** The number of the newest attempt (0: none) when a retry of an ended delivery was requested and allowed. */
   private retryRequestedAfter: number | undefined;
   /** `waived`: the operator lets the upload pass. */
-  private gate: 'to-ask' | 'passed' | 'waived' = 'to-ask';
+  private gate: 'to-ask' | 'waived' = 'to-ask';
+  /** The gate that has let the upload pass; a reload may have replaced it. */
+  private passedGate: Gate | undefined;
 
   constructor(
     private readonly id: string,
@@ -101,6 +104,7 @@ export class Run {
   /** Starts the next attempt now, even if the origin asked to wait. A gate that was passed is asked again. */
   forceRetry({ skipGate }: { readonly skipGate: boolean }): void {
     this.gate = skipGate ? 'waived' : 'to-ask';
+    this.passedGate = undefined;
     if (this.retryDelay.forceRetryNowOrNext()) this.waiters.setPause(undefined);
   }
 
@@ -227,12 +231,14 @@ export class Run {
     return this.request.by === 'operator' || this.retryRequestedAfter === newestNumber(upload);
   }
 
-  private acquireSlot(upload: Upload): Promise<Slot> {
+  private async acquireSlot(upload: Upload): Promise<Exclude<Slot, { kind: 'again' }>> {
     const { originQueues, draining, routes } = this.deps;
-    const { origin, delivery } = routeOf(upload, routes);
-    return originQueues
-      .of(origin)
-      .acquire({ limits: delivery, isUrgent: () => this.waiters.isWaiting, signal: draining });
+    const isUrgent = (): boolean => this.waiters.isWaiting;
+    for (;;) {
+      const { origin, delivery } = routeOf(upload, routes);
+      const slot = await originQueues.of(origin).acquire({ limits: delivery, isUrgent, signal: draining });
+      if (slot.kind !== 'again') return slot;
+    }
   }
 
   private async claimAndDeliver(slot: GrantedSlot): Promise<NextStep> {
@@ -309,12 +315,12 @@ export class Run {
    */
   private async passGate(upload: Upload, route: Route, signal: AbortSignal): Promise<NextStep | undefined> {
     const { gate } = route.delivery;
-    if (!gate || this.gate !== 'to-ask') return undefined;
+    if (!gate || this.gate === 'waived' || isDeepStrictEqual(gate, this.passedGate)) return undefined;
     const isWaived = (): boolean => this.gate === 'waived';
     const gateOutcome = await passGate({ upload, gate, route, signal, isWaived }, this.deps);
     switch (gateOutcome.kind) {
       case 'open':
-        if (!isWaived()) this.gate = 'passed';
+        if (!isWaived()) this.passedGate = gate;
         return undefined;
       case 'quarantined':
         return this.runFinish.giveUp(gateOutcome.failure);

@@ -60,17 +60,16 @@ const PREFLIGHT_TIMEOUT_MS = 2000;
  * Reasons: docs/decisions/0027.
  */
 export class Authorizer {
-  private readonly client = new OriginClient();
-
   /**
    * `via`: the name of this proxy in `Via`. `answerSettings`: as for every answer of an origin. `preview`: the change
-   * that the route makes to a creation for its origin; none when missing.
+   * that the route makes to a creation for its origin; none when missing. `client`: of the caller, who closes it.
    */
   constructor(
     private readonly log: Log,
     private readonly via?: string,
     private readonly answerSettings: { readonly publicUrl?: string; readonly altSvc?: string } = {},
     private readonly preview: PreviewRequest = (head) => ({ ...head, isForm: false }),
+    private readonly client = new OriginClient(),
   ) {}
 
   /** Asks the route's authorization service; without one everybody is admitted. */
@@ -104,11 +103,6 @@ export class Authorizer {
       throw new Fault('AUTHORIZATION_UNAVAILABLE', UNDECIDED, true);
     if (current.kind === 'rejected' || !current.principal) return { kind: 'nobody' };
     return { kind: 'client', digest: digestOf([current.principal]) };
-  }
-
-  /** Closes every connection to a service. */
-  close(): void {
-    this.client.close();
   }
 
   private async askService(head: RequestHead, route: Route, auth: ForwardAuth): Promise<Admission> {

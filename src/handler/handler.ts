@@ -59,6 +59,16 @@ export interface HandlerOptions {
   readonly monotonic: () => number;
   /** The name of this proxy in `Via`, by which it recognizes its own requests. */
   readonly via?: string;
+  /** New work that this process refuses; changes while it runs. */
+  readonly refused?: Readonly<RefusedWork>;
+}
+
+/** New work that a process refuses, whatever its configuration says. */
+export interface RefusedWork {
+  /** New uploads: other processes should take them. */
+  uploads: boolean;
+  /** Bodies of creations and appends: the process is stopping. */
+  bodies: boolean;
 }
 
 /** Data of a request for its log line. */
@@ -97,21 +107,7 @@ type NoReply = ConnectionEnd | 'relayed' | 'answered';
  * caught only here.
  */
 export class HttpHandler {
-  private isDraining = false;
-  private refusesNewUploads = false;
-
   constructor(private readonly options: HandlerOptions) {}
-
-  /** Refuses new uploads from now on, because other nodes should take them; existing uploads continue. */
-  refuseNewUploads(): void {
-    this.refusesNewUploads = true;
-  }
-
-  /** Refuses new request bodies from now on and ends relayed ones; clients are told to try again. */
-  drain(): void {
-    this.isDraining = true;
-    this.options.relay?.drain();
-  }
 
   /**
    * Handles one request; `client` is set for one relayed by another node. Resolves when the exchange is over; never
@@ -382,8 +378,9 @@ export class HttpHandler {
   /** The reason why this process no longer accepts such a request. */
   private unavailableReason(request: UploadRequest['request']): string | undefined {
     if (isRefusal(request)) return undefined;
-    if (this.isDraining && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
-    return this.refusesNewUploads && request.kind === 'create' ? NO_NEW_UPLOADS : undefined;
+    const { refused } = this.options;
+    if (refused?.bodies && (request.kind === 'create' || request.kind === 'append')) return STOPPING;
+    return refused?.uploads && request.kind === 'create' ? NO_NEW_UPLOADS : undefined;
   }
 
   private relay(uploadRequest: UploadRequest, node: string, relay: Relay, resolved: ResolvedTarget): Promise<void> {

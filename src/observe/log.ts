@@ -19,7 +19,12 @@ export interface Log {
   readonly fatal: Write;
   /** Writes the line of a finished request, which may come a moment later than others. Without it, `info` and `warn` do. */
   request?(level: 'info' | 'warn', fields: PlainFields): void;
+  /** Changes the lowest level that is written. */
+  setLevel?(level: LogLevel): void;
 }
+
+/** The lowest level that is written. */
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 
 /** The log of the process: standard error during the start, standard output once the process is announced. */
 export interface ProcessLog extends Log {
@@ -32,7 +37,7 @@ export interface ProcessLog extends Log {
 }
 
 export interface LogOptions {
-  readonly level: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+  readonly level: LogLevel;
   /** `auto`: pretty on a terminal, else json. */
   readonly format: 'auto' | 'json' | 'pretty';
   /** Replaces standard output and error. */
@@ -74,6 +79,9 @@ export function createLog({ level, format, destination, fields: base }: LogOptio
       if (onWritten) output?.onEmpty(onWritten);
     },
     useStandardOutput,
+    setLevel: (level: LogLevel) => {
+      logger.level = level;
+    },
   });
 }
 

@@ -252,6 +252,11 @@ export class Metrics {
     });
   }
 
+  /** Counts the reloads of the configuration; returns the function to call after each. */
+  countReloads(): (result: ReloadOutcome) => void {
+    return reloads(this.registry);
+  }
+
   /** Calls `bytes` at every scrape for the received bytes that are not written yet. */
   countBodyMemory(bytes: () => number): void {
     new Gauge({
@@ -388,10 +393,38 @@ function refusedConnections(registry: Registry): Counter<'limit'> {
   });
 }
 
+/** What became of a new configuration. */
+type ReloadOutcome = 'applied' | 'refused' | 'failed';
+
+function reloads(registry: Registry): (result: ReloadOutcome) => void {
+  const count = new Counter({
+    name: 'rufh_config_reloads_total',
+    help: 'Reloads of the configuration, by result; unless it is "applied", the former configuration still applies.',
+    labelNames: ['result'],
+    registers: [registry],
+  });
+  const appliedAt = new Gauge({
+    name: 'rufh_config_applied_timestamp_seconds',
+    help: 'When the configuration that applies was put into use, in seconds since 1970.',
+    registers: [registry],
+  });
+  appliedAt.setToCurrentTime();
+  for (const result of ['applied', 'refused', 'failed'] as const) count.inc({ result }, 0);
+  return (result) => {
+    count.inc({ result });
+    if (result === 'applied') appliedAt.setToCurrentTime();
+  };
+}
+
 /** The metrics of a process that only accepts connections and hands them to workers. */
 export class ConnectionMetrics {
   private readonly registry = new Registry();
   private readonly refused = refusedConnections(this.registry);
+
+  /** As in `Metrics`. */
+  countReloads(): (result: ReloadOutcome) => void {
+    return reloads(this.registry);
+  }
 
   connectionRefused(limit: RefusedBy): void {
     this.refused.inc({ limit });

@@ -38,7 +38,7 @@ export function startPeerListener(options: PeerListenerOptions, handlers: PeerHa
   return startListener(
     {
       address,
-      tls: tls && { ...tls, requestCert: true, rejectUnauthorized: true },
+      tls,
       http2: false,
       windows: { stream: 0, session: 0 },
       maxConcurrentStreams: 0,

@@ -62,14 +62,29 @@ interface ProxyRequest {
 /** Changes the origin's answer, or the reply that the client gets when there is none. */
 export type AnswerChanges = Pick<ExchangeOptions, 'rewrite' | 'failureReply'>;
 
+/** The connections to origins, which several proxies can share. */
+interface OriginLinks {
+  readonly client: OriginClient;
+  readonly upgrades: Upgrades;
+}
+
 /** Forwards requests that are not resumable uploads to the origin, and its answers to the client. */
 export class ReverseProxy {
   private readonly client: OriginClient;
   private readonly upgrades: Upgrades;
 
-  constructor(private readonly options: ReverseProxyOptions) {
-    this.client = new OriginClient(options.tls);
-    this.upgrades = new Upgrades(this.open);
+  constructor(
+    private readonly options: ReverseProxyOptions,
+    { client, upgrades }: Partial<OriginLinks> = {},
+  ) {
+    this.client = client ?? new OriginClient(options.tls);
+    this.upgrades = upgrades ?? new Upgrades(this.open);
+  }
+
+  /** A proxy with other settings and the same connections to origins. Closing one closes both. */
+  withSettings(changes: Partial<ReverseProxyOptions>): ReverseProxy {
+    const { client, upgrades } = this;
+    return new ReverseProxy({ ...this.options, ...changes }, { client, upgrades });
   }
 
   /** Open connections to origins: in use, idle, or switched to another protocol. */

@@ -15,12 +15,16 @@ export interface ConnectionGate {
   admit(address: string): (() => void) | undefined;
 }
 
-export interface ConnectionLimitsOptions {
-  /** The limits of open connections, in all and for one address. */
+/** The limits of open connections. They can change. */
+interface Limits {
+  /** In all, and for one address. */
   readonly total: number;
   readonly perAddress: number;
   /** Peers that represent many clients, such as proxies; the limit per address does not apply to them. */
   readonly isExempt: (address: string) => boolean;
+}
+
+export interface ConnectionLimitsOptions extends Limits {
   readonly onRefused: (limit: ConnectionLimit) => void;
   /** Called at most once a second while few connections are left, so that unused ones can be ended. */
   readonly onNearlyFull: () => void;
@@ -30,38 +34,49 @@ export interface ConnectionLimitsOptions {
 }
 
 /** The configured limits and the parts of the process that they concern. */
-export interface ClientLimitsOptions {
+export interface ClientLimitsOptions extends LimitsOptions {
+  readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
+  readonly endIdle: () => void;
+  readonly monotonic: () => number;
+}
+
+/** The part of the options that the limits themselves depend on. */
+export interface LimitsOptions {
   readonly settings: { readonly total?: number; readonly perAddress?: number };
   /** The number of processes that share the limits, each with descriptors of its own. */
   readonly processes?: number;
   readonly trust: Pick<TrustedProxies, 'trusts'>;
-  readonly metrics: { connectionRefused(limit: ConnectionLimit): void };
-  readonly endIdle: () => void;
   readonly log: Log;
-  readonly monotonic: () => number;
   /** File descriptors of each process; the limit of this process by default. */
   readonly openFiles?: number;
 }
 
-/**
- * Builds the limits from the configuration, or else from the number of file descriptors; never more than the
- * descriptors allow.
- */
+/** Builds the limits of client connections; `limitsFrom` decides what they are. */
 export function clientLimits(options: ClientLimitsOptions): ConnectionLimits {
-  const { settings, processes = 1, trust, metrics, endIdle, log, monotonic, openFiles } = options;
-  const max = maxConnections(openFiles) * processes;
-  const requested = settings.total ?? defaultMaxConnections(openFiles) * processes;
-  const total = Math.min(requested, max);
-  if (requested > max) log.warn({ wanted: requested, most: max }, TOO_FEW_DESCRIPTORS);
+  const { metrics, endIdle, log, monotonic } = options;
   return new ConnectionLimits({
-    total,
-    perAddress: settings.perAddress ?? Math.ceil(total / 2),
-    isExempt: (address) => trust.trusts(address),
+    ...limitsFrom(options),
     onRefused: (limit) => metrics.connectionRefused(limit),
     onNearlyFull: endIdle,
     log,
     monotonic,
   });
+}
+
+/**
+ * The limits from the configuration, or else from the number of file descriptors; never more than the descriptors
+ * allow.
+ */
+export function limitsFrom({ settings, processes = 1, trust, log, openFiles }: LimitsOptions): Limits {
+  const max = maxConnections(openFiles) * processes;
+  const requested = settings.total ?? defaultMaxConnections(openFiles) * processes;
+  const total = Math.min(requested, max);
+  if (requested > max) log.warn({ wanted: requested, most: max }, TOO_FEW_DESCRIPTORS);
+  return {
+    total,
+    perAddress: settings.perAddress ?? Math.ceil(total / 2),
+    isExempt: (address) => trust.trusts(address),
+  };
 }
 
 const TOO_FEW_DESCRIPTORS =
@@ -83,12 +98,20 @@ export class ConnectionLimits implements ConnectionGate {
   private openCount = 0;
   private reportedFullAt = -Infinity;
   private readonly refused = { total: new RefusalCounter(), address: new RefusalCounter() };
+  private limits: Limits;
 
-  constructor(private readonly options: ConnectionLimitsOptions) {}
+  constructor(private readonly options: ConnectionLimitsOptions) {
+    this.limits = options;
+  }
+
+  /** Changes the limits. Open connections count, and stay even where they are more than the new limits allow. */
+  setLimits(limits: Limits): void {
+    this.limits = limits;
+  }
 
   admit(address: string): (() => void) | undefined {
-    const { total, perAddress } = this.options;
-    const key = this.options.isExempt(address) ? undefined : limitKeyOf(address);
+    const { total, perAddress, isExempt } = this.limits;
+    const key = isExempt(address) ? undefined : limitKeyOf(address);
     const addressCount = key === undefined ? 0 : (this.byAddress.get(key) ?? 0);
     if (this.openCount >= total) return this.refuse('total', address);
     if (addressCount >= perAddress) return this.refuse('address', address);
@@ -107,7 +130,8 @@ export class ConnectionLimits implements ConnectionGate {
   }
 
   private refuse(limit: ConnectionLimit, client: string): undefined {
-    const { onRefused, monotonic, log, total, perAddress } = this.options;
+    const { onRefused, monotonic, log } = this.options;
+    const { total, perAddress } = this.limits;
     onRefused(limit);
     if (limit === 'total') this.reportNearlyFull();
     const refused = this.refused[limit].count(monotonic());

@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import { createServer as createSecureServer, type ServerOptions } from 'node:https';
+import { createServer as createSecureServer, type Server as SecureServer, type ServerOptions } from 'node:https';
 import type { Socket } from 'node:net';
 import { fromRawHeaders } from '../model/headers.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
@@ -11,19 +11,25 @@ import { PipelinedRequests } from './pipelined-requests.js';
 import { ignoreFurtherInput, isIgnored, parseProblem, refuseConnection } from './refuse-connection.js';
 import { respondEarly } from './response.js';
 
-export interface Http1Options {
-  readonly tls?: {
-    readonly cert: string | Buffer;
-    readonly key: string | Buffer;
-    /** The authority that signs client certificates, where these are required. */
-    readonly ca?: string | Buffer;
-    readonly requestCert?: boolean;
-    readonly rejectUnauthorized?: boolean;
-  };
-  /** Also offers HTTP/2 to TLS clients. */
-  readonly http2: boolean;
+/** The certificate of a listener, and what it demands of its clients. PEM. */
+export interface ServerTls {
+  readonly cert: string | Buffer;
+  readonly key: string | Buffer;
+  readonly minVersion?: 'TLSv1.2' | 'TLSv1.3';
+  /** The authorities that sign client certificates; without them clients need none. */
+  readonly ca?: string | Buffer;
+}
+
+/** The time limits of a listener that can change while it listens. */
+interface Timeouts {
   readonly headersTimeoutMs: number;
   readonly keepAliveTimeoutMs: number;
+}
+
+export interface Http1Options extends Timeouts {
+  readonly tls?: ServerTls;
+  /** Also offers HTTP/2 to TLS clients. */
+  readonly http2: boolean;
   /**
    * A client that has ended its side still gets responses as long as no gap between two writes is longer; 0: it gets
    * none.
@@ -61,7 +67,9 @@ export class Http1Server {
     const { tls } = options;
     const settings = serverSettings(options);
     this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
-    this.server = tls ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls }) : createServer(settings);
+    this.server = tls
+      ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls, ...clientRules(tls) })
+      : createServer(settings);
     // With a limit, Node drops fields silently, and those could be the ones that delimit the message. The limit on
     // their size is enough.
     this.server.maxHeadersCount = 0;
@@ -70,6 +78,20 @@ export class Http1Server {
     this.serve = this.removeConnectionListener(tls ? 'secureConnection' : 'connection');
     this.handshake = tls ? this.removeConnectionListener('connection') : this.serve;
     this.addListeners();
+  }
+
+  /** Changes the certificate and the rules for new connections; open ones keep theirs. */
+  setTls(tls: ServerTls): void {
+    const server = this.server as SecureServer;
+    server.setSecureContext(tls);
+    // Node reads these for each new connection, and has no method that changes them.
+    Object.assign(server, clientRules(tls));
+  }
+
+  /** Changes the time limits of requests and connections that begin from now on. */
+  setTimeouts({ headersTimeoutMs, keepAliveTimeoutMs }: Timeouts): void {
+    this.server.headersTimeout = headersTimeoutMs;
+    this.server.keepAliveTimeout = keepAliveTimeoutMs;
   }
 
   /** Starts the TLS handshake on a new connection; a `secureConnection` event follows. */
@@ -216,7 +238,8 @@ function serverSettings({ headersTimeoutMs, keepAliveTimeoutMs, maxHeadBytes }: 
     requestTimeout: 0,
     ...(maxHeadBytes === undefined ? {} : { maxHeaderSize: maxHeadBytes }),
     headersTimeout: headersTimeoutMs,
-    connectionsCheckingInterval: Math.min(30_000, Math.max(50, headersTimeoutMs / 4)),
+    // Node cannot change it later, and a reload may shorten the timeout.
+    connectionsCheckingInterval: Math.min(1_000, Math.max(50, headersTimeoutMs / 4)),
     keepAliveTimeout: keepAliveTimeoutMs,
     insecureHTTPParser: false,
     // `readHead` checks it, where the refusal can say what is wrong.
@@ -225,6 +248,10 @@ function serverSettings({ headersTimeoutMs, keepAliveTimeoutMs, maxHeadBytes }: 
     shouldUpgradeCallback: isUpgrade,
   };
   return settings;
+}
+
+function clientRules({ ca }: ServerTls): Pick<ServerOptions, 'requestCert' | 'rejectUnauthorized'> {
+  return { requestCert: ca !== undefined, rejectUnauthorized: ca !== undefined };
 }
 
 function tlsSettings({ http2, headersTimeoutMs }: Http1Options): ServerOptions {

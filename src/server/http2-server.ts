@@ -41,6 +41,7 @@ const CLOSE_GRACE_MS = 500;
 
 /** Serves HTTP/2 on the sockets that the listener passes in; it does not listen itself. */
 export class Http2Sessions {
+  private options: Http2Options;
   private readonly server: Http2Server;
   private readonly sessions = new Set<ServerHttp2Session>();
   /** Sessions without a request in progress that have had one. */
@@ -50,10 +51,11 @@ export class Http2Sessions {
   private accepting: Socket | undefined;
 
   constructor(
-    private readonly options: Http2Options,
+    options: Http2Options,
     onRequest: (exchange: Exchange) => void,
     private readonly slowReaders: SlowReaders,
   ) {
+    this.options = options;
     const { windows, maxConcurrentStreams } = options;
     this.server = createServer({
       settings: { initialWindowSize: windows.stream, maxConcurrentStreams },
@@ -86,6 +88,11 @@ export class Http2Sessions {
     this.accepting = socket;
     this.server.emit('connection', socket);
     this.accepting = undefined;
+  }
+
+  /** Changes the time limits of sessions that begin from now on. */
+  setTimeouts(timeouts: Pick<Http2Options, 'headersTimeoutMs' | 'keepAliveTimeoutMs'>): void {
+    this.options = { ...this.options, ...timeouts };
   }
 
   /** Sends GOAWAY: requests in progress may finish, new ones are not accepted (RFC 9113 §6.8). */

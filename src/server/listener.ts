@@ -5,7 +5,7 @@ import { ReadGate } from '../streams/read-gate.js';
 import { releaseMemory } from '../streams/release-memory.js';
 import { resetConnection } from './closing.js';
 import type { ConnectionGate } from './connection-limits.js';
-import { type Http1Handlers, type Http1Options, Http1Server } from './http1-server.js';
+import { type Http1Handlers, type Http1Options, Http1Server, type ServerTls } from './http1-server.js';
 import { type Http2Options, Http2Sessions } from './http2-server.js';
 import { refuseConnection } from './refuse-connection.js';
 import { type MinRate, SlowReaders } from './slow-clients.js';
@@ -17,20 +17,26 @@ export type ListenAddress =
   /** `isShared`: another worker of this proxy listens there already and has removed any stale socket file. */
   | { readonly kind: 'unix'; readonly path: string; readonly isShared?: boolean; readonly mode?: number };
 
-export interface ListenerOptions {
-  readonly address: ListenAddress;
-  /** PEM. Without it the listener uses cleartext. */
-  readonly tls?: Http1Options['tls'];
-  /** Offers HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
-  readonly http2: boolean;
-  readonly windows: Http2Options['windows'];
-  readonly maxConcurrentStreams: number;
+/** The settings of a listener that can change while it listens. New connections follow them. */
+export interface ListenerSettings {
   /** A request head that takes longer is refused with 408. */
   readonly headersTimeoutMs?: number;
   /**
    * Closes a connection without requests after this time. It should exceed the idle timeout of load balancers in front.
    */
   readonly keepAliveTimeoutMs?: number;
+  /** A client that reads responses more slowly loses its connection or stream; without it no client does. */
+  readonly responseRate?: MinRate;
+}
+
+export interface ListenerOptions extends ListenerSettings {
+  readonly address: ListenAddress;
+  /** Without it the listener uses cleartext. */
+  readonly tls?: ServerTls;
+  /** Offers HTTP/2 beside HTTP/1.1: by ALPN with TLS, by prior knowledge without. */
+  readonly http2: boolean;
+  readonly windows: Http2Options['windows'];
+  readonly maxConcurrentStreams: number;
   readonly halfClosedMs?: Http1Options['halfClosedMs'];
   readonly maxHeadBytes?: Http1Options['maxHeadBytes'];
   /** HTTP/2: sends a PING to a peer that has been silent for this long. */
@@ -38,8 +44,6 @@ export interface ListenerOptions {
   readonly isSharedPeer?: Http2Options['isSharedPeer'];
   /** Decides which connections are accepted; without it all of them are. */
   readonly gate?: ConnectionGate;
-  /** A client that reads responses more slowly loses its connection or stream; without it no client does. */
-  readonly responseRate?: MinRate;
   readonly onSlowReader?: (socket: Socket) => void;
 }
 
@@ -54,6 +58,10 @@ export interface Listener {
   readonly connections: number;
   /** Resolves when the address is closed and no connection is left. */
   readonly closed: Promise<void>;
+  /** Changes the settings. Settings that are left out have their defaults. */
+  configure(settings: ListenerSettings): void;
+  /** Changes the certificate and the demands on clients, of a listener with TLS. Open connections keep theirs. */
+  setTls(tls: ServerTls): void;
   /** Stops accepting connections: idle ones end now, the others with their response. May be called more than once. */
   stopAccepting(): void;
   /** Ends the connections that are waiting for their next request. */
@@ -75,13 +83,20 @@ export async function startListener(options: ListenerOptions, handlers: Handlers
 const HEADERS_TIMEOUT_MS = 60_000;
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
+function timeoutsOf({
+  headersTimeoutMs = HEADERS_TIMEOUT_MS,
+  keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS,
+}: ListenerSettings) {
+  return { headersTimeoutMs, keepAliveTimeoutMs };
+}
+
 const NO_RATE: MinRate = { bytesPerSecond: 0, windowMs: 60_000 };
 
 class HttpListener implements Listener {
   readonly closed: Promise<void>;
   private readonly http1: Http1Server;
   private readonly http2: Http2Sessions;
-  private readonly headersTimeoutMs: number;
+  private headersTimeoutMs: number;
   private readonly slowReaders: SlowReaders;
   private readonly sockets = new Set<Socket>();
   /** Connections whose protocol is not known yet. */
@@ -92,10 +107,9 @@ class HttpListener implements Listener {
     private readonly options: ListenerOptions,
     handlers: Handlers,
   ) {
-    const { headersTimeoutMs = HEADERS_TIMEOUT_MS, keepAliveTimeoutMs = KEEP_ALIVE_TIMEOUT_MS } = options;
     const { responseRate = NO_RATE, onSlowReader = () => undefined } = options;
-    const timeouts = { headersTimeoutMs, keepAliveTimeoutMs };
-    this.headersTimeoutMs = headersTimeoutMs;
+    const timeouts = timeoutsOf(options);
+    this.headersTimeoutMs = timeouts.headersTimeoutMs;
     const slowReaders = (this.slowReaders = new SlowReaders(responseRate, onSlowReader));
     const onUpgrade: Handlers['onUpgrade'] = (req, socket, head) => {
       slowReaders.forget(socket);
@@ -136,6 +150,18 @@ class HttpListener implements Listener {
 
   get connections(): number {
     return this.sockets.size;
+  }
+
+  configure(settings: ListenerSettings): void {
+    const timeouts = timeoutsOf(settings);
+    this.headersTimeoutMs = timeouts.headersTimeoutMs;
+    this.http1.setTimeouts(timeouts);
+    this.http2.setTimeouts(timeouts);
+    this.slowReaders.setRate(settings.responseRate ?? NO_RATE);
+  }
+
+  setTls(tls: ServerTls): void {
+    this.http1.setTls(tls);
   }
 
   stopAccepting(): void {

@@ -181,14 +181,25 @@ interface MeasuredQueue {
  */
 export class SlowReaders {
   private readonly measured = new Map<Socket | ServerHttp2Stream, MeasuredQueue>();
-  private readonly intervalMs: number;
+  private intervalMs: number;
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
-    private readonly rate: MinRate,
+    private rate: MinRate,
     private readonly onSlow: (socket: Socket) => void,
   ) {
     this.intervalMs = sampleIntervalMs(rate);
+  }
+
+  /** Changes the rate; what was measured before does not count. Connections without a limit so far stay without one. */
+  setRate(rate: MinRate): void {
+    this.rate = rate;
+    this.intervalMs = sampleIntervalMs(rate);
+    clearInterval(this.timer);
+    this.timer = undefined;
+    if (rate.bytesPerSecond === 0) this.measured.clear();
+    for (const measured of this.measured.values()) measured.window = undefined;
+    if (this.measured.size > 0) this.startTimer();
   }
 
   /** Watches a connection until it closes. */
@@ -239,8 +250,12 @@ export class SlowReaders {
   private watch(watched: Socket | ServerHttp2Stream, queue: SendQueue): void {
     if (this.rate.bytesPerSecond === 0) return;
     this.measured.set(watched, { queue, window: undefined, sentBytes: 0, hadPending: false });
-    this.timer ??= setInterval(() => this.sample(), this.intervalMs);
+    this.startTimer();
     watched.once('close', () => this.forget(watched));
+  }
+
+  private startTimer(): void {
+    this.timer ??= setInterval(() => this.sample(), this.intervalMs);
   }
 
   private sample(): void {

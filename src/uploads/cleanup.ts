@@ -66,6 +66,11 @@ export class Cleanup {
     this.periodic.start();
   }
 
+  /** Changes the interval between two runs. */
+  setInterval(everyMs: number): void {
+    this.periodic.setInterval(everyMs);
+  }
+
   stop(): Promise<void> {
     return this.periodic.stop();
   }

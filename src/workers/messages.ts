@@ -1,8 +1,11 @@
 import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
+import type { Config } from '../config/config.js';
 import type { MetricValues } from '../observe/metrics.js';
 
 /** Messages from the primary process to a worker. */
 export type ToWorker =
+  /** The configuration to start with. */
+  | { readonly kind: 'config'; readonly config: Config }
   /** Stop gracefully. */
   | { readonly kind: 'stop' }
   /** Connections are scarce: close idle ones. */
@@ -13,6 +16,8 @@ export type ToWorker =
 
 /** Messages from a worker to the primary process. */
 export type FromWorker =
+  /** The worker waits for its configuration. */
+  | { readonly kind: 'ready' }
   | { readonly kind: 'listening'; readonly urls: readonly string[] }
   /** The worker cannot start; `reason` is for humans. */
   | { readonly kind: 'failed'; readonly reason: string }
@@ -23,12 +28,16 @@ export type FromWorker =
 
 /** A request of the primary process to one worker. */
 export type WorkerRequest =
-  { readonly about: 'metrics' } | { readonly about: 'request'; readonly request: RequestInTransit };
+  | { readonly about: 'metrics' }
+  | { readonly about: 'request'; readonly request: RequestInTransit }
+  /** Put this configuration into use. */
+  | { readonly about: 'config'; readonly config: Config };
 
 /** The reply to a `WorkerRequest` with the same `about`. */
 export type WorkerReply =
   | { readonly about: 'metrics'; readonly values: MetricValues }
-  | { readonly about: 'request'; readonly response: AdminResponse };
+  | { readonly about: 'request'; readonly response: AdminResponse }
+  | { readonly about: 'config' };
 
 /** An admin request in the form of a message. */
 type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

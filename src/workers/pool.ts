@@ -1,8 +1,10 @@
+import type { Config } from '../config/config.js';
 import type { Log } from '../observe/log.js';
 import { type ClientGate, describeExit, WorkerProcess } from './worker-process.js';
 
 export interface WorkerPoolOptions {
-  readonly workers: number;
+  /** The configuration of all workers; `workers` is their number. */
+  readonly config: Config;
   readonly log: Log;
   /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
@@ -17,16 +19,46 @@ export class WorkerPool {
   readonly slots: readonly WorkerSlot[];
   private announced = false;
   private nextIndex = 0;
+  private config: Config;
 
-  constructor({ workers, ...options }: WorkerPoolOptions) {
+  constructor({ config, ...options }: WorkerPoolOptions) {
+    this.config = config;
     const onListening = (worker: WorkerProcess) => {
       if (this.announced) worker.send({ kind: 'announced' });
+      // A reload while it was starting has not reached it.
+      worker.useConfig(this.config).catch((error: unknown) => {
+        options.log.error({ err: error, workerPid: worker.pid }, 'a worker could not use the newest configuration');
+      });
       options.onListening(worker);
     };
+    const currentConfig = (): Config => this.config;
     this.slots = Array.from(
-      { length: workers },
-      (_, at) => new WorkerSlot({ ...options, number: at + 1, onListening }),
+      { length: config.workers },
+      (_, at) => new WorkerSlot({ ...options, number: at + 1, currentConfig, onListening }),
     );
+  }
+
+  /**
+   * Puts another configuration into use in all workers. If it fails in one of them, all get the former one back, and the
+   * first failure is the reason of the rejection. A worker that ends meanwhile is replaced by one with the new one.
+   */
+  async useConfig(config: Config): Promise<void> {
+    const former = this.config;
+    this.config = config;
+    const failed = await this.failureOf(config);
+    if (!failed) return;
+    this.config = former;
+    await this.failureOf(former);
+    throw failed.reason;
+  }
+
+  private async failureOf(config: Config): Promise<PromiseRejectedResult | undefined> {
+    const workers = this.listening;
+    const results = await Promise.allSettled(workers.map((worker) => worker.useConfig(config)));
+    const failures = results.filter((result, at) => {
+      return result.status === 'rejected' && this.listening.includes(workers[at]!);
+    });
+    return failures[0] as PromiseRejectedResult | undefined;
   }
 
   /**
@@ -75,6 +107,7 @@ export class WorkerPool {
 
 export interface WorkerSlotOptions {
   readonly number: number;
+  readonly currentConfig: () => Config;
   readonly log: Log;
   /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
@@ -137,8 +170,8 @@ export class WorkerSlot {
   }
 
   private fork(othersListen: boolean): WorkerProcess {
-    const { number, log, gate, onListening, onEnded } = this.options;
-    const worker = new WorkerProcess({ number, othersListen }, gate);
+    const { number, currentConfig, log, gate, onListening, onEnded } = this.options;
+    const worker = new WorkerProcess({ number, othersListen }, currentConfig, gate);
     this.worker = worker;
     worker.listening.then(
       () => {

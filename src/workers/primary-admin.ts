@@ -1,5 +1,12 @@
 import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
-import { checkReadiness, type HealthCheck, type Readiness, type InformationalProblem } from '../admin/admin.js';
+import {
+  checkReadiness,
+  type HealthCheck,
+  type InformationalProblem,
+  type Readiness,
+  type ReloadApi,
+  respondToReload,
+} from '../admin/admin.js';
 import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
@@ -14,12 +21,15 @@ export class PrimaryAdmin {
   constructor(
     private readonly pool: WorkerPool,
     private readonly metrics: PoolMetrics,
+    /** Undefined until the workers have started. */
+    private readonly reload: () => ReloadApi | undefined,
   ) {
     this.drain = new PoolDrain({ pool, send: (worker, request) => this.relay(request, worker) });
   }
 
   respond(request: AdminRequest): Promise<AdminResponse> {
     if (request.path === '/drain') return this.drain.respond(request);
+    if (request.path === '/reload') return respondToReload(this.reload(), request);
     const page = this.pages[request.path];
     if (!page) return this.relay(request);
     const isRead = request.method === 'GET' || request.method === 'HEAD';
@@ -102,9 +112,11 @@ export class PoolDrain {
     const response = await this.options.send(first, request);
     // An invalid or unauthorized request is not passed to the other workers.
     const isRefused = response.status >= 400 && response.status < 500;
-    if (request.method !== 'POST' || !first || isRefused) return response;
-    this.isLeaving = true;
-    if (request.query.get('move') === 'true') this.startMigration(first);
+    const changes = request.method === 'POST' || request.method === 'DELETE';
+    if (!changes || !first || isRefused) return response;
+    this.isLeaving = request.method === 'POST';
+    if (!this.isLeaving) this.forgetMigration();
+    else if (request.query.get('move') === 'true') this.startMigration(first);
     const others = this.options.pool.listening.filter((worker) => worker !== first);
     const leave = { ...request, query: new URLSearchParams() };
     const otherResponses = await Promise.all(others.map((worker) => this.options.send(worker, leave)));
@@ -132,6 +144,12 @@ export class PoolDrain {
     if (!this.options.pool.listening.includes(worker)) this.assignMigrator();
   }
 
+  private forgetMigration(): void {
+    this.isMoving = false;
+    this.migrator = undefined;
+    this.migratorAssigned = Promise.resolve();
+  }
+
   private assignMigrator(): void {
     const [next] = this.options.pool.listening;
     this.migrator = next;
@@ -144,7 +162,7 @@ export class PoolDrain {
     const query = new URLSearchParams(move ? { move: 'true' } : {});
     const { status } = await send(worker, { method: 'POST', path: '/drain', query, headers: {} });
     if (status < 500) return;
-    const again = (): void => void (pool.listening.includes(worker) && this.sendDrain(worker, move));
+    const again = (): void => void (this.isLeaving && pool.listening.includes(worker) && this.sendDrain(worker, move));
     setTimeout(again, retryDelayMs).unref();
   }
 }

@@ -1,18 +1,21 @@
 import cluster from 'node:cluster';
 import { type Admin, startAdminListener } from '../admin/admin-http.js';
+import { type ConfigSource, type Reload, Reloader } from '../app/reload.js';
 import type { Config } from '../config/config.js';
+import { buildRoutes } from '../config/route-table.js';
 import type { Log } from '../observe/log.js';
 import { ConnectionMetrics } from '../observe/metrics.js';
-import { clientLimits } from '../server/connection-limits.js';
+import { clientLimits, type ConnectionLimits, limitsFrom, type LimitsOptions } from '../server/connection-limits.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { WorkerPool } from './pool.js';
 import { PrimaryAdmin, PoolMetrics } from './primary-admin.js';
 import type { ClientGate, WorkerProcess } from './worker-process.js';
 
-type PrimaryConfig = Pick<Config, 'workers' | 'admin' | 'connections' | 'trustedProxies' | 'cluster'>;
-
-export interface PrimaryOptions extends PrimaryConfig {
+export interface PrimaryOptions {
+  readonly config: Config;
   readonly log: Log;
+  /** Where the configuration is loaded from again; missing: it cannot be reloaded. */
+  readonly source?: ConfigSource;
   /** Program to fork; default: the program of this process. `workerIdentity` tells it that it is a worker. */
   readonly program?: { readonly exec: string; readonly args?: string[] };
 }
@@ -21,6 +24,7 @@ export interface PrimaryOptions extends PrimaryConfig {
 export interface Primary {
   readonly urls: readonly string[];
   readonly adminUrl?: string;
+  readonly reload?: Reload;
   /** To be called after the `listening` line was printed. */
   announce(): void;
   /** Resolves when all workers have stopped gracefully. */
@@ -31,8 +35,8 @@ export interface Primary {
  * Forks the workers and waits until all are listening. The primary itself serves only the admin listener, no clients.
  * Reasons: docs/decisions/0016.
  */
-export async function startPrimary({ log, program, ...config }: PrimaryOptions): Promise<Primary> {
-  const { workers, admin } = config;
+export async function startPrimary({ config, log, source, program }: PrimaryOptions): Promise<Primary> {
+  const { admin } = config;
   cluster.schedulingPolicy = cluster.SCHED_RR;
   // Metrics may be NaN or infinite, which JSON cannot represent.
   cluster.setupPrimary({ ...program, serialization: 'advanced' });
@@ -43,9 +47,11 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
     poolMetrics.retire(worker);
     primaryAdmin.drain.workerEnded(worker);
   };
-  const gate = clientGate(config, { log, metrics, endIdle: () => pool.endIdle() });
-  const pool = new WorkerPool({ workers, log, monotonic: () => performance.now(), gate, onListening, onEnded });
-  const primaryAdmin = new PrimaryAdmin(pool, poolMetrics);
+  const limits = connectionLimits(config, { log, metrics, endIdle: () => pool.endIdle() });
+  const gate = clientGate(config, limits);
+  const pool = new WorkerPool({ config, log, monotonic: () => performance.now(), gate, onListening, onEnded });
+  let reload: Reload | undefined;
+  const primaryAdmin = new PrimaryAdmin(pool, poolMetrics, () => reload);
   const killAll = () => pool.kill();
   process.once('exit', killAll);
   let adminListener: Admin | undefined;
@@ -57,9 +63,19 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
     adminListener =
       admin && (await startAdminListener({ ...admin, log, respond: (request) => primaryAdmin.respond(request) }));
     const urls = await pool.start();
+    const apply = async (next: Config): Promise<void> => {
+      // Finds what the workers would not be able to use.
+      buildRoutes(next);
+      await pool.useConfig(next);
+      limits.setLimits(limitsFrom(limitsOptions(next, log)));
+      if (next.admin) adminListener?.setRules(next.admin);
+      log.setLevel?.(next.log.level);
+    };
+    reload = source && new Reloader({ source, apply, onReload: metrics.countReloads(), log }).reload;
     return {
       urls,
       ...(adminListener ? { adminUrl: adminListener.url } : {}),
+      ...(reload && { reload }),
       announce: () => pool.announce(),
       stop: () => pool.stop().finally(close),
     };
@@ -70,18 +86,24 @@ export async function startPrimary({ log, program, ...config }: PrimaryOptions):
   }
 }
 
-interface ClientGateDeps {
+interface LimitsDeps {
   readonly log: Log;
   readonly metrics: ConnectionMetrics;
   readonly endIdle: () => void;
 }
 
-/** Limits the connections of all workers together. Each worker has its own file descriptors, so the limits scale with them. */
-function clientGate(config: PrimaryConfig, deps: ClientGateDeps): ClientGate {
-  const { workers, connections: settings, trustedProxies, cluster: { listen } = {} } = config;
-  const trust = new TrustedProxies(trustedProxies);
-  const monotonic = (): number => performance.now();
-  const limits = clientLimits({ settings, processes: workers, trust, ...deps, monotonic });
+/** The limits of the connections of all workers together. */
+function connectionLimits(config: Config, { log, ...deps }: LimitsDeps): ConnectionLimits {
+  return clientLimits({ ...limitsOptions(config, log), ...deps, monotonic: () => performance.now() });
+}
+
+/** Each worker has its own file descriptors, so the limits scale with them. */
+function limitsOptions({ workers, connections: settings, trustedProxies }: Config, log: Log): LimitsOptions {
+  return { settings, processes: workers, trust: new TrustedProxies(trustedProxies), log };
+}
+
+function clientGate({ cluster }: Config, limits: ConnectionLimits): ClientGate {
+  const listen = cluster?.listen;
   // Node's key contains the port after the host; the cluster listener is not for clients.
   const ofNodes = listen?.kind === 'tcp' ? new RegExp(`^.*:${listen.port}:[46]:`) : undefined;
   return { admit: (address) => limits.admit(address), isForClients: (key) => !ofNodes?.test(key) };

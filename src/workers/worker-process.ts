@@ -1,4 +1,5 @@
 import cluster, { type Worker } from 'node:cluster';
+import type { Config } from '../config/config.js';
 import type { ConnectionGate } from '../server/connection-limits.js';
 import type { FromWorker, WorkerRequest, WorkerReply, ToWorker } from './messages.js';
 import { identityVariables, type WorkerIdentity } from './worker.js';
@@ -22,8 +23,14 @@ export class WorkerProcess {
   private readonly pending = new Map<number, (outcome: WorkerReply | Error) => void>();
   private lastRequestNumber = 0;
   private reportedProblem: string | undefined;
+  private config: Config | undefined;
 
-  constructor(identity: WorkerIdentity, gate?: ClientGate) {
+  /** `currentConfig`: the configuration that applies when the worker asks for it. */
+  constructor(
+    identity: WorkerIdentity,
+    private readonly currentConfig: () => Config,
+    gate?: ClientGate,
+  ) {
     this.forked = cluster.fork(identityVariables(identity));
     this.connections = new AssignedConnections(this.forked, gate);
     // Emitted for a message to a process that has just ended; `ended` reports the end.
@@ -44,6 +51,13 @@ export class WorkerProcess {
   /** The reason why it could not start, as reported by the worker. */
   get problem(): string | undefined {
     return this.reportedProblem;
+  }
+
+  /** Puts the configuration into use, unless the worker has it already. Rejects if it cannot be used. */
+  async useConfig(config: Config): Promise<void> {
+    if (this.config === config) return;
+    this.config = config;
+    await this.request({ about: 'config', config }, CONFIG_TIMEOUT_MS);
   }
 
   send(message: ToWorker): void {
@@ -83,6 +97,9 @@ export class WorkerProcess {
 
   private onMessage(message: FromWorker, listens: (urls: readonly string[]) => void): void {
     switch (message.kind) {
+      case 'ready':
+        this.config = this.currentConfig();
+        return this.send({ kind: 'config', config: this.config });
       case 'listening':
         return listens(message.urls);
       case 'failed':
@@ -112,6 +129,9 @@ export class WorkerProcess {
     );
   }
 }
+
+/** A worker that takes longer is suspended or blocked. */
+const CONFIG_TIMEOUT_MS = 10_000;
 
 /** The end as text: `with code 1`, `by SIGKILL`. */
 export function describeExit({ code, signal }: ProcessExit): string {

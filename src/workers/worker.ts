@@ -11,27 +11,33 @@ export interface PrimaryCommands {
   onAnnounced(): void;
 }
 
+/** The parts of the app that the primary process uses. */
+type LinkedApp = Pick<App, 'urls' | 'admin' | 'connections' | 'apply'>;
+
 /** The channel of a worker to its primary process. */
 export class PrimaryLink {
-  private admin: App['admin'] | undefined;
-  private connections: App['connections'] | undefined;
+  /** The configuration that the primary process has loaded: the file may have changed since. */
+  readonly config: Promise<Config>;
+  private receiveConfig: (config: Config) => void = () => undefined;
+  private app: LinkedApp | undefined;
   private ended: number[] = [];
 
   constructor(commands: PrimaryCommands) {
+    this.config = new Promise((resolve) => (this.receiveConfig = resolve));
     process.on('message', (message: ToWorker) => this.onMessage(message, commands));
     cluster.worker?.once('disconnect', () => {
       // Otherwise Node would end this process immediately, with all requests in progress.
       cluster.worker!.exitedAfterDisconnect = true;
       commands.onStop('primary-gone');
     });
+    this.send({ kind: 'ready' });
   }
 
   /** Reports that this worker is listening; from now on the primary may send requests. */
-  ready({ urls, admin, connections }: Pick<App, 'urls' | 'admin' | 'connections'>): void {
-    this.admin = admin;
-    this.connections = connections;
-    connections.onEnded((number) => this.connectionEnded(number));
-    this.send({ kind: 'listening', urls });
+  ready(app: LinkedApp): void {
+    this.app = app;
+    app.connections.onEnded((number) => this.connectionEnded(number));
+    this.send({ kind: 'listening', urls: app.urls });
   }
 
   /** Resolves when the message was sent, or the primary has exited. */
@@ -41,12 +47,14 @@ export class PrimaryLink {
 
   private onMessage(message: ToWorker, commands: PrimaryCommands): void {
     switch (message.kind) {
+      case 'config':
+        return this.receiveConfig(message.config);
       case 'stop':
         return commands.onStop('requested');
       case 'announced':
         return commands.onAnnounced();
       case 'end-idle':
-        return this.connections?.endIdle();
+        return this.app?.connections.endIdle();
       case 'request':
         return this.reply(message.number, message.request);
     }
@@ -66,11 +74,20 @@ export class PrimaryLink {
   }
 
   private async execute(request: WorkerRequest): Promise<WorkerReply> {
-    if (!this.admin) throw new Error('the worker is still starting');
-    if (request.about === 'metrics') return { about: 'metrics', values: await this.admin.metricValues() };
-    const { query, ...adminRequest } = request.request;
-    const response = await this.admin.respond({ ...adminRequest, query: new URLSearchParams(query) });
-    return { about: 'request', response };
+    const { app } = this;
+    if (!app) throw new Error('the worker is still starting');
+    switch (request.about) {
+      case 'metrics':
+        return { about: 'metrics', values: await app.admin.metricValues() };
+      case 'config':
+        await app.apply(request.config);
+        return { about: 'config' };
+      case 'request': {
+        const { query, ...adminRequest } = request.request;
+        const response = await app.admin.respond({ ...adminRequest, query: new URLSearchParams(query) });
+        return { about: 'request', response };
+      }
+    }
   }
 
   private send(message: FromWorker, done: () => void = () => undefined): void {

@@ -57,7 +57,8 @@ describe('start and stop', () => {
     // Reading it takes until somebody writes.
     execFileSync('mkfifo', [files.cert]);
     await writeFile(files.key, key);
-    const listeners = config.listeners.map((listener) => ({ ...listener, tls: files }));
+    const tls = { ...files, minVersion: 'TLSv1.2' } as const;
+    const listeners = config.listeners.map((listener) => ({ ...listener, tls }));
     const starting = startApp({ ...config, listeners }, silentLog());
     const ready = await until(() => fetch(`http://${admin}/readyz`).catch(() => undefined), 'the admin listener');
     expect(ready.status).toBe(503);

@@ -24,6 +24,7 @@ describe('drain', () => {
   let admin: Admin;
   let left: number;
   let leaving: () => Promise<void>;
+  let rejoining: () => Promise<void>;
   /** What the mover tells, one after the other; the last for ever. */
   let progress: MigrationProgress[];
   let isStarted: boolean;
@@ -32,13 +33,17 @@ describe('drain', () => {
     start: () => {
       isStarted = true;
     },
+    pause: () => {
+      isStarted = false;
+      return Promise.resolve();
+    },
     get progress(): MigrationProgress {
       return progress.length > 1 ? progress.shift()! : progress[0]!;
     },
   };
 
   async function open(by: DrainMigrator = migrator): Promise<void> {
-    const drain = new Drain({ leave: () => leaving(), migrator: by, log: silentLog() });
+    const drain = new Drain({ leave: () => leaving(), rejoin: () => rejoining(), migrator: by, log: silentLog() });
     admin = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
       metrics: new Metrics(),
@@ -53,6 +58,10 @@ describe('drain', () => {
     isStarted = false;
     leaving = () => {
       left++;
+      return Promise.resolve();
+    };
+    rejoining = () => {
+      left--;
       return Promise.resolve();
     };
     progress = [{ moved: 0, bytes: 0, isDone: false }];
@@ -119,12 +128,28 @@ describe('drain', () => {
       });
     });
 
+    test('ends with DELETE, also a move, and can begin again', async () => {
+      await ask('POST', '/drain?move=true');
+      expect(await ask('DELETE', '/drain')).toEqual({ status: 200, body: { draining: false } });
+      expect([left, isStarted]).toEqual([0, false]);
+      expect(await ask('DELETE', '/drain')).toEqual({ status: 200, body: { draining: false } });
+      expect(left).toBe(0);
+      expect(await ask('POST', '/drain')).toEqual({ status: 202, body: { draining: true } });
+    });
+
+    test('stays drained when the others could not be told of its end', async () => {
+      rejoining = () => Promise.reject(new Fault('STORE_UNAVAILABLE', 'Redis does not answer', true));
+      await ask('POST', '/drain');
+      expect((await ask('DELETE', '/drain')).status).toBe(503);
+      expect(await ask('GET', '/drain')).toEqual({ status: 200, body: { draining: true } });
+    });
+
     test('refuses what it does not understand, and web pages', async () => {
       expect(await ask('POST', '/drain?move=maybe')).toMatchObject({
         status: 400,
         body: { detail: 'move is true or false.' },
       });
-      expect((await ask('DELETE', '/drain')).status).toBe(405);
+      expect((await ask('PUT', '/drain')).status).toBe(405);
       expect((await ask('POST', '/drain', { Origin: 'https://evil.example' })).status).toBe(403);
       expect(left).toBe(0);
     });

@@ -210,6 +210,11 @@ const SEEN: Readonly<Record<string, SeenIn>> = {
     file: 'flow/field-cases.test.ts',
     title: 'a listener with {…%s} says and keeps its time for idle connections',
   },
+  'listen.tls.min_version': { file: 'flow/reload-tls.test.ts', title: 'changes the oldest version' },
+  'listen.tls.client_ca': {
+    file: 'flow/reload-tls.test.ts',
+    title: 'asks clients for a certificate, also in resumed sessions (%s)',
+  },
   'admin.insecure': {
     file: 'flow/cli.test.ts',
     title: 'does not start with an admin listener that others reach without a token, unless that is meant',

@@ -10,7 +10,7 @@ import { loadConfig } from '../../src/config/load.js';
 import { buildRoutes } from '../../src/config/route-table.js';
 import { Delivery } from '../../src/delivery/delivery.js';
 import { HttpOrigin } from '../../src/delivery/http-origin.js';
-import type { HttpHandler } from '../../src/handler/handler.js';
+import type { CurrentHandler } from '../../src/app/current-handler.js';
 import type { UnknownOutcome } from '../../src/model/upload.js';
 import { createLog, type Log, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
@@ -97,7 +97,7 @@ export class PeerNode {
   onFiles: (exchange: Exchange, take: () => Promise<void>) => unknown = (_, take) => take();
   isLeaving = false;
   migrator: Migrator | undefined;
-  entry!: HttpHandler;
+  entry!: CurrentHandler;
   relay!: PeerRelay;
   private readonly closers: (() => Promise<unknown>)[] = [];
   private listener!: Listener;
@@ -169,7 +169,8 @@ export class PeerNode {
     if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors));
     const { config } = loaded;
     const clocks = { clock: Date.now, expiryClock: Date.now, monotonic: () => performance.now() };
-    const shared = { log, metrics: new Metrics(), routes: buildRoutes(config), via: `rufh-proxy-${self}`, node: self };
+    const routes = buildRoutes(config);
+    const shared = { log, metrics: new Metrics(), routes, via: `rufh-proxy-${self}`, node: self };
     const deps = {
       ...clocks,
       ...shared,
@@ -191,7 +192,7 @@ export class PeerNode {
     closers.push(() => Promise.resolve(relay.close()));
     this.relay = relay;
     const trust = new TrustedProxies([]);
-    ({ handler: this.entry } = buildHandler(config, { ...deps, delivery, trust, relay, closers }));
+    ({ handler: this.entry } = buildHandler({ config, routes, trust }, { ...deps, delivery, relay, closers }));
     await this.listen(log);
   }
 

@@ -2,7 +2,8 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type App, startApp } from '../../src/app/app.js';
 import { TIMINGS, type Timings } from '../../src/app/storage.js';
-import { loadConfig } from '../../src/config/load.js';
+import type { ConfigSource, ReloadResult } from '../../src/app/reload.js';
+import { loadConfig, settingError } from '../../src/config/load.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { createLog, type Log, type LogOptions } from '../../src/observe/log.js';
 import { exchangeOver, nameOf, openRequest, type OpenRequest, type Transport } from './client.js';
@@ -170,6 +171,8 @@ export interface TestApp {
   /** What it logged, as objects. */
   readonly log: readonly Record<string, unknown>[];
   readonly operators: App['admin'];
+  /** Writes this configuration to its file and reloads. */
+  reload(config: string): Promise<ReloadResult>;
   stop(): Promise<void>;
 }
 
@@ -189,15 +192,23 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
     ...(names('listen') ? {} : { listen: '127.0.0.1:0' }),
     ...(names('admin') ? {} : { admin: 'false' }),
   };
-  const loaded = loadConfig({ file, env: {}, flags });
+  const sources = { file, env: {}, flags };
+  const loaded = loadConfig(sources);
   if ('configErrors' in loaded) throw new Error(JSON.stringify(loaded.configErrors, undefined, 2));
   const log: Record<string, unknown>[] = [];
-  const app = await startApp(loaded.config, collecting(log, loaded.config.log.level), undefined, {
-    ...TIMINGS,
-    ...timings,
-  });
+  const source: ConfigSource = {
+    settings: loaded.settings,
+    load: () => loadConfig(sources),
+    locate: (path, problem) => settingError(sources, path, problem),
+  };
+  const logging = collecting(log, loaded.config.log.level);
+  const app = await startApp(loaded.config, logging, undefined, { ...TIMINGS, ...timings }, source);
   const { urls, adminUrl, admin: operators } = app;
-  const started = { url: urls[0]!, urls, data: loaded.config.data, log, operators };
+  const reload = async (text: string): Promise<ReloadResult> => {
+    await writeFile(file, text);
+    return app.reload!();
+  };
+  const started = { url: urls[0]!, urls, data: loaded.config.data, log, operators, reload };
   return { ...started, ...(adminUrl === undefined ? {} : { adminUrl }), stop: () => stop(app, directory) };
 }
 

@@ -31,6 +31,7 @@ describe('loading', () => {
   test('an origin alone is enough, everything else has a default', () => {
     const loaded = loadConfig({ env: {}, flags: { origin: 'http://127.0.0.1:3000' } });
     expect(loaded).toEqual({
+      settings: expect.anything(),
       config: {
         listeners: [{ address: { kind: 'tcp', host: '0.0.0.0', port: 8080 }, http2: true }],
         admin: {

@@ -42,7 +42,7 @@ const FOLDERS: Record<string, { folders: string[]; packages: string[] }> = {
   app: {
     folders: [
       ...['admin', 'cluster', 'handler', 'uploads', 'delivery', 'proxy', 'server', 'secrets', 'spool'],
-      ...['store', 'store/embedded', 'store/redis', 'config', 'fs', 'model', 'observe'],
+      ...['store', 'store/embedded', 'store/redis', 'config', 'origin', 'concurrency', 'fs', 'model', 'observe'],
     ],
     packages: [],
   },

@@ -232,7 +232,7 @@ describe('answers of the primary', () => {
     }));
     const [pool, figures] = [{ slots } as never, {} as never];
     const request = { method: 'GET', path: '/readyz', query: new URLSearchParams(), headers: {} };
-    const { status, body } = await new PrimaryAdmin(pool, figures).respond(request);
+    const { status, body } = await new PrimaryAdmin(pool, figures, () => undefined).respond(request);
     return { status, ...(JSON.parse(body!) as object) };
   }
 

@@ -79,7 +79,7 @@ export class RedisConnection {
 
   /** Connects, or rejects with a `Fault` that says what is wrong with the address, the permissions or the server. */
   static open(settings: RedisSettings, log: Log, options: OpenOptions = {}): Promise<RedisConnection> {
-    const { clock = Date.now, maxUploadAgeMs = Infinity, beforeNew, spool } = options;
+    const { clock = Date.now, beforeNew, spool } = options;
     const monotonic = (): number => performance.now();
     const newId = randomUUID();
     return connectWithRetries(settings, log, async () => {
@@ -87,7 +87,12 @@ export class RedisConnection {
         await openClients(settings),
         settings,
         log,
-        new ServerClock(clock, { monotonic, settleMs: maxUploadAgeMs }),
+        new ServerClock(clock, {
+          monotonic,
+          get settleMs() {
+            return options.maxUploadAgeMs ?? Infinity;
+          },
+        }),
       );
       try {
         connection.spool = spool;
