@@ -69,7 +69,7 @@ export const crowd: Contest = {
   name: 'crowd',
   title: '1,000 connections with 1 MiB each',
   method:
-    'Every connection sends one upload of 1 MiB; each run has a fresh process. What stays is resident memory after 10 s, over that of the idle process.',
+    'Every connection sends one upload of 1 MiB; each run has a fresh process, which has served 1,000 uploads of 16 KiB before, as any server under load has. What stays is resident memory after 10 s, over that of the process before all of them.',
   figures: [
     { key: 'rate', label: 'MiB/s', digits: 0, isMoreBetter: true },
     { key: 'cpu', label: 'CPU s', digits: 2 },
@@ -101,7 +101,8 @@ export const crowd: Contest = {
 export const growth: Contest = {
   name: 'growth',
   title: 'From 10 to 1,000 clients',
-  method: '1,000 uploads of 1 MiB, by so many clients at the same time; each run has a fresh process.',
+  method:
+    '1,000 uploads of 1 MiB, by so many clients at the same time; each run has a fresh process, which has served 1,000 uploads of 16 KiB before.',
   figures: [
     { key: 'rate', label: 'MiB/s', digits: 0, isMoreBetter: true },
     { key: 'cpu', label: 'CPU s', digits: 2 },
@@ -130,6 +131,7 @@ async function sendCrowd(
   try {
     await warmUp(server.url);
     const idle = residentMemory(server.pid)!.now;
+    await compileHotCode(server.url, requests);
     const sending = { url: `${server.url}/bench`, headers: WHOLE, size: MIB, connections, requests };
     const { value, cpuSeconds, peakMib } = await costOf(server, () => sendMany(sending));
     await pause(waitMs);
@@ -144,6 +146,14 @@ async function sendCrowd(
 async function warmUp(url: string): Promise<void> {
   await sendMany({ url: `${url}/bench`, headers: WHOLE, size: KIB, connections: 1, requests: 3 });
   await pause(SETTLE_MS);
+}
+
+/**
+ * Sends small uploads first. While V8 compiles what runs often they take twice the CPU of later ones, and a server under
+ * load is past that.
+ */
+async function compileHotCode(url: string, requests: number): Promise<void> {
+  await sendMany({ url: `${url}/bench`, headers: WHOLE, size: 16 * KIB, connections: 16, requests });
 }
 
 /** A peer that every run starts anew, because memory that a process once had tells nothing of the next run. */

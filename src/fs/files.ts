@@ -60,7 +60,10 @@ function promised<T>(call: (done: Callback<T>) => void): Promise<T> {
   });
 }
 
-/** Plain descriptors, because a FileHandle costs a fifth more per call and its streams far more per chunk. */
+/**
+ * Node's own operations. Plain descriptors, because a FileHandle costs a fifth more per call and its streams far more per
+ * chunk. Reasons for the thread pool: docs/decisions/0039.
+ */
 export const nodeFileSystem: FileSystem = {
   open: (path, flags, mode) => promised((done) => fs.open(path, flags, mode, done)),
   close: (fd) => promised((done: Callback<void>) => fs.close(fd, done as fs.NoParamCallback)),
