@@ -24,7 +24,6 @@ import { MissingRelay, type Relay } from '../proxy/peer-relay.js';
 import { ReverseProxy } from '../proxy/reverse-proxy.js';
 import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import { clientLimits, limitsFrom, NumberedConnections } from '../server/connection-limits.js';
-import type { Listener } from '../server/listener.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
@@ -107,7 +106,7 @@ interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
 }
 
 async function open(config: Config, openDeps: OpenDeps): Promise<App> {
-  const { log, metrics, timings, closers } = openDeps;
+  const { log, metrics, closers } = openDeps;
   const current = new CurrentConfig(compile(config));
   const { deps, keys } = await openStorageDeps(config, current, openDeps);
   const health: Health = { isListening: false };

@@ -46,7 +46,7 @@ export class ClientListeners {
    * a certificate cannot be used; nothing has changed then.
    */
   async prepare(config: Config): Promise<() => void> {
-    const loaded = await Promise.all(config.listeners.map(({ tls }) => tls && loadTls(tls)));
+    const loaded = await Promise.all(config.listeners.map(async ({ tls }) => tls && loadTls(tls)));
     return () => {
       this.open.forEach(({ listener, certificate }, index) => {
         listener.configure(settingsOf(config, config.listeners[index]!));
@@ -64,7 +64,7 @@ export class ClientListeners {
 
   /** Ends every connection, and no longer watches certificates. */
   async stop(): Promise<void> {
-    await Promise.all(this.open.map(({ certificate }) => certificate?.stop()));
+    await Promise.all(this.open.map(async ({ certificate }) => certificate?.stop()));
     await closeListeners(this.all, 0);
   }
 

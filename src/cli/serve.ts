@@ -94,22 +94,23 @@ async function serveAsWorker(
 ): Promise<void> {
   // A terminal sends it to the workers too; the primary process reloads them.
   process.on('SIGHUP', () => undefined);
-  let running: { readonly log: ProcessLog; readonly shutdown: GracefulShutdown } | undefined;
+  const worker: { running?: { readonly log: ProcessLog; readonly shutdown: GracefulShutdown } } = {};
   const link = new PrimaryLink({
     onStop: (reason) => {
       // Without a configuration there is nothing to finish.
+      const { running } = worker;
       if (!running) process.exit(0);
       if (reason === 'primary-gone') running.log.error('the primary process is gone; stopping');
       running.shutdown.begin();
     },
-    onAnnounced: () => running?.log.useStandardOutput(),
+    onAnnounced: () => worker.running?.log.useStandardOutput(),
   });
   const config = await link.config;
   const log = createLog({ ...config.log, fields: { worker: identity.number } });
   exitOnUnexpectedErrors(log);
   collectWhenIdle();
   const shutdown = new GracefulShutdown(log, 'worker stopped');
-  running = { log, shutdown };
+  worker.running = { log, shutdown };
   try {
     const own = workerConfig(config, identity);
     const app = await startApp(own, log);
