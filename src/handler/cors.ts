@@ -61,6 +61,8 @@ interface Access {
   readonly rules: CorsRules;
   /** Undefined: the page is not allowed. */
   readonly allowedOrigin?: string;
+  /** Other pages may get another permission. */
+  readonly depends: boolean;
 }
 
 /**
@@ -104,8 +106,8 @@ export class Cors {
   apply<T extends Pick<Reply, 'headers'>>(reply: T, place: Place, decides: 'proxy' | 'origin' = 'proxy'): T {
     const access = this.access(place);
     if (!access) return reply;
-    const { rules, allowedOrigin } = access;
-    const headers = isSameForAll(rules) ? reply.headers : withListMembers(reply.headers, 'Vary', ['Origin']);
+    const { rules, allowedOrigin, depends } = access;
+    const headers = depends ? withListMembers(reply.headers, 'Vary', ['Origin']) : reply.headers;
     if (allowedOrigin === undefined) return { ...reply, headers };
     const readable =
       decides === 'origin' && hasField(headers, ALLOW_ORIGIN)
@@ -140,8 +142,11 @@ export class Cors {
     const { head, route, announced, target, upload } = place;
     const routes = target?.kind === 'upload' && !upload ? [route, ...this.routes.all] : [announced ?? route];
     const all = routes.flatMap(({ cors }) => (cors ? [accessOf(cors, head.headers)] : []));
-    // An upload that is gone, or cannot be found now, may have been one of any route.
-    return all.find(({ allowedOrigin }) => allowedOrigin !== undefined) ?? all[0];
+    // An upload that is gone, or cannot be found now, may have been one of any route. A page that sends credentials can
+    // read a reply only if it allows them; another page can read that too.
+    const allowed = all.filter(({ allowedOrigin }) => allowedOrigin !== undefined);
+    const access = allowed.find(({ rules }) => rules.allowCredentials) ?? allowed[0] ?? all[0];
+    return access && { ...access, depends: all.some(({ depends }) => depends) };
   }
 
   /** The route whose uploads a request with this method would be for; rules of routes without uploads do not apply. */
@@ -178,9 +183,9 @@ function isSameForAll({ allowOrigins, allowCredentials }: CorsRules): boolean {
 /** Browsers refuse `*` together with credentials, so the origin is named then. */
 function accessOf(rules: CorsRules, headers: Headers): Access {
   const origin = fieldValue(headers, 'origin');
-  if (isSameForAll(rules)) return { rules, allowedOrigin: '*' };
+  if (isSameForAll(rules)) return { rules, allowedOrigin: '*', depends: false };
   const isAllowed = origin !== undefined && (rules.allowOrigins.includes('*') || isNamed(rules, origin));
-  return isAllowed ? { rules, allowedOrigin: origin } : { rules };
+  return { rules, depends: true, ...(isAllowed ? { allowedOrigin: origin } : {}) };
 }
 
 /** Whether the rules name the origin itself or a pattern for it. */

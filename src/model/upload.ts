@@ -282,3 +282,13 @@ export function shownOffset(upload: Upload): number {
   if (hasGoodAnswer(upload)) return upload.length ?? upload.offset;
   return upload.heldBack ? upload.offset - 1 : upload.offset;
 }
+
+/**
+ * All bytes were acknowledged before the length was known, and there is no good answer. A client that compares offset and
+ * length takes both together for success; without the length it sends it again, and gets the answer.
+ */
+export function looksDone(upload: Upload): boolean {
+  const { phase, length } = upload;
+  const isEnded = phase !== 'receiving' && concatenationRole(upload) === undefined;
+  return isEnded && !hasGoodAnswer(upload) && shownOffset(upload) === length;
+}

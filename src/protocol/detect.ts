@@ -145,7 +145,28 @@ function detectCreation(head: RequestHead, { minSize }: TargetResource, settings
   const length = knownContentLength(head) ?? valueOf(readInteger(head.headers, 'Upload-Length'));
   // Incomplete creations are accepted whatever their length: browser clients begin every upload with an empty one.
   if (complete && length !== undefined && length < minSize) return PASS_THROUGH;
-  return resumable(protocol, protocol.parseCreation(head));
+  const learnsUrl = fieldValue(head.headers, 'Upload-Metadata') === undefined;
+  return resumable(learnsUrl ? protocol : tellingUrl(protocol), protocol.parseCreation(head));
+}
+
+/**
+ * The protocol for tus-js-client, the only client of the drafts that sends Upload-Metadata. Pages see no 104, and it takes
+ * a URL only from a 2xx: without one it would send the file again after a failure, and the origin would get it twice.
+ * Reasons: docs/decisions/0033.
+ */
+function tellingUrl(protocol: Protocol): Protocol {
+  return {
+    ...protocol,
+    render: (outcome, context) => {
+      const isFailure =
+        (outcome.kind === 'answered' && outcome.answer.status >= 400) ||
+        outcome.kind === 'parked' ||
+        outcome.kind === 'undelivered' ||
+        outcome.kind === 'pending';
+      const isIncomplete = isFailure && outcome.upload.heldBack !== undefined;
+      return protocol.render(isIncomplete ? { kind: 'created', upload: outcome.upload } : outcome, context);
+    },
+  };
 }
 
 /** The request's version decides the form of the response, or the stored upload's if the request names none. */

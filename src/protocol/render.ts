@@ -1,6 +1,6 @@
 import { type HeaderLine, type Headers, withoutUploadFields } from '../model/headers.js';
 import type { InterimUpdate, Outcome } from '../model/messages.js';
-import { type Digest, hasGoodAnswer, type Undelivered, type Upload } from '../model/upload.js';
+import { type Digest, hasGoodAnswer, looksDone, type Undelivered, type Upload } from '../model/upload.js';
 import { answerLostProblem, NO_STORE, problemReply } from './problem.js';
 import type { Reply, ReplyContext } from './protocol.js';
 import { renderRefusal } from './refusals.js';
@@ -100,8 +100,11 @@ function appended(dialect: Dialect, upload: Upload, digest: Digest | undefined):
 
 /** RUFH §4.3.2. Every draft and every client accepts 204. */
 function retrieved(dialect: Dialect, upload: Upload, digest: Digest | undefined, context: ReplyContext): Reply {
+  const { length } = upload;
+  const isLengthShown =
+    dialect.sendsLength === 'always' || (dialect.sendsLength === 'unless-it-looks-done' && !looksDone(upload));
   const lengthLine: HeaderLine | undefined =
-    dialect.sendsLength && upload.length !== undefined ? ['Upload-Length', String(upload.length)] : undefined;
+    isLengthShown && length !== undefined ? ['Upload-Length', String(length)] : undefined;
   return response(
     204,
     versionLine(dialect),

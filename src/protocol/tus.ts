@@ -6,6 +6,7 @@ import {
   concatenationRole,
   hasGoodAnswer,
   isFull,
+  looksDone,
   type ContentDigest,
   shownOffset,
   TUS_DIALECT,
@@ -331,13 +332,16 @@ function retrieved(upload: Upload): Reply {
   return reply(
     200,
     hasOffset ? tusOffsetLine(upload) : undefined,
-    upload.length === undefined ? ['Upload-Defer-Length', '1'] : ['Upload-Length', String(upload.length)],
+    upload.length === undefined || looksDone(upload) ? DEFERRED : ['Upload-Length', String(upload.length)],
     metadata === undefined ? undefined : ['Upload-Metadata', metadata],
     concat === undefined ? undefined : ['Upload-Concat', concat],
     expiresLine(upload),
     outcomeUnknownLine(upload),
   );
 }
+
+/** Creation-Defer-Length: the length is not known yet. */
+const DEFERRED: HeaderLine = ['Upload-Defer-Length', '1'];
 
 /** The extension expiration: an upload is unfinished for its client until the offset that it sees is the length. */
 function expiresLine(upload: Upload): HeaderLine | undefined {

@@ -27,8 +27,8 @@ export interface Dialect {
   readonly appendWithoutCompleteness: 'completes' | 'malformed';
   /** The status after an append that does not complete the upload. */
   readonly appendedStatus: 201 | 204;
-  /** `Upload-Length` is sent with the offset. */
-  readonly sendsLength: boolean;
+  /** Whether `Upload-Length` is sent with the offset, also where both together look like success (`looksDone`). */
+  readonly sendsLength: 'never' | 'unless-it-looks-done' | 'always';
   /** Whether the answer to a creation gets the upload's URL if the origin sent no `Location`. */
   readonly answerLocation: 'upload-if-none' | 'origin-only';
   /** A cancellation with an offset or completeness is refused. */
@@ -63,7 +63,7 @@ const interop3: Dialect = {
   wrongAppendTypeStatus: 415,
   appendWithoutCompleteness: 'completes',
   appendedStatus: 201,
-  sendsLength: false,
+  sendsLength: 'never',
   answerLocation: 'upload-if-none',
   strictCancel: true,
   emptyCreationCompletes: false,
@@ -103,7 +103,8 @@ const interop6: Dialect = {
   lifetimeLimit: 'expires',
   appendType: PARTIAL_UPLOAD,
   wrongAppendTypeStatus: 400,
-  sendsLength: true,
+  // tus-js-client takes "offset = length" for success, whatever `Upload-Complete` says.
+  sendsLength: 'unless-it-looks-done',
   problemTypes: ['mismatching-upload-offset', 'completed-upload'],
   alreadyComplete: { status: 400, type: 'completed-upload' },
 };
@@ -115,6 +116,7 @@ const interop7: Dialect = {
   version: '7',
   lifetimeLimit: 'max-age',
   wrongAppendTypeStatus: 415,
+  sendsLength: 'always',
   appendWithoutCompleteness: 'malformed',
   appendedStatus: 204,
   answerLocation: 'origin-only',

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, expect, test } from '@jest/globals';
+import { TestBrowser } from '../support/browser.js';
 import { CuttingProxy } from '../support/network.js';
 import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import {
@@ -220,6 +221,43 @@ test('upload.js cancels: the upload is gone, and the API hears nothing of it', a
 test('upload.js tells the refusal of a path without resumable uploads', async () => {
   const upload = new Upload(new File(['bytes'], 'x'), `${url}/nothing/here`, { storage: memoryStorage() });
   await expect(upload.send()).rejects.toMatchObject({ response: { status: 404 } });
+});
+
+test.each([
+  { kind: 'file', request: /^PUT \/files\/holiday\.jpg \{"name":"holiday\.jpg","size":3000000\}$/ },
+  {
+    kind: 'photo',
+    request: /^POST \/photos \{"id":"\w+","name":"holiday\.jpg","type":"image\/jpeg","size":3000000\}$/,
+  },
+])('the page in Chromium is reloaded in the middle and goes on ($kind)', async ({ kind, request }) => {
+  const file = join(directory!.path, 'holiday.jpg');
+  await writeFile(file, WHOLE);
+  const browser = await TestBrowser.start([]);
+  try {
+    const page = await (await browser.newVisitor()).newPage();
+    await page.goto(url);
+    const send = async (): Promise<void> => {
+      await page.setInputFiles('[name=file]', file);
+      await page.check(`[name=kind][value=${kind}]`);
+      await page.click('text=Send');
+    };
+    const isCut = cutAfter(1_600_000);
+    await send();
+    await until(isCut, 'the middle of the upload');
+    await network!.restore();
+    await page.reload();
+    const output = async (): Promise<string> => (await page.textContent('output')) ?? '';
+    expect(await output()).toBe('Unfinished: holiday.jpg. Pick the same file and send it to go on.');
+    const bytesBefore = network!.bytes;
+    await send();
+    await until(async () => (await output()).startsWith('The API answers with 201: '), 'the answer of the API');
+    expect(network!.bytes - bytesBefore).toBeLessThan(WHOLE.length);
+    expect(await takenByApi(1)).toEqual([expect.stringMatching(request)]);
+    const { id = 'holiday.jpg' } = JSON.parse((await output()).split('201: ')[1]!) as { id?: string };
+    expect(await contentOf(`/${kind === 'photo' ? 'photos' : 'files'}/${id}`)).toBe(sha256(WHOLE));
+  } finally {
+    await browser.close();
+  }
 });
 
 test('the Express example serves the page, and still takes an ordinary form', async () => {

@@ -361,6 +361,8 @@ test('an upload that is gone is a readable 404 for the pages of every route, and
     config: `routes:
   - { match: { path: /a/** }, cors: { allow_origins: ["${PAGE}"] } }
   - { match: { path: /b/** }, cors: { allow_origins: ["https://*.app.example"], allow_credentials: true } }
+  - { match: { path: /c/** }, cors: { allow_origins: ["https://both.example"] } }
+  - { match: { path: /d/** }, cors: { allow_origins: ["https://both.example"], allow_credentials: true } }
 `,
   });
   const seen = async (page: string): Promise<unknown[]> => {
@@ -376,6 +378,23 @@ test('an upload that is gone is a readable 404 for the pages of every route, and
     { origin: [PATTERN_PAGE], credentials: ['true'], vary },
     PATTERN_PAGE,
   ]);
+  const both = 'https://both.example';
+  expect(await seen(both)).toEqual([404, { origin: [both], credentials: ['true'], vary }, both]);
   expect(await seen('https://evil.example')).toEqual([404, { origin: [], credentials: [], vary }, undefined]);
+  await own.stop();
+});
+
+test('an upload that is gone is readable with credentials although another route allows every page', async () => {
+  const own = await startTestApp({
+    origin: origin.url,
+    config: `routes:
+  - { match: { path: /a/** }, cors: { allow_origins: ["*"] } }
+  - { match: { path: /b/** }, cors: { allow_origins: ["${PAGE}"], allow_credentials: true } }
+`,
+  });
+  const seen = async (page: string): Promise<unknown> =>
+    permission(await new Page('', page, () => own.url).send('HEAD', `/.uploads/${'x'.repeat(32)}`, [TUS]));
+  expect(await seen(PAGE)).toEqual({ origin: [PAGE], credentials: ['true'], vary: ['origin'] });
+  expect(await seen('https://evil.example')).toEqual({ origin: ['*'], credentials: [], vary: ['origin'] });
   await own.stop();
 });

@@ -55,6 +55,22 @@ describe('extensions', () => {
     expect(origin.requests.map(({ body }) => body.equals(FILE))).toEqual([true, true]);
   });
 
+  test('creation-defer-length: a length that came alone is not shown until there is a good answer', async () => {
+    origin.answerWith({ status: 500, body: 'broken' });
+    const target = await tus.create([['Upload-Defer-Length', '1']]);
+    expectTus(await tus.patch(target, 0, FILE), 204);
+    const end = () => tus.patch(target, 3000, new Uint8Array(), [['Upload-Length', '3000']]);
+    expectTus(await end(), 500);
+    const head = await tus.send('HEAD', target);
+    expect(['Upload-Offset', 'Upload-Length', 'Upload-Defer-Length'].map((name) => head.header(name))).toEqual([
+      '3000',
+      undefined,
+      '1',
+    ]);
+    expect((await end()).body.toString()).toBe('broken');
+    expect(origin.requests).toHaveLength(1);
+  });
+
   test.each(['sha1', 'md5', 'sha256', 'sha512'])('checksum: %s', async (algorithm) => {
     const target = await tus.create();
     const first = FILE.subarray(0, 2000);
