@@ -58,7 +58,10 @@ async function send(app: TestApp, number: number, bytes: Buffer): Promise<string
 async function untilTaken(create: () => ReturnType<typeof requestOnce>): ReturnType<typeof requestOnce> {
   return until(async () => {
     const response = await create();
-    if (response.status === 503) return void (await sleep(100));
+    if (response.status === 503) {
+      await sleep(100);
+      return undefined;
+    }
     expect(response.status).toBe(201);
     return response;
   }, 'the upload to be taken');
@@ -122,10 +125,10 @@ test('50 uploads end while configuration, certificate and service change around 
   });
   const bodies = Array.from({ length: UPLOADS }, (_, number) => randomBytes(20_000 + number * 1000, number + 1));
   const sent = Promise.all(bodies.map((bytes, number) => send(app, number, bytes)));
-  let isOver = false;
-  void sent.finally(() => (isOver = true)).catch(() => undefined);
+  const state = { isOver: false };
+  void sent.finally(() => (state.isOver = true)).catch(() => undefined);
   let rounds = 0;
-  for (let round = 1; round <= ROUNDS || !isOver; round++, rounds++) {
+  for (let round = 1; round <= ROUNDS || !state.isOver; round++, rounds++) {
     await sleep(150);
     expect((await app.reload(configOf(origin.url, directory.path, round))).kind).toBe('applied');
     putPair(round);
