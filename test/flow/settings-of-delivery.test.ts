@@ -11,6 +11,7 @@ import {
   settingsOf,
   testAtBothLevels,
 } from '../support/settings.js';
+import { storedIdOf } from '../support/stored-id.js';
 import { until } from '../support/temporary.js';
 
 const SEEN_AS_FORM = seenAtTop('e2e/multipart-backends.test.ts', '%s takes a resumed upload as an ordinary form');
@@ -51,9 +52,7 @@ const ANSWERS: SettingRow[] = [
     probe.origin.answerWith({ body: 'hello' });
     const upload = await probe.begin();
     await upload.append('x', { offset: 0, complete: true });
-    expect(await readdir(join(probe.app.data, 'spool', upload.url.slice(upload.url.lastIndexOf('/') + 1)))).toEqual([
-      'answer-1-0',
-    ]);
+    expect(await readdir(join(probe.app.data, 'spool', storedIdOf(upload.url)))).toEqual(['answer-1-0']);
   }),
   row('delivery.rewrite_location', 'delivery: { rewrite_location: true }', async (probe) => {
     probe.origin.answerWith({ status: 201, headers: [['Location', `${probe.origin.url}/new`]] });

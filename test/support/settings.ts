@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json-schema.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { requestOnce } from './client.js';
@@ -160,7 +160,10 @@ export function seenInRoute(file: string, title: string): SeenAt {
 /** `headers.original_url` needs a proxy that is trusted. */
 const COMMON = 'trusted_proxies: [127.0.0.1]\n';
 
-/** Tests each setting at the top level of an app of its own, and in a route of one app, unless another test shows it there. */
+/**
+ * Tests each setting at the top level of an app of its own, which gets it by a reload, and in a route of one app, which
+ * starts with it, unless another test shows it there.
+ */
 export function testAtBothLevels(rows: readonly SettingRow[], ofRoutes: readonly RouteRow[] = []): void {
   const unseenAt = (level: SeenAt['level']): SettingRow[] =>
     rows.filter(({ seen }) => !seen.some((shown) => shown.level === level));
@@ -168,8 +171,15 @@ export function testAtBothLevels(rows: readonly SettingRow[], ofRoutes: readonly
   describe('at the top level', () => {
     test.each(unseenAt('top'))('$setting', async ({ setting, value, effect }) => {
       const probe = await SettingProbe.open(`/${setting}`);
-      probe.app = await startTestApp({ config: `origin: ${probe.origin.url}\n${COMMON}${value(probe)}\n` });
+      const bare = `origin: ${probe.origin.url}\n${COMMON}`;
+      probe.app = await startTestApp({ config: bare });
       try {
+        // Within a route it applies from the start, here from a reload on.
+        const { kind, ...reloaded } = await probe.app.reload(`${bare}${value(probe)}\n`);
+        expect({ kind, ...reloaded }).toMatchObject({
+          kind: 'applied',
+          changed: expect.arrayContaining([expect.stringContaining(setting.split('.')[0]!)]),
+        });
         await effect(probe);
       } finally {
         await probe.close();
