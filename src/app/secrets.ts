@@ -12,7 +12,7 @@ import type { Closer } from './storage.js';
 export interface OpenedSecrets {
   readonly ring: KeyRing;
   readonly secrets: UploadSecrets;
-  /** Missing if the keys are not in a file. */
+  /** Missing if the keys are not in a file that all processes share. */
   readonly keyFile?: KeyFile;
 }
 
@@ -35,29 +35,41 @@ export async function openSecrets(
   const given = keys.map((text) => sealingKey(text));
   const shared = cluster ? [sealingKey(cluster.secret, 'cluster')] : [];
   const ring = new KeyRing(() => [...given, ...(configured?.read() ?? []), ...shared, ...own.read()]);
-  refreshKeys(ring, log, closers);
-  const keyFile = configured ?? (isOwnUsed ? own : undefined);
+  refreshKeys({ ring, own: isOwnUsed ? own : undefined }, log, closers);
+  // Nodes with disks of their own have a file each: a key in only one of them would be unknown to the others.
+  const keyFile = isOwnUsed ? own : cluster ? undefined : configured;
   const secrets = new UploadSecrets({ ring, fields: headers, keep, uploadsPath: uploads.path });
   return { ring, secrets, ...(keyFile && { keyFile }) };
 }
 
-/** Other processes may change the file; without this they would go on to use a key that is about to be dropped. */
-function refreshKeys(ring: KeyRing, log: Log, closers: Closer[]): void {
-  const refresh = (): void => {
+/**
+ * Other processes may change the file; without this they would go on to use a key that is about to be dropped. The
+ * proxy's own file is written again if somebody removes it, because new records would be unreadable after a restart.
+ */
+function refreshKeys(
+  { ring, own }: { readonly ring: KeyRing; readonly own: KeyFile | undefined },
+  log: Log,
+  closers: Closer[],
+): void {
+  const refresh = async (): Promise<void> => {
     try {
+      if (own?.isGone()) {
+        log.error({}, `the keys for credentials are gone from ${own.path}: they are written again`);
+        await own.create();
+      }
       ring.reload();
     } catch (error) {
       log.error({ err: error }, 'the keys for credentials cannot be read: the known ones are used');
     }
   };
-  const timer = setInterval(refresh, KEYS_REFRESH_MS).unref();
+  const timer = setInterval(() => void refresh(), KEYS_REFRESH_MS).unref();
   closers.push(() => Promise.resolve(clearInterval(timer)));
 }
 
 /** A full disk does not prevent a start, because ending uploads makes room: the key is made as soon as there is some. */
 async function createKey(file: KeyFile, log: Log, closers: Closer[]): Promise<void> {
   try {
-    if (file.read().length === 0) await file.create();
+    await file.create();
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'STORAGE_FULL') throw error;
     log.error({ err: error }, 'no key can be made for credentials: uploads that have some are refused');

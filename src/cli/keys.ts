@@ -5,7 +5,8 @@ import { type AdminClient, type AdminFlags, addAdminOptions, type Json, withClie
 const EXAMPLES = `
 The records of uploads keep credentials encrypted. "rotate" makes a new key, encrypts every record with it, and then drops
 the older keys. A rotation that was interrupted is completed by the next one. Where the configuration has the keys
-("secrets.keys"), put the new one in front on every node first; the command then encrypts the records with it.
+("secrets.keys", or "secrets.keys_file" with "cluster"), first add the new one behind the others on every node, then move
+it to the front on every node; the command then encrypts the records with it.
 
 Examples:
   $ rufh-proxy keys rotate

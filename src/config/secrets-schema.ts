@@ -43,7 +43,10 @@ export const secrets = z
       ),
     keys_file: pathOrNull()
       .prefault(null)
-      .describe('File with such keys, one a line, instead of `keys`; `rufh-proxy keys rotate` adds one to it.'),
+      .describe(
+        'File with such keys, one a line, instead of `keys`; `rufh-proxy keys rotate` adds one to it, ' +
+          'but with `cluster` every node has a file of its own, which you change first.',
+      ),
   })
   .prefault({})
   .describe('Credentials in the records of uploads, and how they are protected on the disk and in Redis.');

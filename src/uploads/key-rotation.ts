@@ -10,7 +10,7 @@ export interface KeyRotationOptions {
   readonly setAsideRecords: () => Promise<readonly unknown[]>;
   readonly secrets: UploadSecrets;
   readonly ring: KeyRing;
-  /** Missing if the keys are in the configuration. */
+  /** Missing if the keys are in the configuration, or in a file of each node. */
   readonly keyFile?: KeyFile;
   /** Other processes read the same file: they need time to notice a new key. */
   readonly isShared: boolean;
@@ -33,7 +33,10 @@ export interface ResealedPage {
   readonly next?: string;
 }
 
-/** The outcome of dropping the older keys: how many uploads still need them, or how long to wait first. */
+/**
+ * The outcome of dropping the older keys: how many uploads still need them, or how long to wait first. `not-ours`: no
+ * upload needs them, and the operator can take them out of the configuration.
+ */
 export type DroppedKeys =
   | { readonly kind: 'dropped' }
   | { readonly kind: 'in-use'; readonly uploads: number }
@@ -72,13 +75,15 @@ export class KeyRotation {
   /** Drops every key but the newest, once no upload needs another. */
   async dropOlderKeys(): Promise<DroppedKeys> {
     const { keyFile, ring, isShared, clock, store, secrets, setAsideRecords } = this.options;
-    if (!keyFile) return { kind: 'not-ours' };
-    const sinceMs = clock() - (await keyFile.changedAt());
-    if (isShared && sinceMs < NOTICED_MS) return { kind: 'wait', ms: NOTICED_MS - sinceMs };
+    if (keyFile && isShared) {
+      const sinceMs = clock() - (await keyFile.changedAt());
+      if (sinceMs < NOTICED_MS) return { kind: 'wait', ms: NOTICED_MS - sinceMs };
+    }
     ring.reload();
     let uploads = (await setAsideRecords()).length;
     for await (const upload of everyUpload(store)) if (secrets.needsOlderKey(upload)) uploads++;
     if (uploads > 0) return { kind: 'in-use', uploads };
+    if (!keyFile) return { kind: 'not-ours' };
     await keyFile.dropOthers(ring.sealsWith);
     return { kind: 'dropped' };
   }
