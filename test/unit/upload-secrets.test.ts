@@ -72,6 +72,17 @@ describe('a creation', () => {
     expect(secrets.tokenOf(stored)).toBe(TOKEN);
   });
 
+  test.each([
+    `http://here/.uploads/${TOKEN}`,
+    `http://app/page?upload=http%3A%2F%2Fhere%2F.uploads%2F${TOKEN}&x=1`,
+    `/page?next=%2fview%3fof%3d%252F.uploads%252f${TOKEN}`,
+  ])('has no URL of an upload in clear, however it is encoded: %s', (value) => {
+    const secrets = testSecrets();
+    const stored = secrets.withhold(uploadWith([['Referer', value]]));
+    expect(JSON.stringify(stored)).not.toContain(TOKEN);
+    expect(secrets.reveal(stored).upload.request.headers).toEqual([['Referer', value]]);
+  });
+
   test('without secrets is stored as it is', () => {
     const upload = uploadWith([['X-Other', 'seen']]);
     expect(testSecrets().withhold(upload)).toBe(upload);
