@@ -118,8 +118,14 @@ async function uploadFile(
     progress.clear();
     if (signal.aborted) reportPause(file, name, options);
     else if (error instanceof TransferFailed) reportFailure(file, name, error, options);
+    else if (isFileError(error)) reportFailure(file, name, new TransferFailed(error.message), options);
     else throw error;
   }
+}
+
+/** The system refused a file of ours: the answer, or the state with which a later run continues. */
+function isFileError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error && 'path' in error;
 }
 
 function summaryOf({ response, size, tookMs }: TransferResult): string {

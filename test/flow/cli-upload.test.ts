@@ -260,6 +260,25 @@ describe('rufh-proxy upload', () => {
   });
 });
 
+describe('a file of its own that the command cannot use', () => {
+  test('is named, with the reason: the directory of the states', async () => {
+    const { name, target } = await newFile(1000);
+    await writeFile(join(directory.path, 'rufh-proxy'), 'a file in the way');
+    const { code, errors } = await run([name, proxy.base + target]);
+    expect(code).toBe(1);
+    expect(errors).toMatch(/^rufh-proxy: \S+: ENOTDIR: not a directory, open '.*\.json'\n$/);
+    expect(requestsFor(target)).toEqual([]);
+  });
+
+  test('is named, with the reason: the file for the answer', async () => {
+    const { name, target, hash } = await newFile(1000);
+    const { code, errors } = await run(['--output', 'no/such/folder', name, proxy.base + target]);
+    expect(code).toBe(1);
+    expect(errors).toMatch(/^rufh-proxy: \S+: ENOENT: no such file or directory, open 'no\/such\/folder'$/m);
+    expect(hashesOf(target)).toEqual([hash]);
+  });
+});
+
 describe('limits on the way', () => {
   let limited: TestApp;
   let origin: TestOrigin;
