@@ -96,8 +96,9 @@ export class Run {
 
   /** Adds a request that wants the result. The next attempt uses its credentials, and starts now if the origin allows it. */
   join(request: CompletingRequest): void {
-    if (request.credentials.length > 0 || request.secretLines?.length || request.addedHeaders)
-      this.completingRequest = request;
+    // Stored values need no other fields of a later request, which must not take the place of newer credentials.
+    const hasValues = !this.deps.secrets.areKept && request.secretLines?.length;
+    if (request.credentials.length > 0 || request.addedHeaders || hasValues) this.completingRequest = request;
     if (this.retryDelay.retryNow()) this.waiters.setPause(undefined);
   }
 

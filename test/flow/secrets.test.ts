@@ -6,7 +6,7 @@ import type { HeaderLine } from '../../src/model/headers.js';
 import { requestOnce } from '../support/client.js';
 import { clientDialect, createUpload, type ResumableUpload } from '../support/resumable-client.js';
 import { storedIdOf } from '../support/stored-id.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
+import { temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import type { WireRequest, WireResponse } from '../support/wire.js';
@@ -68,6 +68,19 @@ describe('credentials that are kept', () => {
     await start('secrets: { headers: [X-Own] }');
     expect((await upload.append('whole', END)).status).toBe(201);
     expect([got('Authorization'), got('X-Own')]).toEqual([[AUTHORIZATION[1]], [OWN[1]]]);
+  });
+
+  test('give way to newer ones, which a later request without any leaves as they are', async () => {
+    const config = 'delivery: { retry: { attempts: 3, first_delay: 60s, longest_delay: 60s } }\n';
+    app = await startTestApp({ origin: origin.url, config, data: file('data') });
+    const upload = await create(AUTHORIZATION);
+    isTaken = false;
+    const first = upload.append('whole', END, [['Authorization', 'Bearer newer']]);
+    await until(() => origin.requests.length === 1, 'the first attempt');
+    isTaken = true;
+    const referer: HeaderLine = ['Referer', `http://here${upload.target}`];
+    expect((await upload.append('', { offset: 5, complete: true }, [referer])).status).toBe(201);
+    expect([(await first).status, got('Authorization')]).toEqual([201, ['Bearer newer']]);
   });
 
   test('are under a key of the configuration, if it has one', async () => {
