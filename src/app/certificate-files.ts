@@ -24,10 +24,19 @@ export async function loadTls(files: ListenerTls): Promise<LoadedTls> {
     readFile(files.key),
     clientCa === undefined ? undefined : readFile(clientCa),
   ]);
+  if (ca) assertCertificates(ca);
   const tls = { cert, key, minVersion, ...(ca && { ca }) };
   createSecureContext(tls);
   if ((await stateOf(files)) !== state) throw new Error('the files changed while they were read');
   return { files, tls, state };
+}
+
+/** Node ignores a file without certificates and the rest of a half-written one: no client could connect any more. */
+function assertCertificates(pem: Buffer): void {
+  const parts = pem.toString('latin1').split(/(?=-----BEGIN )/);
+  const certificates = parts.filter((part) => part.startsWith('-----BEGIN '));
+  if (certificates.length === 0) throw new Error('there is no certificate in the file of client_ca');
+  for (const certificate of certificates) new X509Certificate(certificate);
 }
 
 /** A file that another one replaces, or that a link no longer leads to, has another number; a rewritten one another time. */

@@ -123,6 +123,24 @@ describe('a certificate whose files change', () => {
   });
 });
 
+test('the file of client_ca is not used before it is complete', async () => {
+  put('cert.pem', FIRST.cert);
+  put('key.pem', FIRST.key);
+  put('client.pem', CLIENT.cert);
+  await start(configOf(`, client_ca: ${at('client.pem')}`));
+  const both = CLIENT.cert + STRANGER.cert;
+  const lines = (message: string): number => app.log.filter(({ msg }) => msg === message).length;
+  for (const [index, half] of ['', CLIENT.cert.slice(0, 100), both.slice(0, -100)].entries()) {
+    put('client.pem', half);
+    await until(() => lines('changed TLS files cannot be used; the former ones stay in use') > index, 'the error');
+    expect([await isRefused(CLIENT), await isRefused(STRANGER)]).toEqual([false, true]);
+    put('client.pem', CLIENT.cert);
+    await until(() => lines('the certificate was renewed from its files') > index, 'the complete file');
+  }
+  put('client.pem', both);
+  await until(async () => !(await isRefused(STRANGER)), 'the other authority');
+});
+
 describe('a reload', () => {
   beforeEach(() => {
     put('cert.pem', FIRST.cert);
