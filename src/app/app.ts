@@ -62,10 +62,10 @@ export interface App {
   /** Loads the configuration again from its source; missing without one. */
   readonly reload?: Reload;
   /**
-   * Puts another configuration into use, whose fixed settings are the same (`FIXED_SETTINGS`). Requests in progress end
-   * under the one that applied when they began. Rejects if it cannot be used; nothing has changed then.
+   * Prepares another configuration, whose fixed settings are the same (`FIXED_SETTINGS`), and returns the function that
+   * puts it into use. Requests in progress end under the one that applied when they began. Rejects if it cannot be used.
    */
-  apply(config: Config): Promise<void>;
+  prepare(config: Config): Promise<() => void>;
   /** Stops gracefully: uploads commit what they have received, deliveries may finish within the grace time. */
   stop(): Promise<void>;
 }
@@ -150,20 +150,23 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   delivery.start();
   cleanup.start();
   void deps.recoverRest?.();
-  const apply = async (next: Config): Promise<void> => {
+  const prepare = async (next: Config): Promise<() => void> => {
     const compiled = compile(next);
     const useListeners = await listeners.prepare(next);
     if (health.isStopping) throw new Error(STOPPING);
-    current.use(compiled);
-    handler.use(compiled);
-    limits.setLimits(limitsFrom({ settings: next.connections, trust: compiled.trust, log }));
-    useListeners();
-    cleanup.setInterval(compiled.cleanupEveryMs);
-    delivery.useNewRoutes();
-    if (next.admin) admin?.setRules(next.admin);
-    log.setLevel?.(next.log.level);
+    return () => {
+      if (health.isStopping) return;
+      current.use(compiled);
+      handler.use(compiled);
+      limits.setLimits(limitsFrom({ settings: next.connections, trust: compiled.trust, log }));
+      useListeners();
+      cleanup.setInterval(compiled.cleanupEveryMs);
+      delivery.useNewRoutes();
+      if (next.admin) admin?.setRules(next.admin);
+      log.setLevel?.(next.log.level);
+    };
   };
-  apis.reload = openDeps.source && buildReload(openDeps.source, apply, openDeps);
+  apis.reload = openDeps.source && buildReload(openDeps.source, prepare, openDeps);
   return {
     urls: listeners.all.map(({ url }) => url),
     adminUrl: admin?.url,
@@ -171,7 +174,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
     connections: { onEnded: (listener) => gate.onEnded(listener), endIdle },
     admin: { respond: (request) => respondToAdmin(adminDeps, request), metricValues: () => metrics.values() },
     ...(apis.reload && { reload: apis.reload }),
-    apply,
+    prepare,
     stop: async () => {
       const { graceMs } = current.now.config.stop;
       const deadline = performance.now() + graceMs;
@@ -249,8 +252,9 @@ function buildListeners(current: CurrentConfig, { handler, ...deps }: ListenerDe
   });
 }
 
-function buildReload(source: ConfigSource, apply: App['apply'], { metrics, log }: OpenDeps): Reload {
+function buildReload(source: ConfigSource, prepare: App['prepare'], { metrics, log }: OpenDeps): Reload {
   const onReload = metrics.countReloads();
+  const apply = async (config: Config): Promise<void> => (await prepare(config))();
   return new Reloader({ source, apply, onReload, log }).reload;
 }
 

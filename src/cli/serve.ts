@@ -115,7 +115,7 @@ async function serveAsWorker(
     const own = workerConfig(config, identity);
     const app = await startApp(own, log);
     shutdown.attach(app);
-    link.ready({ ...app, apply: (next) => app.apply(workerConfig(next, identity)) });
+    link.ready({ ...app, prepare: (next) => app.prepare(workerConfig(next, identity)) });
   } catch (error) {
     await link.reportFailure(describeStartupError(error, config));
     process.exit(1);

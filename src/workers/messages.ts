@@ -30,14 +30,17 @@ export type FromWorker =
 export type WorkerRequest =
   | { readonly about: 'metrics' }
   | { readonly about: 'request'; readonly request: RequestInTransit }
-  /** Put this configuration into use. */
-  | { readonly about: 'config'; readonly config: Config };
+  /** Prepare to use this configuration. */
+  | { readonly about: 'config'; readonly config: Config }
+  /** Put the configuration into use that was prepared last. */
+  | { readonly about: 'use-config' };
 
 /** The reply to a `WorkerRequest` with the same `about`. */
 export type WorkerReply =
   | { readonly about: 'metrics'; readonly values: MetricValues }
   | { readonly about: 'request'; readonly response: AdminResponse }
-  | { readonly about: 'config' };
+  | { readonly about: 'config' }
+  | { readonly about: 'use-config' };
 
 /** An admin request in the form of a message. */
 type RequestInTransit = Omit<AdminRequest, 'query'> & { readonly query: string };

@@ -20,15 +20,16 @@ export class WorkerPool {
   private announced = false;
   private nextIndex = 0;
   private config: Config;
+  /** The change of a configuration that was requested last. */
+  private lastChange: Promise<unknown> = Promise.resolve();
+  private readonly log: Log;
 
   constructor({ config, ...options }: WorkerPoolOptions) {
     this.config = config;
+    this.log = options.log;
     const onListening = (worker: WorkerProcess) => {
       if (this.announced) worker.send({ kind: 'announced' });
-      // A reload while it was starting has not reached it.
-      worker.useConfig(this.config).catch((error: unknown) => {
-        options.log.error({ err: error, workerPid: worker.pid }, 'a worker could not use the newest configuration');
-      });
+      void this.inTurn(() => this.update(worker));
       options.onListening(worker);
     };
     const currentConfig = (): Config => this.config;
@@ -39,26 +40,48 @@ export class WorkerPool {
   }
 
   /**
-   * Puts another configuration into use in all workers. If it fails in one of them, all get the former one back, and the
-   * first failure is the reason of the rejection. A worker that ends meanwhile is replaced by one with the new one.
+   * Puts another configuration into use in all workers, once all of them are ready for it. Rejects if one of them cannot
+   * use it; nothing has changed then. A worker that ends meanwhile is replaced by one with the new configuration.
    */
-  async useConfig(config: Config): Promise<void> {
-    const former = this.config;
-    this.config = config;
-    const failed = await this.failureOf(config);
-    if (!failed) return;
-    this.config = former;
-    await this.failureOf(former);
-    throw failed.reason;
+  useConfig(config: Config): Promise<void> {
+    return this.inTurn(async () => {
+      const workers = this.listening;
+      const failed = await this.failureOf(workers, (worker) => worker.prepareConfig(config));
+      if (failed) throw failed.reason;
+      this.config = config;
+      const late = await this.failureOf(workers, (worker) => worker.useConfig(config));
+      if (late) this.log.error({ err: late.reason as Error }, 'a worker is late to use the new configuration');
+    });
   }
 
-  private async failureOf(config: Config): Promise<PromiseRejectedResult | undefined> {
-    const workers = this.listening;
-    const results = await Promise.allSettled(workers.map((worker) => worker.useConfig(config)));
-    const failures = results.filter((result, at) => {
+  private inTurn(change: () => Promise<void>): Promise<void> {
+    const done = this.lastChange.then(change);
+    this.lastChange = done.catch(() => undefined);
+    return done;
+  }
+
+  /** The first failure of a worker that has not ended. */
+  private async failureOf(
+    workers: readonly WorkerProcess[],
+    step: (worker: WorkerProcess) => Promise<void>,
+  ): Promise<PromiseRejectedResult | undefined> {
+    const results = await Promise.allSettled(workers.map(step));
+    return results.find((result, at): result is PromiseRejectedResult => {
       return result.status === 'rejected' && this.listening.includes(workers[at]!);
     });
-    return failures[0] as PromiseRejectedResult | undefined;
+  }
+
+  /** Gives the current configuration to a worker that a reload has not reached, because it was starting. */
+  private async update(worker: WorkerProcess): Promise<void> {
+    const { config, log } = this;
+    if (worker.hasConfig(config) || !this.listening.includes(worker)) return;
+    try {
+      await worker.prepareConfig(config);
+      await worker.useConfig(config);
+    } catch (error) {
+      log.error({ err: error, workerPid: worker.pid }, 'a worker cannot use the newest configuration yet');
+      setTimeout(() => void this.inTurn(() => this.update(worker)), UPDATE_RETRY_MS).unref();
+    }
   }
 
   /**
@@ -104,6 +127,9 @@ export class WorkerPool {
     for (const slot of this.slots) slot.kill();
   }
 }
+
+/** Time until a worker that could not use the current configuration is asked again. */
+const UPDATE_RETRY_MS = 1000;
 
 export interface WorkerSlotOptions {
   readonly number: number;

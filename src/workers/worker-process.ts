@@ -53,11 +53,20 @@ export class WorkerProcess {
     return this.reportedProblem;
   }
 
-  /** Puts the configuration into use, unless the worker has it already. Rejects if it cannot be used. */
-  async useConfig(config: Config): Promise<void> {
-    if (this.config === config) return;
-    this.config = config;
+  /** Whether the worker uses this configuration, or was told to. */
+  hasConfig(config: Config): boolean {
+    return this.config === config;
+  }
+
+  /** Prepares to use another configuration. Rejects if the worker cannot use it. */
+  async prepareConfig(config: Config): Promise<void> {
     await this.request({ about: 'config', config }, CONFIG_TIMEOUT_MS);
+  }
+
+  /** Puts the prepared configuration into use. A worker that is blocked does so as soon as it goes on. */
+  async useConfig(config: Config): Promise<void> {
+    this.config = config;
+    await this.request({ about: 'use-config' }, CONFIG_TIMEOUT_MS);
   }
 
   send(message: ToWorker): void {

@@ -12,7 +12,7 @@ export interface PrimaryCommands {
 }
 
 /** The parts of the app that the primary process uses. */
-type LinkedApp = Pick<App, 'urls' | 'admin' | 'connections' | 'apply'>;
+type LinkedApp = Pick<App, 'urls' | 'admin' | 'connections' | 'prepare'>;
 
 /** The channel of a worker to its primary process. */
 export class PrimaryLink {
@@ -20,6 +20,8 @@ export class PrimaryLink {
   readonly config: Promise<Config>;
   private receiveConfig: (config: Config) => void = () => undefined;
   private app: LinkedApp | undefined;
+  /** Puts the configuration into use that was requested last. */
+  private prepared: Promise<() => void> | undefined;
   private ended: number[] = [];
 
   constructor(commands: PrimaryCommands) {
@@ -80,8 +82,11 @@ export class PrimaryLink {
       case 'metrics':
         return { about: 'metrics', values: await app.admin.metricValues() };
       case 'config':
-        await app.apply(request.config);
+        await (this.prepared = app.prepare(request.config));
         return { about: 'config' };
+      case 'use-config':
+        (await this.prepared)?.();
+        return { about: 'use-config' };
       case 'request': {
         const { query, ...adminRequest } = request.request;
         const response = await app.admin.respond({ ...adminRequest, query: new URLSearchParams(query) });

@@ -3,8 +3,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
-import { requestOnce } from '../support/client.js';
-import { type ProxyProcess, startProxy, startWorkers, workerPids } from '../support/proxy-process.js';
+import { connect, requestOnce } from '../support/client.js';
+import { type ProxyProcess, startProxy, startWorkers, untilState, workerPids } from '../support/proxy-process.js';
 import { until } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
@@ -120,5 +120,34 @@ describe('workers', () => {
     const text = await (await fetch(`${proxy.adminUrl}/metrics`)).text();
     expect(text).toContain('\nrufh_config_reloads_total{result="applied"} 1\n');
     expect(text).toContain('\nrufh_config_reloads_total{result="refused"} 1\n');
+  });
+
+  test('none uses a configuration before all are ready for it', async () => {
+    proxy = await startWorkers({ origin: origin.url });
+    const clients = [await connect(proxy.url), await connect(proxy.url)];
+    const ask = async (client: (typeof clients)[number]): Promise<number> => {
+      await client.sendHead('POST', '/x', [['Content-Length', '4']]);
+      await client.send('1234');
+      return (await client.readFinal()).status;
+    };
+    writeFileSync(configFile(), `${readFileSync(configFile(), 'utf8')}limits: { max_size: 3 }\n`);
+    const [suspended] = workerPids(proxy, 1) as [number];
+    process.kill(suspended, 'SIGSTOP');
+    await untilState(suspended, 'T');
+    const first = clients.map(async (client) => ({ client, status: await ask(client) }));
+    const { client: live } = await Promise.race(first);
+    const reload = { isOver: false };
+    const result = run('reload').finally(() => (reload.isOver = true));
+    const statuses = new Set<number>();
+    while (!reload.isOver) statuses.add(await ask(live));
+    const { code, errors } = await result;
+    expect(code).toBe(1);
+    expect(errors).toContain('no answer within');
+    expect([...statuses]).toEqual([200]);
+    process.kill(suspended, 'SIGCONT');
+    expect((await Promise.all(first)).map(({ status }) => status)).toEqual([200, 200]);
+    expect((await run('reload')).code).toBe(0);
+    expect(await Promise.all(clients.map(ask))).toEqual([413, 413]);
+    for (const client of clients) client.destroy();
   });
 });
