@@ -17,6 +17,7 @@ export type StartApp = (config: Config, log: ProcessLog, version: string, source
 export async function serve(sources: ConfigSources, version: string, startApp: StartApp = startSingle): Promise<void> {
   const identity = workerIdentity(process.env);
   if (identity) return serveAsWorker(identity, (config, log) => startApp(config, log, version));
+  const attachReload = reloadOnSighup();
   const loaded = loadConfig(sources);
   if ('configErrors' in loaded) {
     printErrors(loaded.configErrors);
@@ -29,7 +30,6 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   exitOnUnexpectedErrors(log);
   collectWhenIdle();
   const shutdown = new GracefulShutdown(log, 'stopped');
-  const attachReload = reloadOnSighup(log);
   const source: ConfigSource = {
     settings,
     load: () => loadConfig(sources),
@@ -39,7 +39,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
     const started: Started =
       config.workers > 1 ? await serveWithWorkers(config, log, source) : await startApp(config, log, version, source);
     shutdown.attach(started);
-    attachReload(started);
+    attachReload(started, log);
     announce(log, started, version);
   } catch (error) {
     process.stderr.write(`rufh-proxy: ${describeStartupError(error, config)}\n`);
@@ -53,18 +53,20 @@ async function startSingle(...[config, log, version, source]: Parameters<StartAp
   return startApp(config, log, version, undefined, source);
 }
 
-/** Reloads on SIGHUP, once the proxy has started: the caller passes it to the returned function. */
-function reloadOnSighup(log: Log): (started: Pick<Started, 'reload'>) => void {
-  let running: Pick<Started, 'reload'> | undefined;
+/** Reloads on SIGHUP, once the proxy has started: the caller passes it and its log to the returned function. */
+function reloadOnSighup(): (started: Pick<Started, 'reload'>, log: Log) => void {
+  let reload: (() => void) | undefined;
   let isRequested = false;
-  process.on('SIGHUP', (signal) => {
-    log.info({ signal }, 'reloading the configuration');
-    if (running) void running.reload?.();
+  process.on('SIGHUP', () => {
+    if (reload) reload();
     else isRequested = true;
   });
-  return (started) => {
-    running = started;
-    if (isRequested) void started.reload?.();
+  return (started, log) => {
+    reload = () => {
+      log.info({ signal: 'SIGHUP' }, 'reloading the configuration');
+      void started.reload?.();
+    };
+    if (isRequested) reload();
   };
 }
 

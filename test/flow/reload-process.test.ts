@@ -1,11 +1,14 @@
-import { execFile } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
 import { connect, requestOnce } from '../support/client.js';
 import { type ProxyProcess, startProxy, startWorkers, untilState, workerPids } from '../support/proxy-process.js';
-import { until } from '../support/temporary.js';
+import { temporaryDirectory, until } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 
 // Issue 12: SIGHUP, `rufh-proxy reload`, and workers.
@@ -96,6 +99,32 @@ describe('a single process', () => {
     expect([await create(), await ready()]).toEqual([200, 200]);
     expect(await run('drain', '--undo', '--move')).toMatchObject({ code: 2 });
   });
+});
+
+test('SIGHUP while the configuration is read for the first time has it read again', async () => {
+  proxy = await startProxy({ origin: origin.url });
+  const directory = await temporaryDirectory('rufh-sighup-');
+  const pipe = join(directory.path, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  const config = `origin: ${origin.url}\nlisten: 127.0.0.1:0\nadmin: false\ndata: ${join(directory.path, 'data')}\n`;
+  const child = spawn(process.execPath, [BINARY, 'serve', '--config', pipe], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const ended = once(child, 'exit');
+  // Opens when the program has opened it to read.
+  const first = await open(pipe, 'w');
+  child.kill('SIGHUP');
+  await first.writeFile(config);
+  await first.close();
+  const lines: string[] = [];
+  const output = createInterface(child.stdout).on('line', (line) => lines.push(line));
+  const listens = once(output, 'line').then(() => 'it listens');
+  expect(await Promise.race([listens, ended.then(() => 'it has ended')])).toBe('it listens');
+  const second = await open(pipe, 'w');
+  await second.writeFile(config);
+  await second.close();
+  await until(() => lines.some((line) => line.includes('the configuration was reloaded')), 'the reload');
+  child.kill('SIGKILL');
+  await ended;
+  await directory.remove();
 });
 
 describe('workers', () => {
