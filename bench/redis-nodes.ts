@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { type ProxyProcess, startProxy } from '../test/support/proxy-process.js';
 import { type RedisServer, startRedis } from '../test/support/redis-server.js';
 import { freePort, temporaryDirectory } from '../test/support/temporary.js';
+import { UNLIMITED_CLIENTS } from './workbench.js';
 
 export interface RedisNodesOptions {
   readonly origin: string;
@@ -59,6 +60,6 @@ async function settings({ redisUrl, prefix = 'bench', bytes, workers = 1 }: Redi
     `spool: { shared: ${bytes === 'shared'} }`,
     `workers: ${workers}`,
     bytes === 'shared' ? '' : cluster,
-    '',
+    UNLIMITED_CLIENTS,
   ].join('\n');
 }

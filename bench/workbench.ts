@@ -19,6 +19,9 @@ export interface Thoroughness {
   readonly proxyFlags: readonly string[];
 }
 
+/** All load comes from one address. */
+export const UNLIMITED_CLIENTS = 'limits: { uploads: { total: null, per_client: null, rate: null } }\n';
+
 /** What a contest is held with: directories and servers that end with it. */
 export class Bench {
   private readonly closers: (() => Promise<unknown>)[] = [];
@@ -56,7 +59,7 @@ export class Bench {
   async startOurs(options: ProxyOptions): Promise<ProxyProcess> {
     const flags = ['--log-level', 'warn', ...this.thoroughness.proxyFlags];
     const data = options.data ?? (await this.directory());
-    return startProxy({ flags, ...options, data });
+    return startProxy({ flags, ...options, data, config: `${options.config ?? ''}\n${UNLIMITED_CLIENTS}` });
   }
 
   /** The same, until the contest is over. */

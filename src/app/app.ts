@@ -26,7 +26,9 @@ import type { UploadSecrets } from '../secrets/upload-secrets.js';
 import { clientLimits, limitsFrom, NumberedConnections } from '../server/connection-limits.js';
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
+import { DiskSpace } from '../spool/disk-space.js';
 import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
+import { Admission } from '../uploads/admission.js';
 import { BodyMemory } from '../uploads/body-memory.js';
 import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
 import { KeyRotation } from '../uploads/key-rotation.js';
@@ -263,6 +265,7 @@ function countStored(storage: Storage, metrics: Metrics): void {
   metrics.countUnreadable(async () => (await storage.setAsideRecords()).length);
   metrics.countUnknown(() => storage.unknownUploads?.());
   metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
+  metrics.countReservedBytes(async () => (await totalsIn(storage))?.reservedBytes);
 }
 
 /** Undefined while the store is unavailable, so that the other metrics can still be read. */
@@ -326,9 +329,17 @@ function buildUploads(config: Config, deps: HandlerDeps): Uploads {
   return new Uploads({
     ...deps,
     feeds: deps.delivery,
+    admission: buildAdmission(config, deps),
     newDeliveryKey: () => randomUUID(),
     pace: config.spool.sync === 'always' ? { bytes: 0, everyMs: 0 } : { bytes: 16 * MEBIBYTE, everyMs: 1000 },
   });
+}
+
+function buildAdmission(config: Config, { routes, metrics, log, monotonic, timings }: HandlerDeps): Admission {
+  const { admission: limits, data: directory, spool } = config;
+  const space = new DiskSpace({ directory, ...(spool.keepFree && { keepFree: spool.keepFree }), monotonic });
+  const { refusalDelayMs = TIMINGS.refusalDelayMs } = timings ?? {};
+  return new Admission({ limits, routes, space, metrics, log, monotonic, refusalDelayMs });
 }
 
 /** The parts of `AppDeps` that requests need. */
@@ -350,6 +361,7 @@ type RequestDeps = Pick<
 
 /** The dependencies of the request handler, besides its configuration. */
 export interface HandlerDeps extends RequestDeps, Pick<OpenDeps, 'closers'> {
+  readonly timings?: Pick<Timings, 'refusalDelayMs'>;
   readonly delivery: Delivery;
   readonly relay: Relay;
 }
@@ -385,6 +397,7 @@ export function buildHandler(first: RequestSettings, deps: HandlerDeps): { handl
       discovery: new Discovery(all),
       onUnknownOutcomeReported: (outcome: UnknownOutcome) => delivery.recordClientInformed(outcome),
       interimMode: config.interimResponses,
+      maxHeadBytes: config.maxHeadBytes,
       rfcInterim: rfc104,
       joinsParts: deps.node === undefined,
       newToken: () => randomBytes(24).toString('base64url'),
@@ -453,7 +466,11 @@ function noMigrator({ spool }: Config, { store, node }: Storage): NoMigrator {
 function cleanupTimes({ defaultRoute, routes }: Config): Pick<CompiledConfig, 'cleanupEveryMs' | 'longestAgeMs'> {
   const ages = [defaultRoute, ...routes.map(({ route }) => route)].flatMap(({ limits, delivery }) => [
     limits.maxAgeSeconds * 1000,
+    (limits.maxEmptyAgeSeconds ?? Infinity) * 1000,
     delivery.keepAnswerMs,
   ]);
-  return { cleanupEveryMs: Math.min(60_000, Math.max(250, Math.min(...ages) / 4)), longestAgeMs: Math.max(...ages) };
+  return {
+    cleanupEveryMs: Math.min(60_000, Math.max(250, Math.min(...ages) / 4)),
+    longestAgeMs: Math.max(...ages.filter(Number.isFinite)),
+  };
 }

@@ -78,6 +78,7 @@ export class ClientListeners {
         tls: loaded?.tls,
         windows: { stream: config.http2.streamWindowBytes, session: config.http2.sessionWindowBytes },
         maxConcurrentStreams: config.http2.maxStreams,
+        maxHeadBytes: config.maxHeadBytes,
         ...settingsOf(config, each),
         gate,
         isSharedPeer,

@@ -14,6 +14,7 @@ import { describeAddresses, type RedisSettings } from '../store/redis/errors.js'
 import { RedisLeases } from '../store/redis/leases.js';
 import { RedisNodes, tryAcquire } from '../store/redis/nodes.js';
 import { RedisStore } from '../store/redis/redis-store.js';
+import { Recounts } from '../store/redis/usage.js';
 import { retryWhileUnavailable } from '../store/upload-store.js';
 import { recoverNode, recoverOne, type RecoveryDeps } from '../uploads/recovery.js';
 import { UnknownBytes, UnreadableBytes } from '../uploads/unknown-bytes.js';
@@ -43,6 +44,9 @@ export async function openRedisStorage(config: RedisBacked, deps: StorageDeps): 
   if (node !== undefined) await noteNode({ directory: data, store: 'redis', isShared }, storeId, node);
   const store = new RedisStore({ connection, node: node ?? '' });
   closers.push(() => store.close());
+  const recounts = new Recounts(connection);
+  closers.push(() => recounts.stop());
+  recounts.start();
   const leases = new RedisLeases(connection, { leaseMs: timings.leaseMs });
   closers.push(() => Promise.resolve(leases.close()));
   const { spool, unreadable } = await openSpool(config, connection, deps);

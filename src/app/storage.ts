@@ -92,6 +92,8 @@ export interface Timings {
   readonly returnGraceMs: number;
   /** Interval at which the files of certificates are looked at. */
   readonly certificatePollMs: number;
+  /** Time after which a client that created too many uploads is told so. */
+  readonly refusalDelayMs: number;
 }
 
 /** The timings of a proxy outside of tests. */
@@ -106,6 +108,7 @@ export const TIMINGS: Timings = {
   claimMs: 15_000,
   returnGraceMs: 15_000,
   certificatePollMs: 5_000,
+  refusalDelayMs: 1000,
 };
 
 /** The dependencies of a storage besides its configuration. */

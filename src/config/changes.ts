@@ -22,6 +22,8 @@ export const FIXED_SETTINGS: readonly string[] = [
   'workers',
   'uploads.path',
   'http2',
+  'limits.max_head',
+  'limits.uploads',
   'log.format',
 ];
 

@@ -35,6 +35,9 @@ export interface Config {
   readonly headTimeoutMs: number;
   readonly minRate: MinRateConfig;
   readonly connections: ConnectionsConfig;
+  /** Largest header section of a request. */
+  readonly maxHeadBytes: number;
+  readonly admission: AdmissionConfig;
   /** `Alt-Svc` for clients; replaces the one of the origin. */
   readonly altSvc?: string;
   readonly http2: Http2Config;
@@ -69,6 +72,15 @@ interface SpoolConfig {
   /** All nodes use the same directory. */
   readonly shared: boolean;
   readonly sync: 'always' | 'group' | 'none';
+  /** Undefined: the smaller one of 1 GiB and 5 %. */
+  readonly keepFree?: { readonly bytes: number } | { readonly share: number };
+}
+
+/** The limits of uploads that are not answered yet, in all and of one client. Undefined: no limit. */
+interface AdmissionConfig {
+  readonly all: { readonly uploads?: number; readonly bytes?: number };
+  readonly client: { readonly uploads?: number; readonly bytes?: number };
+  readonly rate?: { readonly perSecond: number; readonly burst: number };
 }
 
 /** `request` and `response` are in bytes per second; undefined: no limit. */
@@ -125,7 +137,7 @@ export function toConfig(settings: Settings): Config {
     ...(admin ? { admin } : {}),
     data: settings.data,
     store: toStore(settings.store),
-    spool: settings.spool,
+    spool: toSpool(settings.spool),
     secrets: toSecrets(settings.secrets),
     ...(cluster ? { cluster } : {}),
     workers: toWorkers(settings.workers),
@@ -144,6 +156,8 @@ export function toConfig(settings: Settings): Config {
     headTimeoutMs: settings.limits.head_timeout,
     minRate: toMinRate(settings.limits.min_rate),
     connections: toConnections(settings.limits.connections),
+    maxHeadBytes: settings.limits.max_head,
+    admission: toAdmission(settings),
     ...withoutNulls({ altSvc: settings.alt_svc }),
     http2: {
       streamWindowBytes: http2.stream_window,
@@ -176,6 +190,19 @@ function toMinRate({ request, response, window }: Settings['limits']['min_rate']
 
 function toConnections({ total, per_address }: Settings['limits']['connections']): ConnectionsConfig {
   return withoutNulls({ total, perAddress: per_address });
+}
+
+function toSpool({ type, shared, sync, keep_free: keepFree }: Settings['spool']): SpoolConfig {
+  return { type, shared, sync, ...withoutNulls({ keepFree }) };
+}
+
+function toAdmission({ spool, limits: { uploads } }: Settings): AdmissionConfig {
+  const { total, per_client: perClient, bytes_per_client: bytesPerClient, rate, burst } = uploads;
+  return {
+    all: withoutNulls({ uploads: total, bytes: spool.max_bytes }),
+    client: withoutNulls({ uploads: perClient, bytes: bytesPerClient }),
+    ...(rate !== null && { rate: { perSecond: rate, burst } }),
+  };
 }
 
 /** Finds errors that involve several settings or this machine. Reads the files that the settings name, and changes nothing. */

@@ -2,7 +2,18 @@ import * as z from 'zod';
 import { normalizePattern } from '../model/uri.js';
 import { corsSettings } from './cors.js';
 import { routeAccess, routeDelivery } from './delivery-schema.js';
-import { boolean, duration, httpUrl, isNull, oneOf, valueType, size, sizeOrNull, text } from './values.js';
+import {
+  boolean,
+  duration,
+  httpUrl,
+  integerOrNull,
+  isNull,
+  oneOf,
+  valueType,
+  size,
+  sizeOrNull,
+  text,
+} from './values.js';
 
 /** Limits of an upload, without defaults: for the top level and for routes. */
 export const limitSettings = {
@@ -16,6 +27,16 @@ export const limitSettings = {
   ),
   max_age: duration({ minMs: 1000, maxMs: Infinity }).describe(
     'An upload that receives nothing for this long is deleted.',
+  ),
+  max_idle_empty: duration({ minMs: 1000, maxMs: Infinity }).describe(
+    'The same for an upload that has not received a single byte, if it is shorter than `max_age`.',
+  ),
+  max_uploads: integerOrNull({ min: 1, max: 100_000_000 }).describe(
+    'Maximum number of uploads of a route that are not answered yet; further ones get 503. `null`: no limit.',
+  ),
+  max_spooled: sizeOrNull().describe(
+    'Maximum number of bytes that these uploads take in the spool, those that are still to come included; an upload that does not ' +
+      'fit gets 507. `null`: no limit.',
   ),
 };
 
@@ -103,7 +124,7 @@ export const routeSettings = z.strictObject({
     .partial()
     .optional()
     .describe(
-      'Replaces single settings of the top-level `limits`, except `idle_timeout`, `head_timeout`, `min_rate` and `connections`, which are the same for all routes.',
+      'Replaces single settings of the top-level `limits`, except `idle_timeout`, `head_timeout`, `max_head`, `min_rate`, `connections` and `uploads`, which are the same for all routes.',
     ),
   plain_bodies: plainBodies().optional(),
   protocols: protocols().optional(),

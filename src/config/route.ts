@@ -39,6 +39,7 @@ export function toDefaultRoute(settings: Settings): Route {
     origin: settings.origin,
     resumable,
     limits: toLimits(settings.limits),
+    ...toCapacity(settings.limits),
     delivery,
     authorize: toAuthorize(settings.authorize),
     bindTo: settings.bind_to,
@@ -62,6 +63,7 @@ export function toRoute(own: RouteSettings, top: Settings): RouteConfig {
       origin: own.origin ?? top.origin,
       resumable: own.resumable,
       limits: toLimits({ ...top.limits, ...own.limits }),
+      ...toCapacity({ ...top.limits, ...own.limits }),
       delivery,
       authorize: toAuthorize({ ...top.authorize, ...own.authorize }),
       bindTo: own.bind_to ?? top.bind_to,
@@ -124,7 +126,12 @@ function toLimits(limits: Omit<Settings['limits'], 'idle_timeout'>): Limits {
     }),
     minSize: limits.min_size,
     maxAgeSeconds: toSeconds(limits.max_age),
+    maxEmptyAgeSeconds: toSeconds(limits.max_idle_empty),
   };
+}
+
+function toCapacity({ max_uploads: uploads, max_spooled: bytes }: Settings['limits']): Pick<Route, 'capacity'> {
+  return uploads === null && bytes === null ? {} : { capacity: withoutNulls({ uploads, bytes }) };
 }
 
 function toDelivery(delivery: DeliverySettings, origin: string): DeliveryRules {

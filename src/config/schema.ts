@@ -21,6 +21,7 @@ import {
   path,
   valueType,
   size,
+  sizeOrShareOrNull,
   sizeOrNull,
   text,
   withDefaults,
@@ -102,6 +103,12 @@ const clientLimits = {
       'How long the header section of a request may take, from first to last byte; then the client gets 408 and the connection is closed. ' +
         'The same limit applies to a TLS handshake and to the first request of a new HTTP/2 connection.',
     ),
+  max_head: size({ min: 4096, max: 65_536 })
+    .prefault('64KiB')
+    .describe(
+      'Maximum size of the header section of a request, in bytes; a larger one gets 431. That of an upload is kept in its record. ' +
+        'Applications behind the proxy often accept less.',
+    ),
   min_rate: z
     .strictObject({
       request: sizeOrNull()
@@ -147,6 +154,36 @@ const clientLimits = {
     .describe(
       'How many connections clients may open. Further ones are reset, counted in `rufh_connections_refused_total` and logged. ' +
         'From 90 % of `total` on, idle connections are closed first.',
+    ),
+  uploads: z
+    .strictObject({
+      total: integerOrNull({ min: 1, max: 100_000_000 })
+        .prefault(100_000)
+        .describe('Maximum number of uploads that are not answered yet; further ones get 503. `null`: no limit.'),
+      per_client: integerOrNull({ min: 1, max: 100_000_000 })
+        .prefault(2000)
+        .describe('The same for one client; further ones get 429. `null`: no limit.'),
+      bytes_per_client: sizeOrNull()
+        .prefault(null)
+        .describe(
+          'Maximum number of bytes that the uploads of one client take in the spool, those that are still to come included; an upload ' +
+            'that does not fit gets 429. `null`: no limit.',
+        ),
+      rate: integerOrNull({ min: 1, max: 1_000_000 })
+        .prefault(20)
+        .describe(
+          'Maximum number of uploads that one client may create in a second; further ones get 429. Each process counts by itself. ' +
+            '`null`: no limit.',
+        ),
+      burst: integer({ min: 1, max: 1_000_000 })
+        .prefault(1000)
+        .describe('Number of uploads that a client may create at once before `rate` applies to it.'),
+    })
+    .prefault({})
+    .describe(
+      'How many uploads clients may have. A client is the principal that `authorize.forward_auth` names, else an address, or a /64 with IPv6. ' +
+        'Addresses of `trusted_proxies` and Unix sockets have no limits of one client. Neither have ordinary requests whose ' +
+        'bodies are spooled. Refused uploads are counted in `rufh_uploads_refused_total` and logged.',
     ),
 };
 
@@ -256,6 +293,18 @@ export const schema = z.strictObject({
             'but several uploads share one sync. `none`: left to the operating system; a killed process loses nothing ' +
             'that was acknowledged, a power cut may. Not allowed with `shared`.',
         ),
+      max_bytes: sizeOrNull()
+        .prefault(null)
+        .describe(
+          'Maximum number of bytes that uploads take, those that are still to come included, on all nodes together; an upload that does ' +
+            'not fit gets 507. `null`: no limit.',
+        ),
+      keep_free: sizeOrShareOrNull()
+        .prefault(null)
+        .describe(
+          'Space of the file system that new uploads leave free, as a size or a percentage; an upload that does not fit gets 507. `null`: ' +
+            'the smaller one of 1 GiB and 5 %.',
+        ),
     })
     .prefault({})
     .describe('Where the bytes of uploads are kept until the origin has answered.'),
@@ -303,6 +352,9 @@ export const schema = z.strictObject({
         max_append_size: null,
         min_append_size: null,
         max_age: '24h',
+        max_idle_empty: '10m',
+        max_uploads: null,
+        max_spooled: null,
       }),
       idle_timeout: duration({ minMs: 1 })
         .prefault('60s')

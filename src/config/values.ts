@@ -49,18 +49,37 @@ const BYTES: Readonly<Record<string, number>> = {
 const SIZE_ALLOWED = 'a size such as 10GiB, 5MB or a number of bytes';
 const SIZE_JSON = { type: ['string', 'integer'], pattern: SIZE.source, minimum: 0 };
 
-function readSize(found: unknown, min: number): number | undefined {
+function readSize(found: unknown, min: number, max = Infinity): number | undefined {
   if (typeof found !== 'string' && typeof found !== 'number') return undefined;
   const [, amount, unit = 'B'] = SIZE.exec(String(found)) ?? [];
   if (amount === undefined) return undefined;
   const bytes = Number(amount) * BYTES[unit]!;
-  return Number.isSafeInteger(bytes) && bytes >= min ? bytes : undefined;
+  return Number.isSafeInteger(bytes) && bytes >= min && bytes <= max ? bytes : undefined;
 }
 
 /** A number of bytes: `10GiB`, `5MB`, `1000`. */
-export function size({ min = 0 } = {}) {
-  const allowed = min > 0 ? `${SIZE_ALLOWED}, at least ${min}` : SIZE_ALLOWED;
-  return valueType({ read: (found) => readSize(found, min), allowed, json: SIZE_JSON, unit: 'size' });
+export function size({ min = 0, max = Infinity } = {}) {
+  const atLeast = min > 0 ? `, at least ${min}` : '';
+  const allowed = `${SIZE_ALLOWED}${atLeast}${max < Infinity ? `, at most ${max}` : ''}`;
+  return valueType({ read: (found) => readSize(found, min, max), allowed, json: SIZE_JSON, unit: 'size' });
+}
+
+const PERCENTAGE = /^(\d{1,2}(?:\.\d+)?)\s?%$/;
+
+/** A size, a percentage of a whole, or `null`; the description of the setting defines `null`. */
+export function sizeOrShareOrNull() {
+  return valueType({
+    read: (found): { readonly bytes: number } | { readonly share: number } | null | undefined => {
+      if (isNull(found)) return null;
+      const [, percent] = PERCENTAGE.exec(String(found)) ?? [];
+      if (percent !== undefined) return { share: Number(percent) / 100 };
+      const bytes = readSize(found, 0);
+      return bytes === undefined ? undefined : { bytes };
+    },
+    allowed: 'a size such as 10GiB, a percentage such as 5%, or null',
+    json: { ...SIZE_JSON, type: ['string', 'integer', 'null'], pattern: `${SIZE.source}|${PERCENTAGE.source}` },
+    unit: 'size or percentage',
+  });
 }
 
 /** A size, or `null` for "no limit". */

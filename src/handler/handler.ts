@@ -53,6 +53,8 @@ export interface HandlerOptions {
   readonly newToken: () => string;
   /** Called after a client got the complete response that reports an unknown outcome. Never rejects. */
   readonly onUnknownOutcomeReported: (outcome: UnknownOutcome) => Promise<void>;
+  /** The largest head of a request; missing: no limit but those of the parsers. */
+  readonly maxHeadBytes?: number;
   readonly metrics: Metrics;
   readonly log: Log;
   /** Monotonic clock in milliseconds. */
@@ -118,7 +120,7 @@ export class HttpHandler {
     const record: RequestRecord = { kind: 'other' };
     const head = client ? readPeerHead(exchange.req, client) : readHead(exchange.req, this.options.trust);
     try {
-      const problem = head instanceof InvalidHead ? head : this.loopProblem(head);
+      const problem = head instanceof InvalidHead ? head : (this.headProblem(head) ?? this.loopProblem(head));
       const { cors } = this.options;
       if (problem) await respondEarly(exchange, cors.applyEarly(problemReply(problem), exchange.req));
       else await this.serve(exchange, head as RequestHead, record, client !== undefined);
@@ -157,6 +159,14 @@ export class HttpHandler {
       log.error({ err: error }, 'request failed unexpectedly');
       socket.destroy();
     }
+  }
+
+  /** The parser of HTTP/1.1 has refused a longer head already. */
+  private headProblem({ httpVersion, headers, target }: RequestHead): Problem | undefined {
+    const { maxHeadBytes = Infinity } = this.options;
+    if (httpVersion !== '2.0') return undefined;
+    const bytes = headers.reduce((sum, [name, value]) => sum + name.length + value.length, target.length);
+    return bytes > maxHeadBytes ? { status: 431, detail: HEAD_TOO_LARGE } : undefined;
   }
 
   /** Refuses a request that this proxy has sent itself, which would loop until no connections are left (RFC 9110 §7.6.3). */
@@ -428,6 +438,7 @@ export class HttpHandler {
   }
 }
 
+const HEAD_TOO_LARGE = 'The header section of this request is larger than is accepted here.';
 const LOOP_DETAIL = 'The request has come through this proxy before: its origin leads back to it.';
 const NO_UPGRADE = 'An upload resource cannot change to another protocol.';
 

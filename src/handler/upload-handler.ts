@@ -44,7 +44,9 @@ import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
 import { wasReset } from '../server/http2-reset.js';
 import type { InterimResponses } from '../server/interim-responses.js';
+import { limitKeyOf } from '../server/connection-limits.js';
 import type { RequestRates } from '../server/slow-clients.js';
+import type { TrustedProxies } from '../server/trusted-proxies.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
 import type { UploadCall } from '../uploads/answers.js';
 import type { BodyMemory } from '../uploads/body-memory.js';
@@ -64,6 +66,8 @@ export interface UploadRequestHandlerOptions {
   readonly clock: () => number;
   /** The clock by which uploads expire; `clock` by default. */
   readonly expiryClock?: () => number;
+  /** Addresses of proxies stand for many clients; without it no address does. */
+  readonly trust?: Pick<TrustedProxies, 'trusts'>;
   /** The memory of all bodies of the process. */
   readonly bodyMemory: BodyMemory;
   /** Ends a body that sends nothing for this long. */
@@ -195,9 +199,10 @@ export class UploadRequestHandler {
     if (owner.kind === 'nobody') return { kind: 'turned-away', answer: problemAnswer(403, NO_PRINCIPAL) };
     const { addedHeaders } = admission;
     const principal = owner.kind === 'client' ? owner.digest : undefined;
+    const client = countedClient(head, admission.principal, this.options.trust);
     const request = storedRequestOf(head);
     const keyOf = (key: string): string => clientKeyOf(key, head, route.name, principal ?? admission.principal);
-    const parts = { id: uploadRequest.identity.id, request, addedHeaders, principal };
+    const parts = { id: uploadRequest.identity.id, request, addedHeaders, principal, client };
     if (partUrls) {
       const ids = await this.idsOfParts(head, partUrls);
       if (!ids) return { kind: 'refused', refusal: { reason: 'malformed', detail: NO_PARTS } };
@@ -494,6 +499,24 @@ function clientKeyOf(
   return createHash('sha256')
     .update(JSON.stringify([route, client, key]))
     .digest('base64url');
+}
+
+/**
+ * A digest of the client by which its uploads are counted: the principal that the authorization service names, or the
+ * address. Undefined for a peer that stands for many clients. What a client states itself could be another each time.
+ */
+function countedClient(
+  { connection: { clientAddress } }: Pick<RequestHead, 'connection'>,
+  principal: string | undefined,
+  trust: Pick<TrustedProxies, 'trusts'> | undefined,
+): string | undefined {
+  if (principal !== undefined) return shortDigest(['principal', principal]);
+  const address = limitKeyOf(clientAddress);
+  return address === undefined || trust?.trusts(clientAddress) ? undefined : shortDigest(['address', address]);
+}
+
+function shortDigest(value: readonly string[]): string {
+  return createHash('sha256').update(JSON.stringify(value)).digest('base64url').slice(0, 22);
 }
 
 function lowerCased([name, value]: HeaderLine): HeaderLine {

@@ -111,6 +111,12 @@ export type Refusal =
    */
   | { readonly reason: 'incremental-refused'; readonly isBusy: boolean }
   | { readonly reason: 'storage-full'; readonly upload?: Upload }
+  /** The client has created uploads too fast, or has as many of them, or as many bytes in them, as one client may. */
+  | {
+      readonly reason: 'client-limit';
+      readonly limit: 'rate' | 'uploads' | 'bytes';
+      readonly retryAfterSeconds: number;
+    }
   | { readonly reason: 'unavailable'; readonly detail: string; readonly retryAfterSeconds: number };
 
 /** An interim response of the origin (RFC 9110 §15.2), with all fields unchanged. */

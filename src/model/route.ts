@@ -6,6 +6,8 @@ export interface Limits {
   readonly minAppendSize?: number;
   /** An upload is removed when nothing was appended to it for this long. */
   readonly maxAgeSeconds: number;
+  /** The same for an upload that has no bytes yet, if that is shorter; missing in records of older versions. */
+  readonly maxEmptyAgeSeconds?: number;
 }
 
 /** The rules for retrying failed deliveries. */
@@ -151,6 +153,8 @@ export interface Route {
   readonly origin: string;
   readonly resumable: boolean;
   readonly limits: Limits;
+  /** The uploads that the route may have at the same time, and the bytes that they may take; missing: no limit. */
+  readonly capacity?: { readonly uploads?: number; readonly bytes?: number };
   readonly delivery: DeliveryRules;
   readonly authorize: Authorize;
   /** Binds an upload to its creator by the values of these headers, or by the principal from `forwardAuth`. */

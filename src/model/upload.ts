@@ -161,6 +161,11 @@ export interface Upload {
   readonly deliveryKey: string;
   /** Digest of the only principal that may continue the upload; undefined: everyone with its id may. */
   readonly principal?: string;
+  /**
+   * Digest of the client by which its uploads are counted: the principal, or else the address. Missing for an address
+   * that stands for many clients, and in records of older versions.
+   */
+  readonly client?: string;
   /** Digest of the creation's `Idempotency-Key` and its client; see `clientKeyOf`. */
   readonly clientKey?: string;
   /** Header lines of the `forwardAuth` response for the origin; they replace the client's fields of the same names. */

@@ -86,6 +86,12 @@ export class Metrics {
     labelNames: ['dialect'],
     ...this.registered,
   });
+  private readonly refused = new Counter({
+    name: 'rufh_uploads_refused_total',
+    help: 'Uploads that were not let in, by the limit that left no room for them.',
+    labelNames: ['limit'],
+    ...this.registered,
+  });
   private readonly ended = new Counter({
     name: 'rufh_uploads_ended_total',
     help: 'Uploads that ended, each counted once, by final phase; "undelivered": expired after delivery was given up.',
@@ -190,6 +196,10 @@ export class Metrics {
 
   uploadCreated(dialect: string): void {
     this.created.inc({ dialect });
+  }
+
+  uploadRefused(limit: string): void {
+    this.refused.inc({ limit });
   }
 
   uploadEnded(phase: 'answered' | 'undelivered' | 'cancelled' | 'invalid' | 'expired'): void {
@@ -335,6 +345,21 @@ export class Metrics {
     new Gauge({
       name: 'rufh_spool_bytes',
       help: 'Committed bytes of uploads that are not answered yet.',
+      aggregator: 'max',
+      ...this.registered,
+      async collect() {
+        const count = await bytes();
+        if (count === undefined) this.remove();
+        else this.set(count);
+      },
+    });
+  }
+
+  /** Calls `bytes` at every scrape for the bytes that unfinished uploads may still bring; undefined omits the value. */
+  countReservedBytes(bytes: () => Promise<number | undefined>): void {
+    new Gauge({
+      name: 'rufh_spool_reserved_bytes',
+      help: 'Bytes that the spool keeps room for, because unfinished uploads may still bring them.',
       aggregator: 'max',
       ...this.registered,
       async collect() {

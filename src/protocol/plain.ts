@@ -67,7 +67,10 @@ function refused(refusal: Refusal, context: ReplyContext): Reply {
   if (reason === 'too-large')
     return problemReply({ status: 413, detail: `A request may have at most ${refusal.maxSize} bytes here.` });
   if (reason === 'storage-full')
-    return problemReply({ status: 507, detail: 'There is no room for this request now. Nothing of it was kept.' });
+    return problemReply(
+      { status: 507, detail: 'There is no room for this request now. Nothing of it was kept.' },
+      lines(adviceLine(refusal)),
+    );
   if (reason === 'unavailable')
     return problemReply({ status: 503, detail: 'This request cannot be taken now. Nothing of it was kept.' }, [
       retryAfterLine(refusal.retryAfterSeconds),

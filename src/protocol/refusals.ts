@@ -78,6 +78,8 @@ function statusOf(refusal: Refusal, dialect: Dialect): number {
       return 422; // draft-ietf-httpapi-idempotency-key-header §2.7
     case 'incremental-refused':
       return refusal.isBusy ? 429 : 501; // RFC 10036
+    case 'client-limit':
+      return 429; // RFC 6585 §4
     case 'storage-full':
       return 507;
   }
@@ -112,7 +114,7 @@ export function adviceLine(refusal: Refusal): HeaderLine | undefined {
     return refusal.isBusy
       ? retryAfterLine(BUSY_RETRY_SECONDS)
       : ['Proxy-Status', 'rufh-proxy; error=incremental_refused'];
-  if (reason === 'unavailable') return retryAfterLine(refusal.retryAfterSeconds);
+  if (reason === 'unavailable' || reason === 'client-limit') return retryAfterLine(refusal.retryAfterSeconds);
   return undefined;
 }
 
@@ -158,9 +160,16 @@ const DETAILS: Details = {
   'unsupported-media-type': ({ expected }) =>
     `What is appended has to have the media type ${expected}: send it as the Content-Type.`,
   'digest-mismatch': ({ field }) => MISMATCHED[field],
+  'client-limit': ({ limit }) => CLIENT_LIMITS[limit],
   'storage-full': () => 'There is no room for more bytes now. What was acknowledged is kept: try again later.',
   unavailable: ({ detail }) => `${detail} Try again later.`,
   'method-not-allowed': ({ allowed }) => `An upload resource understands ${allowed.join(', ')} and nothing else.`,
+};
+
+const CLIENT_LIMITS = {
+  rate: 'You begin uploads faster than is accepted here. Nothing was stored: try again later.',
+  uploads: 'You have as many unfinished uploads here as are accepted. Finish or cancel some, or try again later.',
+  bytes: 'Your unfinished uploads take as much room here as is accepted. Finish or cancel some, or try again later.',
 };
 
 const MISMATCHED = {

@@ -1,6 +1,7 @@
 import { setImmediate as yieldToEventLoop, setTimeout as sleep } from 'node:timers/promises';
 import { Fault } from '../model/fault.js';
 import type { Answer, Attempt, Chunk, Phase, Undelivered, Upload } from '../model/upload.js';
+import type { Capacity, NoRoom } from './usage.js';
 
 /** The fields that the caller decides when an upload is created; all others start empty. */
 export type NewUpload = Pick<
@@ -16,6 +17,7 @@ export type NewUpload = Pick<
   | 'wantedReprDigest'
   | 'deliveryKey'
   | 'principal'
+  | 'client'
   | 'clientKey'
   | 'addedHeaders'
   | 'withheld'
@@ -39,6 +41,8 @@ export interface Commit {
   /** Set when the last body ended cleanly: the phase becomes `complete` and the length the offset. */
   readonly complete?: Pick<Upload, 'heldBack' | 'trailers'>;
   readonly expiresAt: number;
+  /** Without room for more than the upload has taken already, the step rejects with `STORAGE_FULL`. */
+  readonly capacity?: Capacity;
 }
 
 /** The origin's answer as the store keeps it. */
@@ -112,6 +116,8 @@ export interface Totals {
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
   /** Committed bytes that the spool still has to keep. */
   readonly bytes: number;
+  /** Bytes that the spool keeps room for: uploads that are being received may still bring them. */
+  readonly reservedBytes: number;
 }
 
 /**
@@ -131,13 +137,19 @@ export interface UploadStore {
   /** Missing in a store that has nothing but the records to look through. */
   readonly index?: UploadIndex;
 
-  /** Rejects when the id exists. */
+  /** Rejects when the id exists. With a capacity, the upload is created only if there is room for it. */
   create(upload: NewUpload): Promise<Upload>;
+  create(upload: NewUpload, capacity: Capacity): Promise<Upload | NoRoom>;
   /**
    * As `create`, for an upload with a `clientKey`, which only one upload has at a time. Returns the id of the upload
    * that has the key already, unless that is `replacedId`, which then loses the key to the new upload.
    */
   createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
+  createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId: string | undefined,
+    capacity: Capacity,
+  ): Promise<Upload | string | NoRoom>;
   /** The id of the upload that has this `clientKey`; that upload may have ended or be unknown by now. */
   idByClientKey(clientKey: string): Promise<string | undefined>;
   get(id: string): Promise<Upload | undefined>;

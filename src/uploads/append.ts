@@ -19,6 +19,7 @@ import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
+import type { Admission } from './admission.js';
 import { CompletionCheck, receiveBody, type Received } from './body-writer.js';
 import type { CommitPace } from './chunk.js';
 import type { RepresentationHashes } from './digests.js';
@@ -35,6 +36,8 @@ export interface AppendDeps {
   readonly log: Log;
   readonly clock: () => number;
   readonly pace: CommitPace;
+  /** Missing: there is no limit to the room that uploads take. */
+  readonly admission?: Pick<Admission, 'capacityFor'>;
 }
 
 export interface AppendTask {

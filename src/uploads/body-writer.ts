@@ -145,6 +145,8 @@ class BodyWriter {
     const name = chunkName(lease.token, upload.offset);
     const minCommitBytes = this.mustBeComplete ? Infinity : minBytes;
     const task = { upload, lease, name, minCommitBytes, onCommitted, onFailure: () => body.stop() };
+    // Its bytes count only later, and until then it must not expire as an upload without any.
+    if (minCommitBytes > 0 && upload.offset === 0 && body.ending === undefined) await this.renewExpiry();
     return new GrowingChunk(await this.deps.spool.create(upload.id, name), task, this.deps);
   }
 
@@ -248,6 +250,11 @@ class BodyWriter {
     this.deps.metrics.bytesReceived(sizeOf(keptBack));
     releaseMemory(keptBack);
     return { kind: 'completed', upload: result, reprDigest };
+  }
+
+  private async renewExpiry(): Promise<void> {
+    const { upload, lease } = this.task;
+    await this.commitWithoutBytes({ token: lease.token, expiresAt: expiry({ ...upload, offset: 1 }, this.deps) });
   }
 
   private commitWithoutBytes(commit: Commit): Promise<Upload | 'stale' | 'gone'> {

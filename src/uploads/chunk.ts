@@ -4,6 +4,7 @@ import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { type Commit, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
+import type { Admission } from './admission.js';
 
 /** The pace of commits: after every write, or in groups bounded in bytes and time. */
 export interface CommitPace {
@@ -19,6 +20,8 @@ export interface ChunkDeps {
   readonly metrics: Metrics;
   readonly clock: () => number;
   readonly pace: CommitPace;
+  /** Missing: there is no limit to the room that uploads take. */
+  readonly admission?: Pick<Admission, 'capacityFor'>;
 }
 
 export interface ChunkTask {
@@ -185,7 +188,9 @@ export class GrowingChunk {
   private commitOf(extent: Extent, complete: Commit['complete']): Commit {
     const { upload, lease, name } = this.task;
     const chunk = { name, start: upload.offset, ...extent };
-    return { token: lease.token, chunk, expiresAt: expiry(upload, this.deps, complete !== undefined), complete };
+    const after = { ...upload, offset: upload.offset + extent.size };
+    const expiresAt = expiry(after, this.deps, complete !== undefined);
+    return { token: lease.token, chunk, expiresAt, complete, capacity: this.deps.admission?.capacityFor(upload.route) };
   }
 
   private throwFailure(): void {
@@ -199,13 +204,15 @@ export class GrowingChunk {
  */
 const ABANDONED_MS = 15 * 60_000;
 
-/** The time at which an upload expires, renewed by each step of its client. */
+/** The time at which an upload expires, renewed by each step of its client. One without bytes has a shorter life. */
 export function expiry(
-  { limits, dialect }: Pick<Upload, 'limits' | 'dialect'>,
+  { limits, dialect, offset }: Pick<Upload, 'limits' | 'dialect' | 'offset'>,
   { clock }: Pick<ChunkDeps, 'clock'>,
   isComplete = false,
 ): number {
-  const ageMs = limits.maxAgeSeconds * 1000;
+  const { maxAgeSeconds, maxEmptyAgeSeconds = Infinity } = limits;
+  const isEmpty = offset === 0 && !isComplete;
+  const ageMs = (isEmpty ? Math.min(maxAgeSeconds, maxEmptyAgeSeconds) : maxAgeSeconds) * 1000;
   return clock() + (dialect === PLAIN_DIALECT && !isComplete ? Math.min(ageMs, ABANDONED_MS) : ageMs);
 }
 

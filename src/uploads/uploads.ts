@@ -20,6 +20,8 @@ import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { KeyedUpload, NewUpload, UploadStore } from '../store/upload-store.js';
+import { type Capacity, isNoRoom, type NoRoom } from '../store/usage.js';
+import type { Admission } from './admission.js';
 import { Answers, repeatsTheEnd, type UploadCall } from './answers.js';
 import { AppendBody, type AppendTask, EagerAppend, type EagerFeeds } from './append.js';
 import { type CommitPace, expiry } from './chunk.js';
@@ -50,6 +52,7 @@ export interface UploadsOptions extends OpeningDeps {
   /** The time that decides whether an upload has expired; `clock` by default. */
   readonly expiryClock?: () => number;
   readonly pace: CommitPace;
+  readonly admission: Admission;
 }
 
 /**
@@ -118,7 +121,10 @@ export class Uploads {
     const refusal = refuseCreation(intent, route.limits);
     if (refusal) return refused(refusal);
     if (clientKey !== undefined) return this.createOnce(intent, route, { ...creation, clientKey }, call);
-    return this.receiveNew(intent, await openUpload(newUpload(intent, route, creation, this.deps), this.deps), call);
+    const opened = await this.admit(newUpload(intent, route, creation, this.deps), (upload, capacity) =>
+      openUpload(upload, capacity, this.deps),
+    );
+    return 'reason' in opened ? refused(opened) : this.receiveNew(intent, opened, call);
   }
 
   /**
@@ -223,15 +229,26 @@ export class Uploads {
       const outcome =
         holder === undefined ? 'over' : await this.repeatedCreations.answer(holder, intent, creation.request, call);
       if (outcome !== 'over') return outcome;
-      const opened = await openFirstUpload(
+      const replacedId = holder;
+      const opened = await this.admit(
         { ...newUpload(intent, route, creation, this.deps), clientKey },
-        holder,
-        this.deps,
+        async (upload, capacity) => {
+          const result = await openFirstUpload(upload, replacedId, capacity, this.deps);
+          return typeof result === 'string' ? { holder: result } : result;
+        },
       );
-      if (typeof opened !== 'string') return this.receiveNew(intent, opened, call);
-      holder = opened;
+      if ('reason' in opened) return refused(opened);
+      if (!('holder' in opened)) return this.receiveNew(intent, opened, call);
+      ({ holder } = opened);
     }
     throw new Fault('STORE_UNAVAILABLE', 'the uploads of one client key end faster than they can be looked up', true);
+  }
+
+  private admit<U extends NewUpload, T extends object>(
+    upload: U,
+    create: (upload: U, capacity: Capacity) => Promise<T | NoRoom>,
+  ): Promise<T | Refusal> {
+    return this.deps.admission.admit(upload, (capacity) => create(upload, capacity));
   }
 
   private async receiveNew(
@@ -334,11 +351,11 @@ export class Uploads {
     announced: Announcements,
     { token }: Lease,
   ): Promise<Upload | undefined> {
-    const noted = await this.deps.store.commit(upload.id, {
-      token,
-      ...announced,
-      expiresAt: this.expiry(upload),
-    });
+    const { store, admission } = this.deps;
+    const expiresAt = expiry(upload, this.deps);
+    const noted = await admission.takeRoom(upload.route, (capacity) =>
+      store.commit(upload.id, { token, ...announced, expiresAt, capacity }),
+    );
     return typeof noted === 'string' ? undefined : noted;
   }
 
@@ -410,10 +427,6 @@ export class Uploads {
       throw new Fault('STORE_UNAVAILABLE', 'the bytes of this upload are on another node', true);
     return upload;
   }
-
-  private expiry(upload: Upload): number {
-    return this.deps.clock() + upload.limits.maxAgeSeconds * 1000;
-  }
 }
 
 /** An upload to be made of others. */
@@ -435,22 +448,34 @@ interface OpeningDeps {
 }
 
 /** The parts of a creation that are stored as they are: secrets are withheld already. Nobody else may know the id yet. */
-export type Creation = Pick<NewUpload, 'id' | 'request' | 'principal' | 'addedHeaders' | 'withheld' | 'clientKey'>;
+export type Creation = Pick<
+  NewUpload,
+  'id' | 'request' | 'principal' | 'client' | 'addedHeaders' | 'withheld' | 'clientKey'
+>;
 
 /** Creates an upload and takes its first lease at the same time: nobody else knows the id yet. */
-async function openUpload(upload: NewUpload, deps: OpeningDeps): Promise<readonly [Upload, Lease]> {
-  const creating = deps.store.create(upload).then((created) => {
-    deps.metrics.uploadCreated(created.dialect);
-    return created;
-  });
+async function openUpload(
+  upload: NewUpload,
+  capacity: Capacity,
+  deps: OpeningDeps,
+): Promise<readonly [Upload, Lease] | NoRoom> {
+  const creating = deps.store.create(upload, capacity);
   const taking = deps.leases.take(upload.id);
-  try {
-    return await Promise.all([creating, taking]);
-  } catch (fault) {
+  const releaseLease = (): void =>
     void taking.then(
       (lease) => lease.release(),
       () => undefined,
     );
+  try {
+    const [created, lease] = await Promise.all([creating, taking]);
+    if (isNoRoom(created)) {
+      releaseLease();
+      return created;
+    }
+    deps.metrics.uploadCreated(created.dialect);
+    return [created, lease];
+  } catch (fault) {
+    releaseLease();
     throw fault;
   }
 }
@@ -462,10 +487,11 @@ async function openUpload(upload: NewUpload, deps: OpeningDeps): Promise<readonl
 async function openFirstUpload(
   upload: KeyedUpload,
   replacedId: string | undefined,
+  capacity: Capacity,
   deps: OpeningDeps,
-): Promise<readonly [Upload, Lease] | string> {
-  const created = await deps.store.createUnlessKeyUsed(upload, replacedId);
-  if (typeof created === 'string') return created;
+): Promise<readonly [Upload, Lease] | string | NoRoom> {
+  const created = await deps.store.createUnlessKeyUsed(upload, replacedId, capacity);
+  if (typeof created === 'string' || isNoRoom(created)) return created;
   deps.metrics.uploadCreated(created.dialect);
   return [created, await deps.leases.take(created.id)];
 }
@@ -488,6 +514,6 @@ function newUpload(
     wantedReprDigest: intent.wantedReprDigest,
     deliveryKey: newDeliveryKey(),
     createdAt: now,
-    expiresAt: expiry({ limits, dialect: intent.dialect }, { clock }),
+    expiresAt: expiry({ limits, dialect: intent.dialect, offset: 0 }, { clock }),
   };
 }

@@ -6,6 +6,7 @@ import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import { seededRandom, temporaryDirectory } from '../support/temporary.js';
 import { describeLeases } from './leases-contract.js';
 import { describeStore, type StoreUnderTest } from './store-contract.js';
+import { describeLastRoom } from './store-room-contract.js';
 import { describeStoreModel } from './store-model-contract.js';
 
 type Crash = (directory: string) => Promise<void>;
@@ -49,6 +50,7 @@ function tearLastLines(): Crash {
 
 describeStore('embedded, sync: group', () => makeStore('group'));
 describeStore('embedded, sync: none', () => makeStore('none'));
+describeLastRoom('embedded', () => makeStore('none'));
 describeStore('embedded, records are always read again', () => makeStore('none', { maxCachedBytes: 0 }));
 describeStoreModel('embedded, last lines torn', () => makeStore('none', { crash: tearLastLines() }));
 describeStoreModel('embedded, records are always read again', () => makeStore('group', { maxCachedBytes: 0 }));

@@ -7,6 +7,7 @@ import { describeAskingAgain } from './store-again-contract.js';
 import { describeDeliveries } from './store-deliveries-contract.js';
 import { describeToldClients } from './store-informed-contract.js';
 import { describeEagerAttempts } from './store-eager-contract.js';
+import { describeRoom } from './store-room-contract.js';
 import { describeTotals } from './store-totals-contract.js';
 
 export interface StoreUnderTest {
@@ -298,5 +299,6 @@ export function describeStore(name: string, makeStore: () => Promise<StoreUnderT
     describeEagerAttempts(() => tested);
     describeAskingAgain(() => tested);
     describeTotals(() => tested);
+    describeRoom(() => tested);
   });
 }

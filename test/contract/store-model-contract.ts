@@ -1,7 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import type { Chunk, Phase } from '../../src/model/upload.js';
-import type { UploadStore } from '../../src/store/upload-store.js';
+import { everyUpload, type UploadStore } from '../../src/store/upload-store.js';
+import { roomOf } from '../../src/store/usage.js';
 import { answer, attempt, HOUR, newId, newUpload } from './sample-upload.js';
 import type { StoreUnderTest } from './store-contract.js';
 
@@ -138,6 +139,9 @@ const reopen: Step = async (model, real) => {
 const restart = fc.constant(reopen);
 
 async function check(model: Map<number, Model>, { store, ids }: Real): Promise<void> {
+  let reserved = 0;
+  for await (const upload of everyUpload(store)) reserved += Math.max(roomOf(upload) - upload.offset, 0);
+  expect((await store.totals()).reservedBytes).toBe(reserved);
   for (const [upload, id] of ids.entries()) {
     const known = model.get(upload);
     const found = await store.get(id);

@@ -108,16 +108,34 @@ describe.each(TRANSPORTS)('over %s', (transport) => {
     expectWhole(target);
   });
 
+  test('a creation that states more than there is room for is refused before its 104', async () => {
+    const client = new FlowClient(proxy, transport, '10');
+    const headers = creationLines(client.dialect, { complete: true });
+    await disk.fill(2 * MIB);
+    const refused = await client.send({ method: 'POST', target: '/disk/stated', headers, body: BYTES });
+    expectNoRoom(refused);
+    expect(refused.interims).toEqual([]);
+    expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
+  });
+
+  /** Sends the bytes without saying how many they are. */
+  async function sendUncounted(target: string, headers: readonly HeaderLine[]): Promise<WireResponse> {
+    const request = await proxy.begin(transport, { method: 'POST', target, headers });
+    await request.send(BYTES);
+    await request.end();
+    return request.readFinal();
+  }
+
   test('a creation whose bytes do not fit leaves something only for a client that can resume it', async () => {
     const target = '/disk/half';
     await disk.fill(2 * MIB);
     const untold = new FlowClient(proxy, transport, 'final');
     const headers = creationLines(untold.dialect, { complete: true });
-    expectNoRoom(await untold.send({ method: 'POST', target: '/disk/untold', headers, body: BYTES }));
+    expectNoRoom(await sendUncounted('/disk/untold', headers));
     expect([await filesOf('spool'), await filesOf('uploads')]).toEqual([[], []]);
     const client = new FlowClient(proxy, transport, '10');
     const lines = creationLines(client.dialect, { complete: true });
-    const refused = await client.send({ method: 'POST', target, headers: lines, body: BYTES });
+    const refused = await sendUncounted(target, lines);
     expectNoRoom(refused);
     const upload = client.at(refused.interims[0]!.header('Location')!);
     expect(await upload.offset()).toBeLessThan(2 * MIB);

@@ -78,7 +78,8 @@ describe('drain', () => {
     ];
     return {
       list: () => Promise.resolve({ uploads: [...own, ...others] as Upload[] }),
-      totals: () => Promise.resolve({ phases: { receiving: count, cancelled: 1, invalid: 2 }, bytes: 0 }),
+      totals: () =>
+        Promise.resolve({ phases: { receiving: count, cancelled: 1, invalid: 2 }, bytes: 0, reservedBytes: 0 }),
     };
   }
 

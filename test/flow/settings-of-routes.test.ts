@@ -61,8 +61,26 @@ const LIMITS: SettingRow[] = [
     ),
   ),
   row('limits.max_age', 'limits: { max_age: 1000s }', async (probe) => {
-    const created = await probe.post('', [['Upload-Complete', '?0']]);
+    const created = await probe.post('hello', [['Upload-Complete', '?0']]);
     expect(created.header('Upload-Limit')).toMatch(/max-age=(?:9\d\d|1000)$/);
+  }),
+  row('limits.max_idle_empty', 'limits: { max_idle_empty: 1000s }', async (probe) => {
+    const empty = await probe.post('', [['Upload-Complete', '?0']]);
+    expect(empty.header('Upload-Limit')).toMatch(/max-age=(?:9\d\d|1000)$/);
+    const begun = await probe.post('hello', [['Upload-Complete', '?0']]);
+    expect(begun.header('Upload-Limit')).toMatch(/max-age=86\d\d\d$/);
+  }),
+  row('limits.max_uploads', 'limits: { max_uploads: 1 }', async (probe) => {
+    const first = await probe.begin();
+    expect((await probe.upload()).status).toBe(503);
+    await first.cancel();
+    expect((await probe.upload()).status).toBe(200);
+  }),
+  row('limits.max_spooled', 'limits: { max_spooled: 1000 }', async (probe) => {
+    const first = await probe.begin('', [], 996);
+    expect((await probe.upload()).status).toBe(507);
+    await first.cancel();
+    expect((await probe.upload()).status).toBe(200);
   }),
 ];
 

@@ -158,6 +158,26 @@ describe('data and spool', () => {
   });
 });
 
+/** The statuses of two creations, each of an upload of 100 bytes. */
+async function statusesOfTwo(config: string): Promise<number[]> {
+  const app = await start(config);
+  const headers = [['Upload-Complete', '?0'] as const, ['Upload-Length', '100'] as const];
+  const creation = { method: 'POST', target: '/x', headers, body: '' };
+  return [(await requestOnce(app.url, creation)).status, (await requestOnce(app.url, creation)).status];
+}
+
+describe('the room of the spool', () => {
+  test('spool.max_bytes', async () => {
+    expect(await statusesOfTwo('spool: { max_bytes: 199 }')).toEqual([201, 507]);
+  });
+
+  test('spool.keep_free', async () => {
+    // More than any disk has, and less.
+    expect(await statusesOfTwo('spool: { keep_free: 1000TiB }')).toEqual([507, 507]);
+    expect(await statusesOfTwo('spool: { keep_free: 0B }')).toEqual([201, 201]);
+  });
+});
+
 /** Keys in Redis that name the upload. */
 const keysOf = async (prefix: string, upload: ResumableUpload): Promise<string[]> =>
   (await redis.cli('--scan', '--pattern', `{${prefix}*`)).split('\n').filter((key) => key.includes(idOf(upload)));
@@ -313,7 +333,8 @@ const SEEN: Readonly<Record<string, SeenIn>> = {
 };
 
 describe('rows', () => {
-  const together = [...SECURE_STORE, ...CLUSTER_TLS, 'data', 'spool.type', 'spool.sync', 'spool.shared'];
+  const ofSpool = ['type', 'sync', 'shared', 'max_bytes', 'keep_free'].map((name) => `spool.${name}`);
+  const together = [...SECURE_STORE, ...CLUSTER_TLS, 'data', ...ofSpool];
   const effects = Object.fromEntries(together.map((setting) => [setting, () => undefined]));
   const pinned = pinnedSettings([{ effects }, { effects: STORE }, { effects: CLUSTER }], SEEN);
 

@@ -176,6 +176,76 @@ const CLIENT_LIMITS: SettingGroup[] = [
   },
 ];
 
+const NEW_UPLOAD: readonly HeaderLine[] = [
+  ['Upload-Complete', '?0'],
+  ['Upload-Length', '100'],
+];
+
+/** The status of a creation by the client with this number. */
+async function createAs(client: number, { app }: GroupContext): Promise<number> {
+  const headers: HeaderLine[] = [...NEW_UPLOAD, ['X-Forwarded-For', `192.0.2.${client}`]];
+  return (await requestOnce(app.url, { method: 'POST', target: '/x', headers, body: '' })).status;
+}
+
+const limitedUploads = (limits: string): string => `trusted_proxies: [127.0.0.1]\nlimits: { uploads: { ${limits} } }`;
+
+const UPLOAD_LIMITS: SettingGroup[] = [
+  {
+    name: 'the number of uploads',
+    config: () => limitedUploads('total: 3, per_client: 2'),
+    effects: {
+      'limits.uploads.per_client': async (context) => {
+        const statuses = [await createAs(1, context), await createAs(1, context), await createAs(1, context)];
+        expect(statuses).toEqual([201, 201, 429]);
+      },
+      'limits.uploads.total': async (context) => {
+        expect([await createAs(2, context), await createAs(2, context)]).toEqual([201, 503]);
+      },
+    },
+  },
+  {
+    name: 'the bytes of a client',
+    config: () => limitedUploads('bytes_per_client: 199'),
+    effects: {
+      'limits.uploads.bytes_per_client': async (context) => {
+        const statuses = [await createAs(1, context), await createAs(1, context), await createAs(2, context)];
+        expect(statuses).toEqual([201, 429, 201]);
+      },
+    },
+  },
+  {
+    name: 'the speed of a client',
+    config: () => limitedUploads('rate: 1, burst: 2'),
+    effects: {
+      'limits.uploads.burst': async (context) => {
+        const statuses = [await createAs(1, context), await createAs(1, context), await createAs(1, context)];
+        expect(statuses).toEqual([201, 201, 429]);
+      },
+      'limits.uploads.rate': async (context) => {
+        await until(async () => (await createAs(1, context)) === 201, 'the next creation to be accepted');
+      },
+    },
+  },
+  {
+    name: 'the size of heads',
+    config: () => 'limits: { max_head: 4KiB }',
+    effects: {
+      'limits.max_head': async ({ app }) => {
+        for (const [bytes, status] of [
+          [3000, 200],
+          [5000, 431],
+        ] as const) {
+          const request = { method: 'GET', target: '/x', headers: [['X-Long', 'a'.repeat(bytes)]] as HeaderLine[] };
+          expect((await requestOnce(app.url, request)).status).toBe(status);
+          const client = await connectH2(app.url);
+          expect((await client.request(request)).status).toBe(status);
+          await client.close();
+        }
+      },
+    },
+  },
+];
+
 const HTTP2: SettingGroup = {
   name: 'HTTP/2',
   config: () => 'http2: { stream_window: 70000, session_window: 90000, max_streams: 7 }',
@@ -244,7 +314,7 @@ const SEEN: Readonly<Record<string, SeenIn>> = {
   'log.format': { file: 'flow/cli.test.ts', title: 'says so in words when it is to be pretty' },
 };
 
-const GROUPS = [LISTENERS, ...ADMIN, ...CLIENT_LIMITS, HTTP2];
+const GROUPS = [LISTENERS, ...ADMIN, ...CLIENT_LIMITS, ...UPLOAD_LIMITS, HTTP2];
 
 testGroups(GROUPS);
 

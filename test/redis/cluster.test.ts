@@ -173,7 +173,7 @@ describe('nodes apart', () => {
       await b.commit(id, { token: 1, chunk: { name: 'c', start: 0, size: 5 }, expiresAt: later });
       await a.remove(id);
       expect((await server.cli('keys', '*')).split('\n').sort()).toEqual(['{rufh:0}:totals', '{rufh}:store']);
-      expect(await a.totals()).toEqual({ phases: {}, bytes: 0 });
+      expect(await a.totals()).toEqual({ phases: {}, bytes: 0, reservedBytes: 0 });
     });
   });
 

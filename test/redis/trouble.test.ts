@@ -138,7 +138,7 @@ describe('trouble', () => {
       await server.cli('flushall');
       await until(() => said(redis, 'came back empty') === 1, 'the loss is said');
       await until(() => redis.connection.unavailableReason === undefined, 'it is used again');
-      expect(await redis.store.totals()).toEqual({ phases: {}, bytes: 0 });
+      expect(await redis.store.totals()).toEqual({ phases: {}, bytes: 0, reservedBytes: 0 });
     });
   });
 
@@ -225,7 +225,7 @@ describe('trouble', () => {
     const { id } = await received(one);
     expect(await other.store.get(id)).toBeUndefined();
     expect(await other.store.list(undefined, 5)).toEqual({ uploads: [] });
-    expect(await other.store.totals()).toEqual({ phases: {}, bytes: 0 });
+    expect(await other.store.totals()).toEqual({ phases: {}, bytes: 0, reservedBytes: 0 });
     expect(other.connection.storeId).not.toBe(one.connection.storeId);
     expect(other.connection.isNewStore).toBe(true);
   });

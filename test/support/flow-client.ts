@@ -126,9 +126,12 @@ export interface ComparableResponse {
 
 const DAY_SECONDS = 86_400;
 
+/** The life of an upload that has no bytes yet, by default. */
+const EMPTY_SECONDS = 600;
+
 /**
  * What changes with the clock is checked here and named instead: `Date` is now, and an upload that was just dealt with
- * has the whole of `maxAgeSeconds` before it. So are the words of a problem, its size, and when to come again.
+ * has the whole of `maxAgeSeconds` before it, or that of an upload without bytes. So are the words of a problem, its size, and when to come again.
  */
 export function comparable(
   response: ResponseHead | WireResponse,
@@ -165,8 +168,8 @@ function dateOf(value: string): string {
 
 function limitsOf(value: string, maxAgeSeconds: number): string {
   return value.replace(/(?<=\b(?:expires|max-age)=)\d+/, (seconds) => {
-    const isComplete = Number(seconds) <= maxAgeSeconds && Number(seconds) > maxAgeSeconds - 60;
-    return isComplete ? '<all>' : seconds;
+    const isWhole = (age: number): boolean => Number(seconds) <= age && Number(seconds) > age - 60;
+    return isWhole(maxAgeSeconds) || isWhole(EMPTY_SECONDS) ? '<all>' : seconds;
   });
 }
 

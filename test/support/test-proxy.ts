@@ -202,7 +202,7 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
     locate: (path, problem) => settingError(sources, path, problem),
   };
   const logging = collecting(log, loaded.config.log.level);
-  const app = await startApp(loaded.config, logging, undefined, { ...TIMINGS, ...timings }, source);
+  const app = await startApp(loaded.config, logging, undefined, { ...TIMINGS, refusalDelayMs: 0, ...timings }, source);
   const { urls, adminUrl, admin: operators } = app;
   const reload = async (text: string): Promise<ReloadResult> => {
     await writeFile(file, text);

@@ -13,6 +13,7 @@ import { EmbeddedLeases, type TokenSource } from '../../src/store/embedded/embed
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
 import type { Lease, ReleaseReason } from '../../src/store/leases.js';
 import type { UploadStore } from '../../src/store/upload-store.js';
+import { Admission } from '../../src/uploads/admission.js';
 import type { UploadCall } from '../../src/uploads/answers.js';
 import type { EagerFeeds } from '../../src/uploads/append.js';
 import type { CommitPace } from '../../src/uploads/chunk.js';
@@ -44,9 +45,22 @@ export interface Sending {
 
 type Needed = 'store' | 'leases' | 'spool' | 'delivery' | 'pace';
 
+/** Lets every upload in. */
+function unlimited(): Admission {
+  const routes = { byName: () => undefined };
+  const rest = { metrics: new Metrics(), log: silentLog(), monotonic: () => performance.now(), refusalDelayMs: 0 };
+  return new Admission({ limits: {}, routes, ...rest });
+}
+
 /** Uploads over these parts, with all else as it hardly matters to a test. */
 export function newUploads(parts: Pick<UploadsOptions, Needed> & Partial<UploadsOptions>): Uploads {
-  const rest = { metrics: new Metrics(), log: silentLog(), clock: Date.now, newDeliveryKey: () => 'key' };
+  const rest = {
+    metrics: new Metrics(),
+    log: silentLog(),
+    clock: Date.now,
+    newDeliveryKey: () => 'key',
+    admission: unlimited(),
+  };
   return new Uploads({ ...rest, ...parts });
 }
 

@@ -60,6 +60,8 @@ describe('loading', () => {
         headTimeoutMs: 30_000,
         minRate: { request: 100, response: 100, windowMs: 60_000 },
         connections: {},
+        maxHeadBytes: 65_536,
+        admission: { all: { uploads: 100_000 }, client: { uploads: 2000 }, rate: { perSecond: 20, burst: 1000 } },
         http2: { streamWindowBytes: 4 * 2 ** 20, sessionWindowBytes: 8 * 2 ** 20, maxStreams: 100 },
         stop: { graceMs: 30_000 },
         log: { level: 'info', format: 'auto' },
@@ -67,7 +69,7 @@ describe('loading', () => {
           name: 'default',
           origin: 'http://127.0.0.1:3000',
           resumable: true,
-          limits: { minSize: 0, maxAgeSeconds: 86_400 },
+          limits: { minSize: 0, maxAgeSeconds: 86_400, maxEmptyAgeSeconds: 600 },
           delivery: {
             mode: 'spool',
             eager: { idleMs: 10_000, unknownLength: 'chunked' },
@@ -137,7 +139,12 @@ describe('loading', () => {
     const config = load(yaml, { env, flags: { origin: 'http://flag', maxSize: '3MB' } });
     expect(config.defaultRoute.origin).toBe('http://flag');
     expect(config.log).toEqual({ level: 'debug', format: 'pretty' });
-    expect(config.defaultRoute.limits).toEqual({ maxSize: 3_000_000, minSize: 7, maxAgeSeconds: 86_400 });
+    expect(config.defaultRoute.limits).toEqual({
+      maxSize: 3_000_000,
+      minSize: 7,
+      maxAgeSeconds: 86_400,
+      maxEmptyAgeSeconds: 600,
+    });
   });
 
   test('flags of a listener hold for every listener', () => {
@@ -206,7 +213,7 @@ routes:
         name: 'big',
         origin: 'http://own/base',
         resumable: true,
-        limits: { minSize: 5, maxAgeSeconds: 3600 },
+        limits: { minSize: 5, maxAgeSeconds: 3600, maxEmptyAgeSeconds: 600 },
         delivery: {
           ...config.defaultRoute.delivery,
           guarantee: 'at_least_once',

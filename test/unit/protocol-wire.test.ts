@@ -143,6 +143,7 @@ const outcomes: Readonly<Record<string, Outcome>> = {
   'refused: method not allowed': refused({ reason: 'method-not-allowed', allowed: ['HEAD', 'PATCH'] }),
   'refused: storage full': refused({ reason: 'storage-full', upload: upload() }),
   'refused: unavailable': refused({ reason: 'unavailable', detail: 'The disk is away.', retryAfterSeconds: 4.2 }),
+  'refused: client limit': refused({ reason: 'client-limit', limit: 'rate', retryAfterSeconds: 1.2 }),
 };
 
 const SCENES = [...Object.keys(news), ...Object.keys(outcomes)];

@@ -226,7 +226,7 @@ describe('an upload that the start finds', () => {
     expect([await store.get(id), await listed(), await store.totals()]).toEqual([
       undefined,
       [],
-      { phases: {}, bytes: 0 },
+      { phases: {}, bytes: 0, reservedBytes: 0 },
     ]);
     expect(await store.idByClientKey('a key')).toBeUndefined();
     await expect(stat(logOf(id))).rejects.toMatchObject({ code: 'ENOENT' });
@@ -244,7 +244,7 @@ describe('an upload that the start finds', () => {
     await expect(stat(logOf(id))).rejects.toMatchObject({ code: 'ENOENT' });
     useFileSystem(watched);
     expect([await store.get(id), await store.setAsideRecords()]).toEqual([undefined, []]);
-    expect(await store.totals()).toEqual({ phases: {}, bytes: 0 });
+    expect(await store.totals()).toEqual({ phases: {}, bytes: 0, reservedBytes: 0 });
     await restart();
     expect(await listed()).toEqual([]);
   });

@@ -29,6 +29,7 @@ import type {
   Totals,
   UploadStore,
 } from '../upload-store.js';
+import type { Capacity, NoRoom } from '../usage.js';
 import { StartNumber } from './boot.js';
 import { EmbeddedIndex } from './embedded-index.js';
 import { loadRecords, type LossObserver } from './load.js';
@@ -162,12 +163,24 @@ export class EmbeddedStore implements UploadStore {
     }
   }
 
-  create(upload: NewUpload): Promise<Upload> {
-    return this.records.create(upload);
+  create(upload: NewUpload): Promise<Upload>;
+  create(upload: NewUpload, capacity: Capacity): Promise<Upload | NoRoom>;
+  create(upload: NewUpload, capacity?: Capacity): Promise<Upload | NoRoom> {
+    return this.records.create(upload, capacity);
   }
 
-  createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string> {
-    return this.records.createUnlessKeyUsed(upload, replacedId);
+  createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
+  createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId: string | undefined,
+    capacity: Capacity,
+  ): Promise<Upload | string | NoRoom>;
+  createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId?: string,
+    capacity?: Capacity,
+  ): Promise<Upload | string | NoRoom> {
+    return this.records.createUnlessKeyUsed(upload, replacedId, capacity);
   }
 
   idByClientKey(clientKey: string): Promise<string | undefined> {
@@ -190,7 +203,8 @@ export class EmbeddedStore implements UploadStore {
   }
 
   commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
-    return this.records.change(id, 'gone', ({ record }) => decideCommit(record, commit));
+    const { capacity = {} } = commit;
+    return this.records.changeWithin(id, 'gone', ({ record }) => decideCommit(record, commit), capacity);
   }
 
   invalidate(id: string, token: number, reason?: 'lost'): Promise<Upload | 'stale' | 'gone'> {

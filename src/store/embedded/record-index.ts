@@ -1,10 +1,9 @@
 import { type Phase, PHASES, PLAIN_DIALECT, type Upload } from '../../model/upload.js';
 import type { Totals } from '../upload-store.js';
+import { HOLDS_BYTES } from '../usage.js';
 import { CreationOrder } from './creation-order.js';
 import type { Claim } from './transitions.js';
-
-/** The phases in which an upload's bytes are on the disk; they are removed once it is answered or has ended. */
-const HOLDS_BYTES: ReadonlySet<Phase> = new Set(['receiving', 'complete', 'delivering', 'undelivered']);
+import { UsageCounter } from './usage-counter.js';
 
 /**
  * The part of an upload that always stays in memory: enough to count, order and expire it, and to find that its delivery
@@ -15,6 +14,9 @@ export interface IndexRow {
   readonly createdAt: number;
   phase: Phase;
   offset: number;
+  length: number | undefined;
+  route: string;
+  client: string | undefined;
   expiresAt: number;
   dueAt: number | undefined;
   /** While the record is not in memory: the claim on its delivery. */
@@ -30,7 +32,7 @@ export interface IndexRow {
 }
 
 /**
- * One row for each upload, also for those whose records are only on the disk. A row takes about 220 bytes.
+ * One row for each upload, also for those whose records are only on the disk. A row takes about 250 bytes.
  * Reasons: docs/decisions/0034.
  */
 export class RecordIndex {
@@ -40,6 +42,7 @@ export class RecordIndex {
   private readonly order = new CreationOrder(() => this.rows.values());
   private readonly counts: Partial<Record<Phase, number>> = {};
   private heldBytes = 0;
+  readonly usage = new UsageCounter();
   /** The id of the upload that has a client's key, by that key. */
   private readonly idsByClientKey = new Map<string, string>();
   /** Uploads found at the start whose records and bytes have not been compared yet. */
@@ -73,6 +76,9 @@ export class RecordIndex {
     const row = known ?? newRow(upload);
     row.phase = phaseOf(upload);
     row.offset = upload.offset;
+    row.length = upload.length;
+    row.route = upload.route;
+    row.client = upload.client;
     row.expiresAt = upload.expiresAt;
     row.dueAt = upload.dueAt;
     this.count(row);
@@ -106,7 +112,7 @@ export class RecordIndex {
   totals(): Totals {
     const phases: Partial<Record<Phase, number>> = {};
     for (const phase of PHASES) if (this.counts[phase]) phases[phase] = this.counts[phase];
-    return { phases, bytes: this.heldBytes };
+    return { phases, bytes: this.heldBytes, reservedBytes: this.usage.unwrittenBytes };
   }
 
   /** See `CreationOrder.before`. */
@@ -138,11 +144,14 @@ export class RecordIndex {
 
   private count(row: IndexRow): void {
     this.add(row, 1);
+    // The shared texts: those of the record would take memory for each upload.
+    Object.assign(row, this.usage.add(row));
     if (row.phase === 'complete' || row.phase === 'delivering') this.deliveries.add(row);
   }
 
   private uncount(row: IndexRow): void {
     this.add(row, -1);
+    this.usage.subtract(row);
     this.deliveries.delete(row);
   }
 
@@ -158,6 +167,9 @@ function newRow({ id, createdAt }: Upload): IndexRow {
     createdAt,
     phase: 'receiving',
     offset: 0,
+    length: undefined,
+    route: '',
+    client: undefined,
     expiresAt: 0,
     dueAt: undefined,
     claim: undefined,

@@ -14,6 +14,7 @@ import type {
   LeftoverAge,
   SetAsideRecord,
 } from '../upload-store.js';
+import type { Capacity, NoRoom } from '../usage.js';
 import { Leftovers } from './leftovers.js';
 import {
   type LoadedRecords,
@@ -270,33 +271,68 @@ export class Records {
     this.cache.put(entry.record.upload.id, entry);
   }
 
-  async create(upload: NewUpload): Promise<Upload> {
+  async create(upload: NewUpload, capacity: Capacity = {}): Promise<Upload | NoRoom> {
     assertUploadId(upload.id);
     return this.step(upload.id, async (known) => {
       if (known) throw new Fault('CONTRACT_BROKEN', 'an upload with this id exists', false);
-      const { directory, directorySync, semaphore } = this.disk;
-      const file = new RecordFile(join(directory, `${upload.id}.log`), directorySync);
       const record = newRecord(upload);
+      const release = this.index.usage.reserve(record.upload, capacity);
+      if (typeof release !== 'function') return release;
       try {
-        await semaphore.run(() => file.rewrite(record));
-      } catch (fault) {
-        // The file may exist although its name could not be made durable. If it cannot be removed now, the upload is
-        // added as cancelled and the cleanup removes it.
-        await file
-          .remove()
-          .catch(() => this.add({ record: applyChange(record, { set: { phase: 'cancelled' } }), file }));
-        throw fault;
+        await this.createFile(record);
+        return record.upload;
+      } finally {
+        release();
       }
-      this.add({ record, file });
-      return record.upload;
+    });
+  }
+
+  private async createFile(record: UploadRecord): Promise<void> {
+    const { directorySync, semaphore } = this.disk;
+    const file = new RecordFile(recordPath(this.disk, record.upload.id), directorySync);
+    try {
+      await semaphore.run(() => file.rewrite(record));
+    } catch (fault) {
+      // The file may exist although its name could not be made durable. If it cannot be removed now, the upload is
+      // added as cancelled and the cleanup removes it.
+      await file.remove().catch(() => this.add({ record: applyChange(record, { set: { phase: 'cancelled' } }), file }));
+      throw fault;
+    }
+    this.add({ record, file });
+  }
+
+  /** As `change`, for a change that may take room. Rejects with `STORAGE_FULL` if there is none. */
+  changeWithin<T extends string>(
+    id: string,
+    unknown: T,
+    decide: (entry: RecordEntry) => Change | T,
+    capacity: Capacity,
+  ): Promise<Upload | T> {
+    return this.step(id, async (entry) => {
+      if (!entry) return unknown;
+      const decision = decide(entry);
+      if (typeof decision === 'string') return decision;
+      const { upload } = entry.record;
+      const release = this.index.usage.reserve({ ...upload, ...decision.set }, capacity, upload);
+      if (typeof release !== 'function') throw new Fault('STORAGE_FULL', 'the spool has no room for more bytes', true);
+      try {
+        await this.save(entry, decision);
+      } finally {
+        release();
+      }
+      return entry.record.upload;
     });
   }
 
   /** Creations with the same key run one after the other, so that the second one sees the first. */
-  createUnlessKeyUsed(upload: KeyedUpload, replacedId: string | undefined): Promise<Upload | string> {
-    return this.keyedCreations.run<Upload | string>(upload.clientKey, () => {
+  createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId: string | undefined,
+    capacity?: Capacity,
+  ): Promise<Upload | string | NoRoom> {
+    return this.keyedCreations.run<Upload | string | NoRoom>(upload.clientKey, () => {
       const knownId = this.index.idByClientKey(upload.clientKey);
-      return knownId === undefined || knownId === replacedId ? this.create(upload) : knownId;
+      return knownId === undefined || knownId === replacedId ? this.create(upload, capacity) : knownId;
     });
   }
 

@@ -49,7 +49,7 @@ export class RedisKeys {
     const bucket = this.bucketOf(id);
     const tag = this.tag(bucket);
     return {
-      record: `${tag}:u:${id}`,
+      record: `${this.recordPrefix(bucket)}${id}`,
       chunks: `${tag}:c:${id}`,
       answer: `${tag}:a:${id}`,
       lease: `${tag}:l:${id}`,
@@ -59,7 +59,12 @@ export class RedisKeys {
 
   bucket(bucket: number): BucketKeys {
     const tag = this.tag(bucket);
-    return { ids: `${tag}:ids`, totals: `${tag}:totals`, channel: `${tag}:news` };
+    return { ids: `${tag}:ids`, totals: `${tag}:totals`, usage: `${tag}:usage`, channel: `${tag}:news` };
+  }
+
+  /** The keys of the records of a bucket, without their ids. */
+  recordPrefix(bucket: number): string {
+    return `${this.tag(bucket)}:u:`;
   }
 
   /** The index of due deliveries for uploads whose bytes are on this node; '' where every node reaches them. */
@@ -91,6 +96,8 @@ export interface BucketKeys {
   /** The ids of the bucket's uploads, in order. */
   readonly ids: string;
   readonly totals: string;
+  /** The hash with the room that uploads take: of all, of each route and client, and not written yet of each node. */
+  readonly usage: string;
   /** The pub/sub channel: each message is `ask`, `free` or `settled`, a space, and the id. */
   readonly channel: string;
 }

@@ -48,15 +48,17 @@ export class RedisQueries {
     const { keys } = this.connection;
     const phases: Partial<Record<Phase, number>> = {};
     let bytes = 0;
+    let reservedBytes = 0;
     const entries = await this.fromAllBuckets(async (bucket) => {
       const { totals } = keys.bucket(bucket);
       return Object.entries(await this.connection.call(totals, (client) => client.hgetall(totals)));
     });
     for (const [name, count] of entries) {
       if (name === 'bytes') bytes += Number(count);
+      else if (name === 'reserved') reservedBytes += Number(count);
       else if (count !== '0') phases[name as Phase] = (phases[name as Phase] ?? 0) + Number(count);
     }
-    return { phases, bytes };
+    return { phases, bytes, reservedBytes };
   }
 
   private dueBetween(first: string | number, last: string | number): Promise<string[]> {

@@ -21,16 +21,20 @@ import type {
   Totals,
   UploadStore,
 } from '../upload-store.js';
+import { type Capacity, type Excess, isNoRoom, type NoRoom } from '../usage.js';
 import type { RedisConnection, ScriptArgument } from './connection.js';
 import type { ServerClock } from './health.js';
 import type { UploadKeys } from './keys.js';
 import { RedisQueries, RedisSettlementWaiters } from './queries.js';
+import { RedisUsage } from './usage.js';
 
 export interface RedisStoreOptions {
   /** Stays open when the store is closed, since other stores may use it. */
   readonly connection: RedisConnection;
   /** The node whose deliveries and expired uploads are listed; '' where every node reaches all bytes. */
   readonly node: string;
+  /** Time for which the usage of a cluster's other buckets is remembered; a second by default. */
+  readonly usageLookupIntervalMs?: number;
 }
 
 /**
@@ -50,30 +54,47 @@ export class RedisStore implements UploadStore {
   private readonly node: string;
   private readonly settlement: RedisSettlementWaiters;
   private readonly queries: RedisQueries;
+  private readonly usage: RedisUsage;
 
-  constructor({ connection, node }: RedisStoreOptions) {
+  constructor({ connection, node, usageLookupIntervalMs }: RedisStoreOptions) {
     this.connection = connection;
     this.node = node;
     const get = (id: string): Promise<Upload | undefined> => this.get(id);
     this.settlement = new RedisSettlementWaiters(connection.bus, get);
     this.queries = new RedisQueries(connection, node, get);
+    this.usage = new RedisUsage(connection, usageLookupIntervalMs);
   }
 
-  async create(upload: NewUpload): Promise<Upload> {
-    const { id, node = '', length = '', reprDigests, expiresAt } = upload;
+  create(upload: NewUpload): Promise<Upload>;
+  create(upload: NewUpload, capacity: Capacity): Promise<Upload | NoRoom>;
+  async create(upload: NewUpload, capacity: Capacity = {}): Promise<Upload | NoRoom> {
+    const { id, node = '', length = '', reprDigests, expiresAt, route, client = '' } = upload;
     assertUploadId(id);
-    const args = [aboutText(upload), length, digestsText(reprDigests), ...this.expiryArguments(expiresAt)];
+    const fields = [aboutText(upload), length, digestsText(reprDigests), ...this.expiryArguments(expiresAt)];
+    const args = [...fields, route, client, ...(await this.usage.limitArguments(upload, capacity))];
     const step = { script: 'create', id, node, args, keys: ({ ids }: { ids: string }) => [ids] };
-    const result = await runStep<'created' | 'exists'>(this.connection, step);
+    const result = await runStep<'created' | 'exists' | NoRoom>(this.connection, step);
     if (result === 'exists') throw new Fault('CONTRACT_BROKEN', 'an upload with this id exists', false);
+    if (isNoRoom(result)) return result;
     return { ...upload, phase: 'receiving', offset: 0, attempts: [], attemptCount: 0 };
   }
 
   /** The upload is created before it gets the key, so that the key never names a missing upload. */
-  async createUnlessKeyUsed(upload: KeyedUpload, replacedId = ''): Promise<Upload | string> {
+  createUnlessKeyUsed(upload: KeyedUpload, replacedId?: string): Promise<Upload | string>;
+  createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId: string | undefined,
+    capacity: Capacity,
+  ): Promise<Upload | string | NoRoom>;
+  async createUnlessKeyUsed(
+    upload: KeyedUpload,
+    replacedId = '',
+    capacity: Capacity = {},
+  ): Promise<Upload | string | NoRoom> {
     const { connection } = this;
     const { id, clientKey, limits } = upload;
-    const created = await this.create(upload);
+    const created = await this.create(upload, capacity);
+    if (isNoRoom(created)) return created;
     const lifetimeMs = CLIENT_KEY_LIFETIMES * limits.maxAgeSeconds * 1000 + CLIENT_KEY_MIN_MS;
     const knownId = await connection.runDurably(
       'hold-key',
@@ -105,15 +126,23 @@ export class RedisStore implements UploadStore {
   }
 
   async commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
-    const { token, chunk, length = '', reprDigests, complete, expiresAt } = commit;
+    const { token, chunk, length = '', reprDigests, complete, expiresAt, capacity = {} } = commit;
     if (chunk && !(Number.isSafeInteger(chunk.size) && chunk.size >= 0))
       throw new Fault('CONTRACT_BROKEN', 'commit refused: the size of a chunk is no number of bytes', false);
     const piece = [chunk?.name ?? '', chunk?.start ?? 0, chunk?.size ?? 0];
     const heldBack = complete?.heldBack ? JSON.stringify(complete.heldBack) : '';
     const ending = [length, digestsText(reprDigests), complete ? 'complete' : '', heldBack];
     const trailers = complete?.trailers ? JSON.stringify(complete.trailers) : '';
-    const args = [token, ...piece, ...ending, ...this.expiryArguments(expiresAt), trailers, chunk?.crc ?? ''];
-    return this.stepWithBytes('stale', { script: 'commit', id, args, keys: ({ chunks }) => [chunks] });
+    const fields = [token, ...piece, ...ending, ...this.expiryArguments(expiresAt), trailers, chunk?.crc ?? ''];
+    const args = [...fields, ...(await this.usage.limitArguments({ id, node: this.node }, capacity))];
+    const result = await this.stepWithBytes<'stale' | 'gone' | NoRoom>('stale', {
+      script: 'commit',
+      id,
+      args,
+      keys: ({ chunks }) => [chunks],
+    });
+    if (isNoRoom(result)) throw new Fault('STORAGE_FULL', 'the spool has no room for more bytes', true);
+    return result;
   }
 
   invalidate(id: string, token: number, reason?: 'lost'): Promise<Upload | 'stale' | 'gone'> {
@@ -276,12 +305,15 @@ export class RedisStore implements UploadStore {
     return Promise.resolve();
   }
 
-  private step<T extends string>(step: Omit<Step, 'node'>): Promise<Upload | T> {
+  private step<T extends string | NoRoom>(step: Omit<Step, 'node'>): Promise<Upload | T> {
     return runStep<T>(this.connection, { node: this.node, ...step });
   }
 
   /** A step that needs the bytes: only the node that has them may add to them, miss them or send them. */
-  private stepWithBytes<T extends string>(resultElsewhere: T, step: Omit<Step, 'node'>): Promise<Upload | T> {
+  private stepWithBytes<T extends string | NoRoom>(
+    resultElsewhere: T & string,
+    step: Omit<Step, 'node'>,
+  ): Promise<Upload | T> {
     return this.step<T>({ ...step, resultElsewhere: this.node === '' ? undefined : resultElsewhere });
   }
 
@@ -320,7 +352,7 @@ export interface Step {
 const MAX_MOVES = 5;
 
 /** Runs one step as one script. If the upload is on another node than expected, it runs again with that node's keys. */
-async function runStep<T extends string>(
+async function runStep<T extends string | NoRoom>(
   connection: RedisConnection,
   { script, id, node, args = [], keys: extraKeys, resultElsewhere }: Step,
 ): Promise<Upload | T> {
@@ -334,10 +366,12 @@ async function runStep<T extends string>(
       ...indexes,
       uploadKeys.totals,
       uploadKeys.channel,
+      uploadKeys.usage,
       ...(extraKeys?.(uploadKeys) ?? []),
     ];
     const [word, value] = (await connection.runDurably(script, keys, [id, expectedNode, ...args])) as [string, unknown];
     if (word === 'upload') return uploadOf(value as string[], connection.clock);
+    if (word === 'exceeds') return { exceeds: value as Excess } as T;
     if (word === 'broken') throw new Fault('CONTRACT_BROKEN', `${script} refused: ${value as string}`, false);
     if (word !== 'moved') return word as T;
     if (resultElsewhere !== undefined) return resultElsewhere as T;

@@ -1,15 +1,15 @@
 -- Moves the offset, unless a newer lease was taken. KEYS, ARGV and results as in parts/record.lua, and
--- KEYS 6 chunks   ARGV 3 token 4 chunk's name or '' 5 its start 6 its size 7 length or '' 8 digests or ''
+-- KEYS 7 chunks   ARGV 3 token 4 chunk's name or '' 5 its start 6 its size 7 length or '' 8 digests or ''
 -- 9 'complete' or '' 10 heldBack or '' 11 expiresAt 12 the same by this server's clock
--- 13 trailers or '' 14 the chunk's checksum or ''
--- Gives `upload`, `stale` or `gone`. Reads and writes nothing that grows with the upload.
+-- 13 trailers or '' 14 the chunk's checksum or '' 15-21 limits as in `excess`
+-- Gives `upload`, `stale`, `gone`, or `exceeds` with the limit that leaves no room. Reads and writes nothing that grows with the upload.
 -- include parts/record
 local refused = refusal('gone')
 if refused then return refused end
 local token, name, start, size = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local offset, complete = tonumber(record.offset), ARGV[9] == 'complete'
 
-local last = name ~= '' and redis.call('LINDEX', KEYS[6], -1)
+local last = name ~= '' and redis.call('LINDEX', KEYS[7], -1)
 local lastStart, lastSize, lastName
 if last then lastStart, lastSize, lastName = string.match(last, '^(%d+) (%d+) (%S+)') end
 local isLast = name ~= '' and lastName == name
@@ -39,14 +39,18 @@ if length then
   if complete and moved < tonumber(length) then return broken('bytes are missing for completion') end
 end
 
+local exceeded = excess(15, room(complete and 'complete' or 'receiving', moved, length))
+if exceeded then return { 'exceeds', exceeded } end
+
 set('token', token, 'offset', string.format('%.0f', moved), 'expiresAt', ARGV[11], 'endsAt', ARGV[12])
 if length and not record.length then set('length', length) end
+record.offset, record.length = string.format('%.0f', moved), length
 if ARGV[8] ~= '' and not record.digests then set('digests', ARGV[8]) end
 local chunk = ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. name .. (ARGV[14] ~= '' and ' ' .. ARGV[14] or '')
 if isLast then
-  redis.call('LSET', KEYS[6], -1, chunk)
+  redis.call('LSET', KEYS[7], -1, chunk)
 elseif name ~= '' and size > 0 then
-  redis.call('RPUSH', KEYS[6], chunk)
+  redis.call('RPUSH', KEYS[7], chunk)
 end
 countBytes(moved - offset)
 expiresAt(ARGV[12])
