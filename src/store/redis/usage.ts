@@ -8,10 +8,13 @@ import { tryAcquire } from './nodes.js';
 const LOOKUP_INTERVAL_MS = 1000;
 
 /** More uploads in a bucket would keep Redis from other work for too long while they are counted. */
-const MAX_RECOUNTED = 200_000;
+const MAX_RECOUNTED = 100_000;
 
 /** A limit as a script gets it; empty for none. */
 type Limit = number | '';
+
+/** The hash of a bucket. */
+type BucketUsage = Readonly<Record<string, string>>;
 
 /**
  * The room that uploads take, as scripts count it for each bucket. A single Redis has one bucket, where every limit is
@@ -19,8 +22,11 @@ type Limit = number | '';
  * Reasons: docs/decisions/0037.
  */
 export class RedisUsage {
-  private others:
-    { readonly at: number; readonly usage: Promise<readonly Readonly<Record<string, string>>[]> } | undefined;
+  private others: { readonly at: number; readonly usage: Promise<readonly BucketUsage[]> } | undefined;
+  /** What is known of each bucket. */
+  private readonly known: BucketUsage[] = [];
+  /** The buckets that did not answer when they were asked last. */
+  private readonly away = new Set<number>();
 
   constructor(
     private readonly connection: RedisConnection,
@@ -70,19 +76,30 @@ export class RedisUsage {
     return (field) => hashes.reduce((sum, hash, bucket) => (bucket === own ? sum : sum + Number(hash[field] ?? 0)), 0);
   }
 
-  private lookUp(): Promise<readonly Readonly<Record<string, string>>[]> {
+  private lookUp(): Promise<readonly BucketUsage[]> {
     const now = performance.now();
     if (this.others && now - this.others.at < this.lookupIntervalMs) return this.others.usage;
     const { keys } = this.connection;
-    const usage = Promise.all(
-      keys.allBuckets().map((bucket) => {
-        const key = keys.bucket(bucket).usage;
-        return this.connection.call(key, (client) => client.hgetall(key));
-      }),
-    );
-    usage.catch(() => (this.others = undefined));
+    const usage = Promise.all(keys.allBuckets().map((bucket) => this.lookUpBucket(bucket)));
     this.others = { at: now, usage };
     return usage;
+  }
+
+  /** A server that is away must not hold up the uploads of the others, so what it said last holds until it is back. */
+  private async lookUpBucket(bucket: number): Promise<BucketUsage> {
+    const asking = this.askBucket(bucket);
+    if (!this.away.has(bucket)) await asking;
+    return this.known[bucket] ?? {};
+  }
+
+  private async askBucket(bucket: number): Promise<void> {
+    const key = this.connection.keys.bucket(bucket).usage;
+    try {
+      this.known[bucket] = await this.connection.call(key, (client) => client.hgetall(key));
+      this.away.delete(bucket);
+    } catch {
+      this.away.add(bucket);
+    }
   }
 }
 

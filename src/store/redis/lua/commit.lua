@@ -39,7 +39,8 @@ if length then
   if complete and moved < tonumber(length) then return broken('bytes are missing for completion') end
 end
 
-local exceeded = excess(15, room(complete and 'complete' or 'receiving', moved, length))
+local bytes, unwritten = room(complete and 'complete' or 'receiving', moved, length)
+local exceeded = excess(15, bytes, unwritten, room(record.phase, offset, record.length))
 if exceeded then return { 'exceeds', exceeded } end
 
 set('token', token, 'offset', string.format('%.0f', moved), 'expiresAt', ARGV[11], 'endsAt', ARGV[12])

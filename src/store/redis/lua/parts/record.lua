@@ -65,6 +65,13 @@ local function addUsage(uploads, bytes, unwritten, node)
   addTo(KEYS[4], 'reserved', unwritten)
 end
 
+local function noteCounted(bytes, unwritten)
+  local now = bytes and string.format('%.0f %.0f %s', bytes, unwritten, record.node) or nil
+  if now == record.counted then return end
+  if now then set('counted', now) else redis.call('HDEL', key, 'counted') end
+  record.counted = now
+end
+
 -- Counts what the record says now in place of what was counted of it before, so that a repeated step changes nothing.
 local function account()
   local bytes, unwritten = room(record.phase, tonumber(record.offset), record.length)
@@ -75,16 +82,13 @@ local function account()
     if before then addUsage(-1, -before, -unwrittenBefore, nodeBefore) end
     if bytes then addUsage(1, bytes, unwritten, record.node) end
   end
-  local now = bytes and string.format('%.0f %.0f %s', bytes, unwritten, record.node)
-  if now == record.counted then return end
-  if now then set('counted', now) else redis.call('HDEL', key, 'counted') end
-  record.counted = now
+  noteCounted(bytes, unwritten)
 end
 
--- The limit that the upload would exceed with this room. ARGV `at` and the six after it are the limits, or '': uploads and bytes
--- of its client, of its route, and of all, and the bytes that may be unwritten on its node.
-local function excess(at, bytes, unwritten)
-  local before, unwrittenBefore = counted()
+-- The limit that the upload would exceed with this room, if it had that room before: an upload of an older version has room as
+-- well that is not counted yet. ARGV `at` and the six after it are the limits, or '': uploads and bytes of its client, of its
+-- route, and of all, and the bytes that may be unwritten on its node.
+local function excess(at, bytes, unwritten, before, unwrittenBefore)
   local uploads = before and 0 or 1
   local function exceeds(field, more, limit)
     return limit ~= '' and more > 0 and tonumber(redis.call('HGET', KEYS[6], field) or 0) + more > tonumber(limit)
