@@ -5,8 +5,8 @@ export type KeepFree = { readonly bytes: number } | { readonly share: number };
 
 /** Bytes and files that may still be made. */
 export interface FreeSpace {
+  /** Infinity where the file system has no limit, as for `files`. */
   readonly bytes: number;
-  /** Infinity where the file system has no limit. */
   readonly files: number;
 }
 
@@ -87,7 +87,8 @@ export function freeSpaceOf(state: FileSystemState, keepFree?: KeepFree): FreeSp
   const ofShare = blocks * bsize * share;
   const kept = !keepFree ? Math.min(DEFAULT_KEPT_BYTES, ofShare) : 'bytes' in keepFree ? keepFree.bytes : ofShare;
   return {
-    bytes: Math.max(0, Math.floor(bavail * bsize - kept)),
+    // A file system without a size of its own, as of some network storage, states no blocks at all.
+    bytes: blocks === 0 ? Infinity : Math.max(0, Math.floor(bavail * bsize - kept)),
     files: files === 0 ? Infinity : Math.max(0, Math.floor(ffree - files * share)),
   };
 }

@@ -112,7 +112,7 @@ export class Admission {
     return {
       all: { ...limits.all, ...(uploads < Infinity && { uploads }) },
       ...(ofRoute && { route: ofRoute }),
-      ...(free && { unwrittenBytes: free.bytes }),
+      ...(free && free.bytes < Infinity && { unwrittenBytes: free.bytes }),
     };
   }
 

@@ -26,6 +26,12 @@ describe('what may be made beyond the space that is kept free', () => {
   });
 });
 
+test('a file system that states no size has no limit', () => {
+  const state = { bsize: 4096, blocks: 0, bavail: 0, files: 0, ffree: 0 };
+  expect(freeSpaceOf(state)).toEqual({ bytes: Infinity, files: Infinity });
+  expect(freeSpaceOf(state, { bytes: 7 }).bytes).toBe(Infinity);
+});
+
 test('the file system is asked once in a second, and one that cannot be asked has no limit', async () => {
   let now = 0;
   let asked = 0;
