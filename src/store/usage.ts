@@ -1,3 +1,4 @@
+import { Fault } from '../model/fault.js';
 import type { Phase, Upload } from '../model/upload.js';
 
 /** The phases in which an upload's bytes are on the disk; they are removed once it is answered or has ended. */
@@ -59,4 +60,14 @@ export interface NoRoom {
 /** Whether a creation found no room. */
 export function isNoRoom(result: object | string): result is NoRoom {
   return typeof result === 'object' && 'exceeds' in result;
+}
+
+/** The fault of a step that would take more room than there is; it has changed nothing. */
+export function noRoomFault({ exceeds }: NoRoom): Fault {
+  return new Fault('STORAGE_FULL', 'the spool has no room for more bytes', true, { cause: { exceeds } });
+}
+
+/** Whether a step failed with `noRoomFault`, rather than because the disk is full. */
+export function isNoRoomFault(error: unknown): error is Fault {
+  return error instanceof Fault && typeof error.cause === 'object' && error.cause !== null && isNoRoom(error.cause);
 }

@@ -4,6 +4,7 @@ import type { Metrics } from '../observe/metrics.js';
 import type { ChunkWriter, Extent, Spool } from '../spool/spool.js';
 import type { Lease } from '../store/leases.js';
 import { type Commit, retryWhileUnavailable, type UploadStore } from '../store/upload-store.js';
+import { isNoRoomFault } from '../store/usage.js';
 import type { Admission } from './admission.js';
 
 /** The pace of commits: after every write, or in groups bounded in bytes and time. */
@@ -180,9 +181,15 @@ export class GrowingChunk {
       this.onUnavailable();
     };
     this.isCommitUncertain = true;
-    const result = await retryWhileUnavailable(step, { signal: this.task.lease.signal, onUnavailable });
-    this.isCommitUncertain = wasUncertain;
-    return result;
+    try {
+      const result = await retryWhileUnavailable(step, { signal: this.task.lease.signal, onUnavailable });
+      this.isCommitUncertain = wasUncertain;
+      return result;
+    } catch (fault) {
+      // It was refused before anything was written, so its bytes do not stay where room is missing.
+      if (isNoRoomFault(fault)) this.isCommitUncertain = wasUncertain;
+      throw fault;
+    }
   }
 
   private commitOf(extent: Extent, complete: Commit['complete']): Commit {

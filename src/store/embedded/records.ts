@@ -14,7 +14,7 @@ import type {
   LeftoverAge,
   SetAsideRecord,
 } from '../upload-store.js';
-import type { Capacity, NoRoom } from '../usage.js';
+import { type Capacity, type NoRoom, noRoomFault } from '../usage.js';
 import { Leftovers } from './leftovers.js';
 import {
   type LoadedRecords,
@@ -314,7 +314,7 @@ export class Records {
       if (typeof decision === 'string') return decision;
       const { upload } = entry.record;
       const release = this.index.usage.reserve({ ...upload, ...decision.set }, capacity, upload);
-      if (typeof release !== 'function') throw new Fault('STORAGE_FULL', 'the spool has no room for more bytes', true);
+      if (typeof release !== 'function') throw noRoomFault(release);
       try {
         await this.save(entry, decision);
       } finally {

@@ -21,7 +21,7 @@ import type {
   Totals,
   UploadStore,
 } from '../upload-store.js';
-import { type Capacity, type Excess, isNoRoom, type NoRoom } from '../usage.js';
+import { type Capacity, type Excess, isNoRoom, type NoRoom, noRoomFault } from '../usage.js';
 import type { RedisConnection, ScriptArgument } from './connection.js';
 import type { ServerClock } from './health.js';
 import type { UploadKeys } from './keys.js';
@@ -141,7 +141,7 @@ export class RedisStore implements UploadStore {
       args,
       keys: ({ chunks }) => [chunks],
     });
-    if (isNoRoom(result)) throw new Fault('STORAGE_FULL', 'the spool has no room for more bytes', true);
+    if (isNoRoom(result)) throw noRoomFault(result);
     return result;
   }
 
