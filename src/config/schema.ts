@@ -162,7 +162,7 @@ const clientLimits = {
         .describe('Maximum number of uploads that are not answered yet; further ones get 503. `null`: no limit.'),
       per_client: integerOrNull({ min: 1, max: 100_000_000 })
         .prefault(2000)
-        .describe('The same for one client; further ones get 429. `null`: no limit.'),
+        .describe('The same for one client; further ones get 429 (503 with tus). `null`: no limit.'),
       bytes_per_client: sizeOrNull()
         .prefault(null)
         .describe(
@@ -170,9 +170,9 @@ const clientLimits = {
             'that does not fit gets 429. `null`: no limit.',
         ),
       rate: integerOrNull({ min: 1, max: 1_000_000 })
-        .prefault(20)
+        .prefault(50)
         .describe(
-          'Maximum number of uploads that one client may create in a second; further ones get 429. Each process counts by itself. ' +
+          'Maximum number of uploads that one client may create in a second; further ones get 429 (503 with tus). Each process counts by itself. ' +
             '`null`: no limit.',
         ),
       burst: integer({ min: 1, max: 1_000_000 })

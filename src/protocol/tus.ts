@@ -419,6 +419,8 @@ function undelivered(upload: Upload, { reason, invalidAnswer }: Undelivered, ret
 /** Statuses that differ from those of the drafts. */
 const STATUS: Readonly<Partial<Record<Refusal['reason'], number>>> = {
   gone: 410,
+  // tus-js-client takes 429 for final, and tries again after 503.
+  'client-limit': 503,
   // The client asks for the offset and continues, or finds that nothing is left to do.
   'already-complete': 409,
   'exceeds-length': 413,

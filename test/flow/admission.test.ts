@@ -61,9 +61,11 @@ routes:
       expect(first.status).toBe(201);
       // On a route of its own the other client is refused for what the route has.
       const refused = await begin(speaker, target, status === 429 ? 1 : 2);
-      expect([refused.status, refused.interims]).toEqual([status, []]);
+      // tus-js-client takes 429 for final.
+      const told = speaker.name === 'tus' && status === 429 ? 503 : status;
+      expect([refused.status, refused.interims]).toEqual([told, []]);
       expect(refused.header('Content-Type')).toBe('application/problem+json');
-      expect(JSON.parse(refused.body.toString())).toMatchObject({ status, type: 'about:blank' });
+      expect(JSON.parse(refused.body.toString())).toMatchObject({ status: told, type: 'about:blank' });
       expect(Number(refused.header('Retry-After'))).toBeGreaterThan(0);
       expect(refused.header('Location')).toBeUndefined();
       const location = new URL(first.header('Location')!).pathname;

@@ -61,7 +61,7 @@ describe('loading', () => {
         minRate: { request: 100, response: 100, windowMs: 60_000 },
         connections: {},
         maxHeadBytes: 65_536,
-        admission: { all: { uploads: 100_000 }, client: { uploads: 2000 }, rate: { perSecond: 20, burst: 1000 } },
+        admission: { all: { uploads: 100_000 }, client: { uploads: 2000 }, rate: { perSecond: 50, burst: 1000 } },
         http2: { streamWindowBytes: 4 * 2 ** 20, sessionWindowBytes: 8 * 2 ** 20, maxStreams: 100 },
         stop: { graceMs: 30_000 },
         log: { level: 'info', format: 'auto' },
