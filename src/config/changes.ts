@@ -8,7 +8,7 @@ import { isObject, listOf } from './values.js';
  * The settings that cannot change while the proxy runs; `*` stands for every listener. Every other setting applies from
  * a reload on. Reasons: docs/decisions/0041.
  */
-export const FIXED_SETTINGS: readonly string[] = [
+const FIXED_SETTINGS: readonly string[] = [
   'listen.*.address',
   'listen.*.http2',
   'listen.*.mode',

@@ -24,7 +24,7 @@ export interface Log {
 }
 
 /** The lowest level that is written. */
-export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
+type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal' | 'silent';
 
 /** The log of the process: standard error during the start, standard output once the process is announced. */
 export interface ProcessLog extends Log {

@@ -52,6 +52,8 @@ export interface Http1Handlers {
  */
 export class Http1Server {
   readonly server: Server;
+  /** The same server, if it serves TLS. */
+  private readonly secureServer: SecureServer | undefined;
   private readonly serve: (socket: Socket) => void;
   private readonly handshake: (socket: Socket) => void;
   private readonly requests = new Map<Socket, PipelinedRequests>();
@@ -67,9 +69,9 @@ export class Http1Server {
     const { tls } = options;
     const settings = serverSettings(options);
     this.halfClosedMs = options.halfClosedMs ?? HALF_CLOSED_MS;
-    this.server = tls
-      ? createSecureServer({ ...settings, ...tlsSettings(options), ...tls, ...clientRules(tls) })
-      : createServer(settings);
+    this.secureServer =
+      tls && createSecureServer({ ...settings, ...tlsSettings(options), ...tls, ...clientRules(tls) });
+    this.server = this.secureServer ?? createServer(settings);
     // With a limit, Node drops fields silently, and those could be the ones that delimit the message. The limit on
     // their size is enough.
     this.server.maxHeadersCount = 0;
@@ -82,10 +84,9 @@ export class Http1Server {
 
   /** Changes the certificate and the rules for new connections; open ones keep theirs. */
   setTls(tls: ServerTls): void {
-    const server = this.server as SecureServer;
-    server.setSecureContext(tls);
+    this.secureServer?.setSecureContext(tls);
     // Node reads these for each new connection, and has no method that changes them.
-    Object.assign(server, clientRules(tls));
+    Object.assign(this.server, clientRules(tls));
   }
 
   /** Changes the time limits of requests and connections that begin from now on. */
