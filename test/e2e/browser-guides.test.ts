@@ -47,7 +47,7 @@ beforeAll(async () => {
     const type = isPage ? 'text/html' : 'text/javascript';
     return { status: 200, headers: [['Content-Type', type]], body: isPage ? PAGE : clientFile() };
   });
-  const config = shown('docs/clients/tus.md', 'yaml', 'rufh-proxy.yaml')
+  const config = shown('docs/clients/tus.md', 'yaml', 'protocols:')
     .replace(/^origin: .*\n/m, '')
     .replace('https://app.example.com', browser.webOrigin())
     .replace("'] }", "'], allow_credentials: true }");
