@@ -459,7 +459,11 @@ async function openUpload(
   capacity: Capacity,
   deps: OpeningDeps,
 ): Promise<readonly [Upload, Lease] | NoRoom> {
-  const creating = deps.store.create(upload, capacity);
+  const creating = deps.store.create(upload, capacity).then((created) => {
+    // Also one that gets no lease now: it is there until it expires.
+    if (!isNoRoom(created)) deps.metrics.uploadCreated(created.dialect);
+    return created;
+  });
   const taking = deps.leases.take(upload.id);
   const releaseLease = (): void =>
     void taking.then(
@@ -472,7 +476,6 @@ async function openUpload(
       releaseLease();
       return created;
     }
-    deps.metrics.uploadCreated(created.dialect);
     return [created, lease];
   } catch (fault) {
     releaseLease();

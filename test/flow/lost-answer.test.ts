@@ -98,7 +98,9 @@ describe('lost answers', () => {
       const first = await lost.repeatNothing();
       await proxy.requestFor(target);
       first.leave('end');
-      const shown = client.expected.retrieved(500, { complete: false, length: 500 });
+      // A client of interop 6 would take an offset that is the length for success.
+      const length = interop === '6' ? undefined : 500;
+      const shown = client.expected.retrieved(500, { complete: false, length });
       expect(comparable(await upload.retrieve())).toEqual(shown);
       open();
       expect(comparable(await (await lost.repeatNothing()).readFinal()).status).toBe(422);
