@@ -165,14 +165,14 @@ function brokenHost(builder: AttackBuilder): Attack {
 
 function flood(builder: AttackBuilder): Attack {
   const lines = builder.of([
-    Array.from({ length: 3000 }, (_, at) => `X-${at}: y`),
-    Array.from({ length: 200 }, () => `X: ${'y'.repeat(100)}`),
+    Array.from({ length: 12_000 }, (_, at) => `X-${at}: y`),
+    Array.from({ length: 1000 }, () => `X: ${'y'.repeat(100)}`),
     [`X: ${'y'.repeat(100_000)}`],
     [`${'X'.repeat(100_000)}: y`],
-    [`Cookie: ${'a=b; '.repeat(5000)}`],
-    [`Upload-Complete: ?1${';a'.repeat(10_000)}`],
+    [`Cookie: ${'a=b; '.repeat(20_000)}`],
+    [`Upload-Complete: ?1${';a'.repeat(50_000)}`],
   ]);
-  const target = builder.happens(0.2) ? `/files/${'a'.repeat(50_000)}` : '/files/flood';
+  const target = builder.happens(0.2) ? `/files/${'a'.repeat(100_000)}` : '/files/flood';
   return {
     family: 'flood',
     bytes: builder.head('POST', target, lines),

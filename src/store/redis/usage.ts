@@ -38,6 +38,16 @@ export class RedisUsage {
     upload: { readonly id: string; readonly route?: string; readonly client?: string; readonly node?: string },
     { client, route, all, unwrittenBytes }: Capacity,
   ): Promise<Limit[]> {
+    const limits = [
+      client?.uploads,
+      client?.bytes,
+      route?.uploads,
+      route?.bytes,
+      all?.uploads,
+      all?.bytes,
+      unwrittenBytes,
+    ];
+    if (limits.every((limit) => limit === undefined)) return limits.map(() => '');
     const usedElsewhere = await this.usedElsewhere(upload.id);
     const rest = (limit: number | undefined, field: string): Limit =>
       limit === undefined ? '' : Math.floor(limit - usedElsewhere(field));
