@@ -114,7 +114,7 @@ export function withCompletingRequest(
   };
 }
 
-/** What a delivery has of the newest request that completed its upload. */
+/** The parts of the newest completing request that a delivery uses. */
 export interface CompletingRequest {
   readonly credentials: Headers;
   /** The lines of that request that records do not have in clear. */

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import type { DemoEvent } from './events.js';
 
-/** What the buttons of the page do. */
+/** The actions of the buttons on the page. */
 interface Actions {
   cut(): void;
   /** False if the proxy is down already. */

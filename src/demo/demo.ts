@@ -107,7 +107,7 @@ async function startParts(options: DemoOptions, onStop: OnStop): Promise<Omit<De
   return { port: relay.port, proxyUrl: `http://127.0.0.1:${proxy.port}`, originUrl: origin.url, data };
 }
 
-/** What the buttons act on. */
+/** The parts of the demo that the buttons act on. */
 class Plug {
   private restart: NodeJS.Timeout | undefined;
   private rate: number | undefined = FIRST_RATE;

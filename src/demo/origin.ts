@@ -13,12 +13,12 @@ interface ReceivedRequest extends OriginView {
   sha256?: string;
 }
 
-/** What the origin serves, and whom it tells about uploads. */
+/** The files that the origin serves, and the listeners to which it reports uploads. */
 export interface OriginOptions {
   readonly files: ReadonlyMap<string, PageFile>;
   /** Header fields of the page, such as its content security policy. */
   readonly pageHeaders: () => Readonly<Record<string, string>>;
-  /** What the page has to know, as JSON. */
+  /** The settings of the page, as JSON. */
   readonly settings: () => object;
   readonly onBegan: (request: OriginView) => void;
   readonly onReceived: (request: OriginView) => void;

@@ -6,7 +6,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import type { UploadState } from './events.js';
 
-/** What the proxy runs with. */
+/** The settings of the proxy's process. */
 export interface ProxyProcessOptions {
   readonly originUrl: string;
   readonly data: string;

@@ -342,24 +342,20 @@ export class Metrics {
 
   /** Calls `bytes` at every scrape for the committed bytes of unanswered uploads; undefined omits the value. */
   countSpoolBytes(bytes: () => Promise<number | undefined>): void {
-    new Gauge({
-      name: 'rufh_spool_bytes',
-      help: 'Committed bytes of uploads that are not answered yet.',
-      aggregator: 'max',
-      ...this.registered,
-      async collect() {
-        const count = await bytes();
-        if (count === undefined) this.remove();
-        else this.set(count);
-      },
-    });
+    this.countBytes('rufh_spool_bytes', 'Committed bytes of uploads that are not answered yet.', bytes);
   }
 
   /** Calls `bytes` at every scrape for the bytes that unfinished uploads may still bring; undefined omits the value. */
   countReservedBytes(bytes: () => Promise<number | undefined>): void {
+    const help = 'Bytes that the spool keeps room for, because unfinished uploads may still bring them.';
+    this.countBytes('rufh_spool_reserved_bytes', help, bytes);
+  }
+
+  /** A gauge of the store, which all workers share; undefined omits the value. */
+  private countBytes(name: string, help: string, bytes: () => Promise<number | undefined>): void {
     new Gauge({
-      name: 'rufh_spool_reserved_bytes',
-      help: 'Bytes that the spool keeps room for, because unfinished uploads may still bring them.',
+      name,
+      help,
       aggregator: 'max',
       ...this.registered,
       async collect() {

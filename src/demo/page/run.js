@@ -165,7 +165,7 @@ export class Run {
       : `The upload has ended with ${status}; see below.`;
   }
 
-  /** What the API got at this target; undefined if it cannot be asked. */
+  /** The requests that the API got at this target; undefined if it cannot be asked. */
   async #received() {
     for (let asked = 0; asked < MOST_QUESTIONS; asked++) {
       try {
@@ -230,7 +230,7 @@ export class Run {
 const QUESTIONS = { HEAD: 'The client asks how much has arrived', POST: 'The client asks to begin' };
 const BROKEN = { cut: 'Connection cut', killed: 'Proxy killed' };
 
-/** What `kill -9` during the delivery means (docs/delivery.md). */
+/** The explanation of a `kill -9` during the delivery (docs/delivery.md). */
 const BROKEN_OFF =
   'The proxy was killed while it delivered. It cannot know what the API has done with the first request, so it never ' +
   'repeats it silently: it told the client, and the next attempt of the client asked for another one.';
