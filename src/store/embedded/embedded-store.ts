@@ -96,7 +96,7 @@ export interface EmbeddedStoreOptions extends LossObserver {
    * How often the store tries again to read unreadable records, and to record its start; every 5 seconds by default.
    */
   readonly retryMs?: number;
-  /** The records in memory may have this many bytes on the disk; 8 MiB, or 64 MiB of those just used, by default. */
+  /** The records in memory may have this many bytes on the disk; 8 MiB, or 16 MiB of those just used, by default. */
   readonly maxCachedBytes?: number;
 }
 

@@ -8,7 +8,7 @@ interface CacheLimits {
   readonly recentBytes: number;
 }
 
-const DEFAULT_LIMITS: CacheLimits = { bytes: 8 * 1024 * 1024, recentBytes: 64 * 1024 * 1024 };
+const DEFAULT_LIMITS: CacheLimits = { bytes: 8 * 1024 * 1024, recentBytes: 16 * 1024 * 1024 };
 
 const RECENT_MS = 60_000;
 
