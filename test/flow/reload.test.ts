@@ -41,6 +41,11 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name.replace(/[{}"]/g, '\\$&')} (\\S+)$`, 'm').exec(text)?.[1]);
 }
 
+async function uploadsListed(): Promise<number> {
+  const response = await fetch(`${app.adminUrl}/uploads`);
+  return ((await response.json()) as { uploads: unknown[] }).uploads.length;
+}
+
 describe('a request in progress', () => {
   test('ends at the origin where it began; the next one goes to the new origin', async () => {
     const other = await startTestOrigin({ body: 'new' });
@@ -101,6 +106,7 @@ describe('a request in progress', () => {
     } as const;
     const upload = await openRequest('HTTP/1.1', app.url, { ...head, headers: [...head.headers] });
     await upload.send(Buffer.alloc(20, 1));
+    await until(async () => (await uploadsListed()) === 1, 'the upload');
     await reload('limits: { max_size: 10, idle_timeout: 1s }\n');
     await upload.send(Buffer.alloc(30, 2));
     expect((await upload.readFinal()).status).toBe(200);
@@ -203,7 +209,6 @@ describe('a configuration', () => {
   test('several reloads at once are carried out one after the other', async () => {
     await start();
     const results = await Promise.all([1, 2, 3].map(() => reload('limits: { max_size: 3 }\n')));
-    // In any order, because each waits for its file first.
     expect(results.map((each) => each.kind)).toEqual(['applied', 'applied', 'applied']);
     expect(results.flatMap((each) => ('changed' in each ? each.changed : []))).toEqual(['limits.max_size']);
     expect([await statusOf('/x', 'POST', '123'), await statusOf('/x', 'POST', '1234')]).toEqual([200, 413]);

@@ -7,7 +7,7 @@ import { loadConfig, settingError } from '../../src/config/load.js';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { createLog, type Log, type LogOptions } from '../../src/observe/log.js';
 import { exchangeOver, nameOf, openRequest, type OpenRequest, type Transport } from './client.js';
-import { temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
+import { replaceFile, temporaryDirectory, type TemporaryDirectory, until } from './temporary.js';
 import {
   type OriginAnswer,
   type OriginRequest,
@@ -205,7 +205,7 @@ export async function startTestApp({ origin, config = '', data, timings }: TestA
   const app = await startApp(loaded.config, logging, undefined, { ...TIMINGS, refusalDelayMs: 0, ...timings }, source);
   const { urls, adminUrl, admin: operators } = app;
   const reload = async (text: string): Promise<ReloadResult> => {
-    await writeFile(file, text);
+    await replaceFile(file, text);
     return app.reload!();
   };
   const started = { url: urls[0]!, urls, data: loaded.config.data, log, operators, reload };
