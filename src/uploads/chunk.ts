@@ -197,7 +197,9 @@ export class GrowingChunk {
     const chunk = { name, start: upload.offset, ...extent };
     const after = { ...upload, offset: upload.offset + extent.size };
     const expiresAt = expiry(after, this.deps, complete !== undefined);
-    return { token: lease.token, chunk, expiresAt, complete, capacity: this.deps.admission?.capacityFor(upload.route) };
+    // An upload of a known length took its room with the step that announced the length.
+    const capacity = upload.length === undefined ? this.deps.admission?.capacityFor(upload.route) : undefined;
+    return { token: lease.token, chunk, expiresAt, complete, capacity };
   }
 
   private throwFailure(): void {

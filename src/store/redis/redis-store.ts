@@ -67,7 +67,7 @@ export class RedisStore implements UploadStore {
 
   create(upload: NewUpload): Promise<Upload>;
   create(upload: NewUpload, capacity: Capacity): Promise<Upload | NoRoom>;
-  async create(upload: NewUpload, capacity: Capacity = {}): Promise<Upload | NoRoom> {
+  async create(upload: NewUpload, capacity?: Capacity): Promise<Upload | NoRoom> {
     const { id, node = '', length = '', reprDigests, expiresAt, route, client = '' } = upload;
     assertUploadId(id);
     const fields = [aboutText(upload), length, digestsText(reprDigests), ...this.expiryArguments(expiresAt)];
@@ -126,7 +126,7 @@ export class RedisStore implements UploadStore {
   }
 
   async commit(id: string, commit: Commit): Promise<Upload | 'stale' | 'gone'> {
-    const { token, chunk, length = '', reprDigests, complete, expiresAt, capacity = {} } = commit;
+    const { token, chunk, length = '', reprDigests, complete, expiresAt, capacity } = commit;
     if (chunk && !(Number.isSafeInteger(chunk.size) && chunk.size >= 0))
       throw new Fault('CONTRACT_BROKEN', 'commit refused: the size of a chunk is no number of bytes', false);
     const piece = [chunk?.name ?? '', chunk?.start ?? 0, chunk?.size ?? 0];

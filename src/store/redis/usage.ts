@@ -13,6 +13,9 @@ const MAX_RECOUNTED = 100_000;
 /** A limit as a script gets it; empty for none. */
 type Limit = number | '';
 
+/** The seven limits of a step that takes no room. */
+const NO_LIMITS: readonly Limit[] = ['', '', '', '', '', '', ''];
+
 /** The hash of a bucket. */
 type BucketUsage = Readonly<Record<string, string>>;
 
@@ -33,21 +36,13 @@ export class RedisUsage {
     private readonly lookupIntervalMs = LOOKUP_INTERVAL_MS,
   ) {}
 
-  /** The limits of a step, in the order in which the scripts take them. */
+  /** The limits of a step, in the order in which the scripts take them; a step without a capacity takes no room. */
   async limitArguments(
     upload: { readonly id: string; readonly route?: string; readonly client?: string; readonly node?: string },
-    { client, route, all, unwrittenBytes }: Capacity,
-  ): Promise<Limit[]> {
-    const limits = [
-      client?.uploads,
-      client?.bytes,
-      route?.uploads,
-      route?.bytes,
-      all?.uploads,
-      all?.bytes,
-      unwrittenBytes,
-    ];
-    if (limits.every((limit) => limit === undefined)) return limits.map(() => '');
+    capacity?: Capacity,
+  ): Promise<readonly Limit[]> {
+    if (!capacity) return NO_LIMITS;
+    const { client, route, all, unwrittenBytes } = capacity;
     const usedElsewhere = await this.usedElsewhere(upload.id);
     const rest = (limit: number | undefined, field: string): Limit =>
       limit === undefined ? '' : Math.floor(limit - usedElsewhere(field));
