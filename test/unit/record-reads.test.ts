@@ -62,34 +62,42 @@ test.each(['EIO', 'EMFILE'])('a record whose read fails once or twice with %s is
   expect(await store.setAsideRecords()).toEqual([]);
 });
 
-test('unreadable records are tried again a few at a time, and no second time before all have been tried', async () => {
+test('unreadable records are tried again 16 at a time, and no second time before all have been tried', async () => {
   await open();
-  for (let count = 0; count < 40; count++) await created();
+  const ids: string[] = [];
+  while (ids.length < 40) ids.push(await created());
   await store.close();
   await open({ retryMs: 1 });
-  let [running, most, calls] = [0, 0, 0];
-  let hangs = false;
-  let goOn: () => void = () => undefined;
-  const hung = new Promise<void>((resolve) => (goOn = resolve));
-  store.recoverWith(async () => {
-    calls++;
-    most = Math.max(most, ++running);
-    if (hangs) await hung;
-    running--;
+  let hanging = new Map<string, () => void>();
+  let most = 0;
+  store.recoverWith(async ({ upload }) => {
+    await new Promise<void>((resolve) => {
+      hanging.set(upload.id, resolve);
+      most = Math.max(most, hanging.size);
+    });
     throw new Fault('STORAGE_UNAVAILABLE', 'EIO', true);
   });
-  await store.recoverRest();
-  await until(() => calls > 80, 'the records to be tried again');
-  expect(most).toBeLessThanOrEqual(16);
-  hangs = true;
-  // At the end of a round fewer than 16 are left.
-  await until(() => running > 0, 'the disk to hang');
-  const before = calls;
+  const goOn = (): void => {
+    const released = hanging;
+    hanging = new Map();
+    for (const release of released.values()) release();
+  };
+  const reading = Promise.allSettled(ids.map((id) => store.get(id)));
+  await until(() => hanging.size === 40, 'all to be read for the first time');
+  most = 0;
+  goOn();
+  await reading;
+  const tried: string[] = [];
+  for (const count of [16, 16, 8]) {
+    await until(() => hanging.size === count, 'the disk to hang');
+    tried.push(...hanging.keys());
+    if (count === 16) goOn();
+  }
+  expect(tried.sort()).toEqual([...ids].sort());
   const closed = store.close();
   goOn();
   await closed;
-  expect(most).toBeLessThanOrEqual(16);
-  expect([running, calls - before]).toEqual([0, 0]);
+  expect([most, hanging.size]).toEqual([16, 0]);
 });
 
 test('many uploads in use stay in memory, whatever the size of their heads', async () => {
