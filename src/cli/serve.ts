@@ -4,7 +4,7 @@ import type { ConfigSource } from '../app/reload.js';
 import type { Config } from '../config/config.js';
 import { type ConfigSources, loadConfig, settingError } from '../config/load.js';
 import { createLog, type Log, type ProcessLog } from '../observe/log.js';
-import { collectWhenIdle } from '../streams/idle-collection.js';
+import { keepHeapSmall } from '../streams/idle-collection.js';
 import { startPrimary } from '../workers/primary.js';
 import { PrimaryLink, workerConfig, workerIdentity, type WorkerIdentity } from '../workers/worker.js';
 import { printErrors, printWarnings } from './config-errors.js';
@@ -28,7 +28,7 @@ export async function serve(sources: ConfigSources, version: string, startApp: S
   printWarnings(loaded.warnings);
   const log = createLog(config.log);
   exitOnUnexpectedErrors(log);
-  collectWhenIdle();
+  keepHeapSmall();
   const shutdown = new GracefulShutdown(log, 'stopped');
   const source: ConfigSource = {
     settings,
@@ -110,7 +110,7 @@ async function serveAsWorker(
   const config = await link.config;
   const log = createLog({ ...config.log, fields: { worker: identity.number } });
   exitOnUnexpectedErrors(log);
-  collectWhenIdle();
+  keepHeapSmall();
   const shutdown = new GracefulShutdown(log, 'worker stopped');
   worker.running = { log, shutdown };
   try {

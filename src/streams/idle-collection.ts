@@ -55,8 +55,18 @@ export class IdleCollection {
   }
 }
 
-/** Returns the heap of each burst to the system when the process has become idle. Tried on Node 20, 22, 24 and 26. */
-export function collectWhenIdle(): void {
+/**
+ * The old generation is collected when it has become this much larger than what was in use. V8 would let a small heap
+ * grow by 300 %, with the garbage of large heads.
+ */
+const GROWTH_PERCENT = 100;
+
+/**
+ * Lets the heap take little more than what is in use, and returns the heap of each burst to the system when the process
+ * has become idle. Tried on Node 20, 22, 24 and 26.
+ */
+export function keepHeapSmall(): void {
+  setFlagsFromString(`--heap-growing-percent=${GROWTH_PERCENT}`);
   let before = performance.eventLoopUtilization();
   const collection = new IdleCollection(heldBytes(), garbageCollector());
   setInterval(() => {
