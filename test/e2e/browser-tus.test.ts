@@ -12,6 +12,7 @@ import {
   CONFIG,
   type Ending,
   expectDelivered,
+  expectGone,
   FILE,
   FILE_NAME,
   OPTIONS,
@@ -53,6 +54,17 @@ function withEndpoint(options: TusOptions): TusOptions {
   return { ...OPTIONS, endpoint: `${apiUrl(network.url)}/files`, ...options };
 }
 
+/** The URLs of what a page gave up, and how many uploads its storage has. */
+interface Terminated {
+  readonly urls: readonly string[];
+  readonly stored: number;
+}
+
+/** The URL of an upload outside Chromium, which alone knows the name of the API. */
+function fromHere(url: string): string {
+  return `${app.url}${new URL(url).pathname}`;
+}
+
 test.each(CELLS)('$protocol, $mode: the origin answers $answer', async (cell) => {
   origin.answerWith(cell.script);
   const { isStream, isResumed, protocol } = cell;
@@ -67,13 +79,20 @@ test.each(CELLS)('$protocol, $mode: the origin answers $answer', async (cell) =>
 describe.each(PROTOCOLS)('%s', (protocol) => {
   test('what it gives up is gone, and never reaches the origin', async () => {
     const options = withEndpoint({ protocol, chunkSize: 100_000 });
-    const { url, stored } = await call<{ url: string; stored: number }>(page, 'terminate', { options });
-    const response = await fetch(`${app.url}${new URL(url).pathname}`, {
-      method: 'HEAD',
-      headers: { 'Tus-Resumable': '1.0.0' },
-    });
-    expect(response.status).toBe(404);
+    const { urls, stored } = await call<Terminated>(page, 'terminate', { options });
+    await expectGone([fromHere(urls[0]!)]);
     expect(stored).toBe(0);
     expect(origin.requests).toEqual([]);
   });
+});
+
+test('what it gives up in the middle of its parts is gone, and the same file starts anew', async () => {
+  const options = withEndpoint({ parallelUploads: 3, chunkSize: 40_000 });
+  const { urls } = await call<Terminated>(page, 'terminate', { options });
+  expect(urls).toHaveLength(3);
+  await expectGone(urls.map(fromHere));
+  expect(origin.requests).toEqual([]);
+  origin.answerWith({ status: 201, body: 'stored' });
+  expect(await call<Ending>(page, 'upload', { options, isResumed: true })).toEqual({ end: 'success', body: 'stored' });
+  expectDelivered(origin.requests);
 });

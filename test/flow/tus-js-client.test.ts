@@ -12,6 +12,7 @@ import {
   CONFIG,
   type Ending,
   expectDelivered,
+  expectGone,
   FILE,
   OPTIONS,
   PROTOCOLS,
@@ -130,9 +131,23 @@ describe.each(PROTOCOLS)('%s', (protocol) => {
   test('what it gives up is gone, and never reaches the origin', async () => {
     const upload = await uploadFirstPiece({ protocol, chunkSize: 100_000 });
     await upload.abort(true);
-    const response = await fetch(upload.url!, { method: 'HEAD', headers: { 'Tus-Resumable': '1.0.0' } });
-    expect(response.status).toBe(404);
+    await expectGone([upload.url!]);
     await until(async () => (await upload.findPreviousUploads()).length === 0, 'the storage to be empty');
     expect(origin.requests).toEqual([]);
   });
+});
+
+test('what it gives up in the middle of its parts is gone, and the same file starts anew', async () => {
+  const options: TusOptions = { parallelUploads: 3, chunkSize: 40_000 };
+  const upload = await uploadFirstPiece(options);
+  const [previous] = await upload.findPreviousUploads();
+  const parts = previous!.parallelUploadUrls!;
+  expect(parts).toHaveLength(3);
+  await upload.abort(true);
+  await expectGone(parts);
+  expect(origin.requests).toEqual([]);
+  // The client forgets a single upload that it gave up, but not the parts of one: it finds out that they are gone.
+  origin.answerWith({ status: 201, body: 'stored' });
+  expect(await run(FILE, options, true)).toEqual({ end: 'success', body: 'stored' });
+  expectDelivered(origin.requests);
 });

@@ -1,6 +1,6 @@
 import { expect } from '@jest/globals';
 import type { UploadOptions } from 'tus-js-client';
-import { randomBytes } from './temporary.js';
+import { randomBytes, until } from './temporary.js';
 import type { OriginRequest, OriginScript } from './test-origin.js';
 
 /** tus-js-client is the client of Uppy and of most web pages that resume uploads; it speaks tus 1.0.0 and two drafts. */
@@ -120,4 +120,13 @@ export function expectDelivered(requests: readonly OriginRequest[], count = 1): 
     fields: request.headers.filter(([name]) => /^(?:tus|upload)-/i.test(name)),
   }));
   expect(seen).toEqual(Array(count).fill({ request: `POST ${target}`, type: 'image/png', isWhole: true, fields: [] }));
+}
+
+/** These uploads of tus end, and then the proxy does not know them. */
+export async function expectGone(urls: readonly string[]): Promise<void> {
+  for (const url of urls) {
+    const status = async (): Promise<number> =>
+      (await fetch(url, { method: 'HEAD', headers: { 'Tus-Resumable': '1.0.0' } })).status;
+    expect(await until(async () => (await status()) !== 200 && status(), 'the upload to end')).toBe(404);
+  }
 }

@@ -23,7 +23,17 @@ window.upload = ({ options, isStream, isResumed }) =>
   });
 
 /** Uploads the first piece, or one of each part, and stops. */
-window.uploadFirstPiece = async ({ options }) => {
+window.uploadFirstPiece = async ({ options }) => void (await stopped(options));
+
+/** Uploads the first piece, or one of each part, and tells the server to forget it. Gives the URLs, and how many uploads the storage has. */
+window.terminate = async ({ options }) => {
+  const upload = await stopped(options);
+  const [{ parallelUploadUrls }] = await upload.findPreviousUploads();
+  await upload.abort(true);
+  return { urls: parallelUploadUrls ?? [upload.url], stored: localStorage.length };
+};
+
+async function stopped(options) {
   localStorage.clear();
   const urls = new Set();
   let pieces = 0;
@@ -41,18 +51,5 @@ window.uploadFirstPiece = async ({ options }) => {
   while (pieces < (options.parallelUploads ?? 1) || localStorage.length === 0)
     await new Promise((resolve) => setTimeout(resolve, 5));
   await upload.abort();
-};
-
-/** Uploads the first piece, and tells the server to forget it. Gives its URL, and how many uploads the storage has. */
-window.terminate = async ({ options }) => {
-  localStorage.clear();
-  const ended = new Promise((resolve, reject) => {
-    const upload = new Upload(chosen(), {
-      ...options,
-      onError: reject,
-      onChunkComplete: () => upload.abort(true).then(() => resolve(upload.url), reject),
-    });
-    upload.start();
-  });
-  return { url: await ended, stored: localStorage.length };
-};
+  return upload;
+}
