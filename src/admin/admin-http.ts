@@ -174,9 +174,9 @@ const OPEN_PATHS: Readonly<Record<OpenPage, readonly string[]>> = {
 /**
  * Refuses requests without the token, and requests of web pages in an operator's browser.
  *
- * Browsers send `Origin` with every request that changes something or whose response another site could read. A page
- * whose own name resolves to this listener (DNS rebinding) sends no `Origin`, but has that name in `Host`; health
- * probes use the IP address.
+ * Browsers send `Origin` with every request that changes something or whose response another site could read, and
+ * `Sec-Fetch-Site` with the others. A page whose own name resolves to this listener (DNS rebinding) sends no `Origin`, but
+ * has that name in `Host`; health probes use the IP address.
  */
 class AdminGuard {
   private readonly digest: Buffer | undefined;
@@ -191,7 +191,7 @@ class AdminGuard {
 
   /** The response to a request that the rules do not allow; undefined for others. */
   refusal({ path, headers, isOnSocket = false }: AdminRequest): AdminResponse | undefined {
-    if (headers['origin'] !== undefined) return problem(403, WEB_PAGE);
+    if (headers['origin'] !== undefined || isOfOtherSite(headers)) return problem(403, WEB_PAGE);
     const token = bearerToken(headers['authorization']);
     const hasToken = this.digest !== undefined && token !== undefined && timingSafeEqual(this.digest, digestOf(token));
     if (hasToken) return undefined;
@@ -210,6 +210,16 @@ class AdminGuard {
       .toLowerCase();
     return host === '' || isIP(host) !== 0 || this.hosts.has(host);
   }
+}
+
+/**
+ * Fetch Metadata: an image, script or frame of another site, or of another port of this machine. A link that the operator
+ * follows opens a page that no other site can read.
+ */
+function isOfOtherSite(headers: AdminRequest['headers']): boolean {
+  const site = headers['sec-fetch-site'];
+  if (site === undefined || site === 'none' || site === 'same-origin') return false;
+  return headers['sec-fetch-mode'] !== 'navigate' || headers['sec-fetch-dest'] !== 'document';
 }
 
 const WEB_PAGE = 'Web pages get nothing here; use rufh-proxy uploads, or a client that sends no Origin.';

@@ -7,16 +7,19 @@ import {
   type AdminListenerOptions,
   type AdminRequest,
   json,
-  methodNotAllowed,
   problem,
   startAdminListener,
 } from './admin-http.js';
 import type { KeyRotation } from '../uploads/key-rotation.js';
-import { respondToKeys } from './keys-api.js';
+import { type KeyStep, respondToKeys } from './keys-api.js';
+import { openApiDocument } from './openapi.js';
+import { findOperation, type OperationName } from './operations.js';
 import { respondToUploads, type UploadsApi } from './uploads-api.js';
 
 /** The parts of the proxy that the admin API needs. */
 export interface AdminDeps {
+  /** The version of the program. */
+  readonly version?: string;
   readonly metrics: Metrics;
   readonly checks: readonly HealthCheck[];
   /** Undefined until the proxy has started. */
@@ -39,32 +42,53 @@ export function startAdmin(options: AdminOptions): Promise<Admin> {
 
 /** Responds to an admin request that came over the listener, or from the primary process. */
 export async function respondToAdmin(deps: AdminDeps, request: AdminRequest): Promise<AdminResponse> {
-  const { method, path } = request;
-  const page = PAGES[path];
-  if (page) return method === 'GET' || method === 'HEAD' ? page(deps) : methodNotAllowed(['GET', 'HEAD']);
-  const uploadsApi = deps.uploadsApi?.();
-  const drain = deps.drain?.();
-  if (path === '/reload') return respondToReload(deps.reload?.(), request);
-  if (path === '/drain') return drain ? respondToDrain(drain, request) : stillStarting();
-  const keys = deps.keys?.();
-  if (path === '/keys' || path.startsWith('/keys/')) return keys ? respondToKeys(keys, request) : stillStarting();
-  const isUploadsPath = path === '/uploads' || path.startsWith('/uploads/');
-  if (isUploadsPath && !uploadsApi) return stillStarting();
-  return (uploadsApi && (await respondToUploads(uploadsApi, request))) ?? problem(404);
+  const { name, refusal } = findOperation(request);
+  return refusal ?? HANDLERS[name](deps, request);
 }
+
+type OperationHandler = (deps: AdminDeps, request: AdminRequest) => Promise<AdminResponse>;
+
+const ofUploads: OperationHandler = async ({ uploadsApi }, request) => {
+  const api = uploadsApi?.();
+  return api ? respondToUploads(api, request) : stillStarting();
+};
+
+const ofDrain: OperationHandler = async ({ drain }, request) => {
+  const api = drain?.();
+  return api ? respondToDrain(api, request) : stillStarting();
+};
+
+const ofKeys =
+  (step: KeyStep): OperationHandler =>
+  async ({ keys }, { query }) => {
+    const rotation = keys?.();
+    return rotation ? respondToKeys(rotation, step, query) : stillStarting();
+  };
+
+const HANDLERS: Readonly<Record<OperationName, OperationHandler>> = {
+  getHealth: () => Promise.resolve(json(200, { alive: true })),
+  getReadiness: async ({ checks }) => {
+    const readiness = await checkReadiness(checks);
+    return json(readiness.ready ? 200 : 503, readiness);
+  },
+  getMetrics: async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
+  getDocument: ({ version = 'unknown' }) => Promise.resolve(json(200, openApiDocument(version))),
+  listUploads: ofUploads,
+  getUpload: ofUploads,
+  cancelUpload: ofUploads,
+  redeliverUpload: ofUploads,
+  getDrain: ofDrain,
+  beginDrain: ofDrain,
+  endDrain: ofDrain,
+  reload: ({ reload }) => respondToReload(reload?.()),
+  addKey: ofKeys('addKey'),
+  resealPage: ofKeys('resealPage'),
+  dropOlderKeys: ofKeys('dropOlderKeys'),
+};
 
 function stillStarting(): AdminResponse {
   return problem(503, 'The proxy is still starting.', { 'Retry-After': '1' });
 }
-
-const PAGES: Readonly<Record<string, ((deps: AdminDeps) => Promise<AdminResponse>) | undefined>> = {
-  '/healthz': () => Promise.resolve(json(200, { alive: true })),
-  '/readyz': async ({ checks }) => {
-    const readiness = await checkReadiness(checks);
-    return json(readiness.ready ? 200 : 503, readiness);
-  },
-  '/metrics': async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
-};
 
 /** A condition for this process to be ready for requests. */
 export interface HealthCheck {
@@ -126,15 +150,8 @@ export type ReloadApi = () => Promise<
   | { readonly kind: 'failed'; readonly problem: string }
 >;
 
-/**
- * `/reload`: POST loads the configuration again. The response is 422 with all errors if it is refused; the former one
- * then still applies.
- */
-export async function respondToReload(
-  reload: ReloadApi | undefined,
-  { method }: Pick<AdminRequest, 'method'>,
-): Promise<AdminResponse> {
-  if (method !== 'POST') return methodNotAllowed(['POST']);
+/** Loads the configuration again. The response is 422 with all errors if it is refused; the former one then still applies. */
+export async function respondToReload(reload: ReloadApi | undefined): Promise<AdminResponse> {
   if (!reload) return stillStarting();
   const result = await reload();
   switch (result.kind) {
@@ -161,14 +178,9 @@ export interface DrainApi {
   state(): Promise<object>;
 }
 
-/**
- * `/drain`: POST begins draining, with `?move=true` also moving the uploads to other nodes; DELETE ends it; GET reports
- * its progress.
- */
+/** POST begins draining, with `?move=true` also moving the uploads to other nodes; DELETE ends it; GET reports progress. */
 async function respondToDrain(drain: DrainApi, request: AdminRequest): Promise<AdminResponse> {
   if (request.method === 'GET' || request.method === 'HEAD') return json(200, await drain.state());
-  if (request.method !== 'POST' && request.method !== 'DELETE')
-    return methodNotAllowed(['GET', 'HEAD', 'POST', 'DELETE']);
   const move = request.query.get('move') ?? 'false';
   if (move !== 'true' && move !== 'false') return problem(400, 'move is true or false.');
   try {

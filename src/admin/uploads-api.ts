@@ -15,7 +15,7 @@ import { type Log, uploadFields, uploadTag, withoutQueryValues } from '../observ
 import type { Nodes } from '../store/nodes.js';
 import { everyUpload, type SetAsideRecord, type UploadStore } from '../store/upload-store.js';
 import type { UnknownUploads } from '../uploads/unknown-bytes.js';
-import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from './admin-http.js';
+import { type AdminResponse, type AdminRequest, json, problem } from './admin-http.js';
 
 /** The parts of the proxy with which operators inspect, cancel and redeliver uploads. */
 export interface UploadsApi {
@@ -37,14 +37,8 @@ export interface UploadsApi {
   readonly log: Log;
 }
 
-/**
- * Responds to `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`; undefined for other paths.
- * Reasons: docs/decisions/0008.
- */
-export async function respondToUploads(
-  uploadsApi: UploadsApi,
-  request: AdminRequest,
-): Promise<AdminResponse | undefined> {
+/** Responds to the operations on `/uploads`, `/uploads/{tag}` and `/uploads/{tag}/redeliver`. Reasons: docs/decisions/0008. */
+export async function respondToUploads(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse> {
   try {
     return await respond(uploadsApi, request);
   } catch (fault) {
@@ -54,14 +48,10 @@ export async function respondToUploads(
   }
 }
 
-async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse | undefined> {
-  const [, root, tag, action, ...more] = request.path.split('/');
-  if (root !== 'uploads' || more.length > 0 || (action !== undefined && action !== 'redeliver')) return undefined;
-  if (tag === undefined) return isRead(request) ? list(uploadsApi, request.query) : methodNotAllowed(['GET', 'HEAD']);
-  if (action !== undefined && request.method !== 'POST') return methodNotAllowed(['POST']);
-  if (action === undefined && !isRead(request) && request.method !== 'DELETE')
-    return methodNotAllowed(['GET', 'HEAD', 'DELETE']);
-  const options = isRead(request) ? { skipGate: false } : readActionOptions(request.query, action);
+async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<AdminResponse> {
+  const [, , tag, action] = request.path.split('/');
+  if (tag === undefined) return list(uploadsApi, request.query);
+  const options = isRead(request) ? { skipGate: false } : readActionOptions(request.query);
   if (typeof options === 'string') return problem(400, options);
   const setAside = (await uploadsApi.store.setAsideRecords()).find(({ id }) => uploadTag(id) === tag);
   if (setAside) return isRead(request) ? json(200, setAsideView(setAside)) : setAsideProblem(setAside);
@@ -87,11 +77,7 @@ interface ActionOptions {
 const OPERATOR = /^[^\p{C}]{1,100}$/u;
 
 /** Parses the options of a cancellation or redelivery; a string describes an error in them. */
-function readActionOptions(query: URLSearchParams, action: string | undefined): ActionOptions | string {
-  const known = action === undefined ? ['operator'] : ['operator', 'past_gate'];
-  const unknownKey = [...query.keys()].find((key) => !known.includes(key));
-  if (unknownKey !== undefined)
-    return `There is no parameter ${JSON.stringify(unknownKey)}; known: ${known.join(', ')}.`;
+function readActionOptions(query: URLSearchParams): ActionOptions | string {
   const operator = query.get('operator') ?? undefined;
   if (operator !== undefined && !OPERATOR.test(operator)) return 'operator is a name of up to 100 characters.';
   const skipGate = query.get('past_gate') ?? 'false';
@@ -131,18 +117,20 @@ async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<Adm
 
 /** Parses the query of a list; a string describes an error in it. */
 function readListQuery(query: URLSearchParams): ListQuery | string {
-  const unknownKey = [...query.keys()].find((key) => !['phase', 'find', 'limit', 'after'].includes(key));
-  if (unknownKey !== undefined)
-    return `There is no parameter ${JSON.stringify(unknownKey)}; known are phase, find, limit and after.`;
   const phase = PHASES.find((known) => known === query.get('phase'));
   if (query.has('phase') && !phase) return `phase is one of ${PHASES.join(', ')}.`;
-  const limit = Number(query.get('limit') ?? 100);
-  if (!Number.isInteger(limit) || limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
+  const limit = readCount(query.get('limit') ?? '100');
+  if (limit < 1 || limit > 1000) return 'limit is a whole number from 1 to 1000.';
   const after = readPosition(query.get('after'));
   if (after === 'malformed') return 'after is the "next" of the previous page.';
   const find = query.get('find') ?? undefined;
   if (find === '') return 'find is a tag, a path, an Idempotency-Key or the address of a client.';
   return { limit, ...(find === undefined ? {} : { find }), ...(phase ? { phase } : {}), ...(after ? { after } : {}) };
+}
+
+/** NaN would pass a comparison, so anything but digits counts as 0. */
+function readCount(text: string): number {
+  return /^\d{1,9}$/.test(text) ? Number(text) : 0;
 }
 
 function readPosition(text: string | null): ListPosition | undefined | 'malformed' {

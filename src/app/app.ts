@@ -87,7 +87,7 @@ export async function startApp(
 ): Promise<App> {
   const closers: Closer[] = [];
   try {
-    return await open(config, { log, metrics: new Metrics(version), timings, closers, source });
+    return await open(config, { log, version, metrics: new Metrics(version), timings, closers, source });
   } catch (error) {
     // The reason why the start failed matters more than errors while closing.
     await closeAll(closers).catch(() => undefined);
@@ -103,6 +103,7 @@ async function closeAll(closers: Closer[]): Promise<void> {
 }
 
 interface OpenDeps extends Pick<StorageDeps, 'log' | 'timings' | 'closers'> {
+  readonly version?: string;
   readonly metrics: Metrics;
   readonly source?: ConfigSource;
 }
@@ -115,7 +116,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const checks = [listeningCheck(health), drainingCheck(health), ...deps.checks];
   const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation; reload?: Reload } = {};
   const adminDeps = {
-    ...{ metrics, checks, log },
+    ...{ version: openDeps.version, metrics, checks, log },
     ...{ uploadsApi: () => apis.uploads, drain: () => apis.drain },
     ...{ keys: () => apis.keys, reload: () => apis.reload },
   };

@@ -1,4 +1,4 @@
-import { type AdminResponse, type AdminRequest, json, methodNotAllowed, problem } from '../admin/admin-http.js';
+import { type AdminResponse, type AdminRequest, json, problem } from '../admin/admin-http.js';
 import {
   checkReadiness,
   type HealthCheck,
@@ -7,6 +7,7 @@ import {
   type ReloadApi,
   respondToReload,
 } from '../admin/admin.js';
+import { findOperation, type OperationName } from '../admin/operations.js';
 import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
@@ -27,25 +28,26 @@ export class PrimaryAdmin {
     this.drain = new PoolDrain({ pool, send: (worker, request) => this.relay(request, worker) });
   }
 
-  respond(request: AdminRequest): Promise<AdminResponse> {
-    if (request.path === '/drain') return this.drain.respond(request);
-    if (request.path === '/reload') return respondToReload(this.reload(), request);
-    const page = this.pages[request.path];
-    if (!page) return this.relay(request);
-    const isRead = request.method === 'GET' || request.method === 'HEAD';
-    return isRead ? page() : Promise.resolve(methodNotAllowed(['GET', 'HEAD']));
+  async respond(request: AdminRequest): Promise<AdminResponse> {
+    const { name, refusal } = findOperation(request);
+    return refusal ?? this.own[name]?.(request) ?? this.relay(request);
   }
 
-  private readonly pages: Readonly<Record<string, (() => Promise<AdminResponse>) | undefined>> = {
-    '/healthz': () => Promise.resolve(json(200, { alive: true })),
-    '/readyz': async () => {
+  /** The operations that concern all workers. */
+  private readonly own: Partial<Record<OperationName, (request: AdminRequest) => Promise<AdminResponse>>> = {
+    getHealth: () => Promise.resolve(json(200, { alive: true })),
+    getReadiness: async () => {
       const readiness = await checkReadiness(this.pool.slots.map(readinessOf), WORKER_TIMEOUT_MS);
       return json(readiness.ready ? 200 : 503, readiness);
     },
-    '/metrics': async () => {
+    getMetrics: async () => {
       const { type, text } = await this.metrics.collect(this.pool.listening);
       return { status: 200, type, body: text };
     },
+    getDrain: (request) => this.drain.respond(request),
+    beginDrain: (request) => this.drain.respond(request),
+    endDrain: (request) => this.drain.respond(request),
+    reload: () => respondToReload(this.reload()),
   };
 
   private async relay(request: AdminRequest, worker = this.pool.next()): Promise<AdminResponse> {

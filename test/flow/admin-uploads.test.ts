@@ -167,7 +167,7 @@ describe('listing', () => {
       ['?limit=many', 'limit is a whole number from 1 to 1000.'],
       ['?find=', 'find is a tag, a path, an Idempotency-Key or the address of a client.'],
       ['?after=yesterday', 'after is the "next" of the previous page.'],
-      ['?order=size', 'There is no parameter "order"; known are phase, find, limit and after.'],
+      ['?order=size', 'There is no parameter "order"; known: phase, find, limit, after.'],
     ])('%s is told to be wrong', async (query, detail) => {
       const response = await fetch(`${admin.listener.url}/uploads${query}`);
       expect(response.status).toBe(400);

@@ -165,7 +165,10 @@ describe('pages', () => {
 describe('guard', () => {
   // Issue 9, §5.
   const TOKEN = 'a-token/of+many==letters';
-  const PATHS = ['/healthz', '/readyz', '/metrics', '/uploads', '/uploads/0123456789', '/drain', '/nothing'] as const;
+  const PATHS = [
+    ...['/healthz', '/readyz', '/metrics', '/openapi.json'],
+    ...['/uploads', '/uploads/0123456789', '/drain', '/nothing'],
+  ] as const;
   const HEALTH = ['/healthz', '/readyz'];
 
   let closing: (() => Promise<unknown>)[] = [];
@@ -214,7 +217,7 @@ describe('guard', () => {
 
   /** What a request gets that is let in: there are no uploads here, and no drain. */
   const letIn = (path: string): number =>
-    path === '/nothing' ? 404 : ['/healthz', '/readyz', '/metrics'].includes(path) ? 200 : 503;
+    path === '/nothing' ? 404 : ['/healthz', '/readyz', '/metrics', '/openapi.json'].includes(path) ? 200 : 503;
 
   const bearer = (token: string) => ({ Authorization: `Bearer ${token}` });
 
@@ -299,6 +302,24 @@ describe('guard', () => {
         ).toBe(403);
       },
     );
+
+    test.each([
+      ['cross-site', 'no-cors', 'image', false],
+      ['same-site', 'no-cors', 'script', false],
+      ['cross-site', 'navigate', 'iframe', false],
+      ['cross-site', 'cors', 'empty', false],
+      ['cross-site', 'navigate', 'document', true],
+      ['same-origin', 'cors', 'empty', true],
+      ['none', 'navigate', 'document', true],
+    ])('that a browser asks for %s, %s, %s, without Origin: it is let in: %s', async (site, mode, dest, isIn) => {
+      const headers = { 'Sec-Fetch-Site': site, 'Sec-Fetch-Mode': mode, 'Sec-Fetch-Dest': dest };
+      const [plain, guarded] = [await start(), await start({ token: TOKEN, open: ['health', 'metrics'] })];
+      for (const path of PATHS)
+        expect([path, (await ask(plain, { path, headers })).status]).toEqual([path, isIn ? letIn(path) : 403]);
+      expect((await ask(guarded, { path: '/metrics', headers })).status).toBe(isIn ? 200 : 403);
+      const withToken = { ...headers, ...bearer(TOKEN) };
+      expect((await ask(guarded, { path: '/metrics', headers: withToken })).status).toBe(isIn ? 200 : 403);
+    });
 
     test.each([
       ['127.0.0.1:9090', true],

@@ -1,5 +1,5 @@
 import type { Admin } from '../../src/admin/admin-http.js';
-import { startAdmin } from '../../src/admin/admin.js';
+import { type AdminDeps, startAdmin } from '../../src/admin/admin.js';
 import type { UploadsApi } from '../../src/admin/uploads-api.js';
 import type { Outcome } from '../../src/model/messages.js';
 import type { Upload } from '../../src/model/upload.js';
@@ -32,7 +32,7 @@ export class FakeAdmin {
 
   private constructor() {}
 
-  static async start({ token }: { readonly token?: string } = {}): Promise<FakeAdmin> {
+  static async start({ token, ...more }: { readonly token?: string } & Partial<AdminDeps> = {}): Promise<FakeAdmin> {
     const admin = new FakeAdmin();
     admin.listener = await startAdmin({
       address: { kind: 'tcp', host: '127.0.0.1', port: 0 },
@@ -41,6 +41,7 @@ export class FakeAdmin {
       checks: [],
       uploadsApi: () => (admin.isOpen ? admin.deps() : undefined),
       log: silentLog(),
+      ...more,
     });
     return admin;
   }

@@ -92,7 +92,7 @@ describe('uploads are found by their rows', () => {
       };
       const api = { store: uploads, log: silentLog() } as unknown as UploadsApi;
       const request = { method: 'GET', path, query: new URLSearchParams(query), headers: {} };
-      return JSON.parse((await respondToUploads(api, request))!.body!) as AskedPage;
+      return JSON.parse((await respondToUploads(api, request)).body!) as AskedPage;
     }
 
     interface AskedPage {
