@@ -77,9 +77,8 @@ class Contract {
     const [sent] = (response.headers.get('content-type') ?? '').split(';');
     if (sent !== type) return `the type is ${sent}, not ${type}`;
     if (type === 'text/plain') return text.length > 0 ? undefined : 'the text is empty';
-    const validate = this.ajv.compile({
-      $ref: `document${place}/content/${pointer(type!)}/schema`,
-    }) as ValidateFunction;
+    const schema = { $ref: `document${place}/content/${pointer(type!)}/schema` };
+    const validate = this.ajv.compile(schema);
     return validate(JSON.parse(text)) ? undefined : validate.errors;
   }
 }
