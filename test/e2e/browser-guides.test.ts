@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
 import type { Page } from 'playwright-core';
 import { apiUrl, bundled, clientFile, TestBrowser } from '../support/browser.js';
+import { blockOf } from '../support/pages-of-docs.js';
 import { CuttingProxy } from '../support/network.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
@@ -22,15 +23,6 @@ const PAGE = `<!doctype html>
 <progress id="bar" value="0"></progress>
 <button id="pauseButton">Pause</button>`;
 
-/** The only block of a guide in a language that contains this text. */
-function shown(guide: string, language: string, text: string): string {
-  const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
-  const blocks = [...readFileSync(guide, 'utf8').matchAll(fence)].map(([, block]) => block!);
-  const found = blocks.filter((block) => block.includes(text));
-  expect(found).toHaveLength(1);
-  return found[0]!;
-}
-
 let browser: TestBrowser;
 let origin: TestOrigin;
 let app: TestApp;
@@ -47,7 +39,7 @@ beforeAll(async () => {
     const type = isPage ? 'text/html' : 'text/javascript';
     return { status: 200, headers: [['Content-Type', type]], body: isPage ? PAGE : clientFile() };
   });
-  const config = shown('docs/clients/tus.md', 'yaml', 'protocols:')
+  const config = blockOf('docs/clients/tus.md', 'yaml', 'protocols:')
     .replace(/^origin: .*\n/m, '')
     .replace('https://app.example.com', browser.webOrigin())
     .replace("'] }", "'], allow_credentials: true }");
@@ -112,7 +104,7 @@ test('the first code of the JavaScript guide prints the answer of the API', asyn
   await page.evaluate("window.token = 'secret'");
   await runModule(
     page,
-    shown('docs/clients/javascript.md', 'js', "import { resumableFetch } from 'rufh-proxy/client'"),
+    blockOf('docs/clients/javascript.md', 'js', "import { resumableFetch } from 'rufh-proxy/client'"),
   );
   await until(() => lines.length > 0, 'a line on the console');
   expect(lines).toEqual(['201 {id: 7}']);
@@ -124,7 +116,7 @@ test('the second code of the JavaScript guide shows progress and pauses, and the
   const code = [
     "import { resumableFetch } from 'rufh-proxy/client';",
     'const [file] = input.files;',
-    shown('docs/clients/javascript.md', 'js', 'const pause = new AbortController()'),
+    blockOf('docs/clients/javascript.md', 'js', 'const pause = new AbortController()'),
     'window.ended = upload.then(({ status }) => status, ({ name }) => name);',
   ].join('\n');
   const middle = network.bytes + FILE.length / 2;
@@ -150,7 +142,7 @@ test('the second code of the JavaScript guide shows progress and pauses, and the
 
 test('the code for tus-js-client gives the answer of the API, also with cookies', async () => {
   const cookies = /`(onBeforeRequest: [^`]*)`/.exec(readFileSync('docs/clients/tus.md', 'utf8'))![1]!;
-  const code = shown('docs/clients/tus.md', 'js', 'tus-js-client')
+  const code = blockOf('docs/clients/tus.md', 'js', 'tus-js-client')
     .replace('https://api.example.com', apiUrl(network.url))
     .replace('metadata:', `${cookies},\n      metadata:`);
   browser.resources.set('/send.js', { content: bundled(`${code}\nwindow.send = send;`) });
@@ -166,7 +158,10 @@ test('the code for tus-js-client gives the answer of the API, also with cookies'
 });
 
 test('the code for Uppy shows its dashboard and prints the answer of the API', async () => {
-  const code = shown('docs/clients/tus.md', 'js', '@uppy/core').replace('https://api.example.com', apiUrl(network.url));
+  const code = blockOf('docs/clients/tus.md', 'js', '@uppy/core').replace(
+    'https://api.example.com',
+    apiUrl(network.url),
+  );
   browser.resources.set('/uppy.js', { content: bundled(code) });
   const page = await browser.open('uppy.js');
   const lines = consoleOf(page);

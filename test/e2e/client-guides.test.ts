@@ -1,8 +1,9 @@
 import { execFile } from 'node:child_process';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, beforeEach, expect, test } from '@jest/globals';
+import { blocksOf } from '../support/pages-of-docs.js';
 import { CuttingProxy } from '../support/network.js';
 import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
@@ -37,12 +38,6 @@ beforeEach(() => {
   network.onBytesThere = () => undefined;
 });
 
-/** The blocks in one language that a guide shows, in order. */
-async function shown(guide: string, language: string): Promise<string[]> {
-  const text = await readFile(`docs/clients/${guide}.md`, 'utf8');
-  return [...text.matchAll(new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g'))].map(([, block]) => block!);
-}
-
 /** Runs a block of a guide, and gives what it prints. */
 async function run(block: string): Promise<string> {
   const bin = join(directory.path, 'bin');
@@ -68,7 +63,7 @@ function cut(times: number, everyBytes: number): { readonly done: () => number }
 }
 
 test.each([0, 1, 3])('the curl commands survive %i cuts, and the API gets one request', async (times) => {
-  const [curl] = await shown('curl', 'sh');
+  const [curl] = blocksOf('docs/clients/curl.md', 'sh');
   const cuts = cut(times, 1_500_000);
   expect(await run(curl!)).toBe('stored');
   expect(cuts.done()).toBe(times);
@@ -78,7 +73,7 @@ test.each([0, 1, 3])('the curl commands survive %i cuts, and the API gets one re
 });
 
 test('a folder is sent file by file, each by the command that resumes', async () => {
-  const [, , folder] = await shown('curl', 'sh');
+  const [, , folder] = blocksOf('docs/clients/curl.md', 'sh');
   await mkdir(join(directory.path, 'films'));
   const names = ['a b.mp4', "it's.mp4", 'ü.mp4'];
   for (const name of names) await writeFile(join(directory.path, 'films', name), name);
@@ -91,7 +86,7 @@ test('a folder is sent file by file, each by the command that resumes', async ()
 });
 
 test('the configuration for an app lets small requests pass, and begins to resume with larger ones', async () => {
-  const [app] = await shown('ios', 'yaml');
+  const [app] = blocksOf('docs/clients/ios.md', 'yaml');
   const guided = await startProxy({ config: app!.replace(/^origin: .*$/m, `origin: ${origin.url}`) });
   const interims = async (size: number): Promise<string> => {
     const args = ['-sv', '-o', '/dev/null', '--data-binary', '@-', `${guided.url}/photos/`];

@@ -1,8 +1,8 @@
-import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { HeaderLine } from '../../src/model/headers.js';
 import { exchangeOver, openRequest, type Transport, TRANSPORTS } from '../support/client.js';
 import { untilSpooled } from '../support/disk.js';
+import { blockOf } from '../support/pages-of-docs.js';
 import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { randomBytes, sha256, until } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
@@ -14,12 +14,10 @@ import type { WireResponse } from '../support/wire.js';
 const PHOTO = randomBytes(3_000_000, 5);
 const CUT_AT = 1_000_000;
 
-const GUIDE = readFileSync('docs/clients/ios.md', 'utf8');
-
 /** The configuration that the guide shows for a WebDAV server. */
 function shownConfig(origin: string): string {
-  const [, text] = /```yaml\n(# rufh-proxy\.yaml, photo library[\s\S]*?)```/.exec(GUIDE)!;
-  return text!.replace(/^origin: .*$/m, `origin: ${origin}`);
+  const text = blockOf('docs/clients/ios.md', 'yaml', '# rufh-proxy.yaml, photo library');
+  return text.replace(/^origin: .*$/m, `origin: ${origin}`);
 }
 
 const VERSION: HeaderLine = ['Upload-Draft-Interop-Version', '6'];

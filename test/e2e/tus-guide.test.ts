@@ -1,28 +1,20 @@
 import { spawn } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { symlink, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
+import { blockOf } from '../support/pages-of-docs.js';
 import { type ProxyProcess, startProxy } from '../support/proxy-process.js';
 import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory } from '../support/temporary.js';
 import { startTestOrigin, type TestOrigin } from '../support/test-origin.js';
 import { expectTus, FILE as BYTES, STREAM, TusClient } from '../support/tus-client.js';
 
-const GUIDE = readFileSync('docs/clients/tus.md', 'utf8');
+const GUIDE = 'docs/clients/tus.md';
 const FILE = randomBytes(300_000, 4);
 const INSTALLED = resolve('.cache/tus-clients');
 
-/** The only block of the guide in a language that contains this text. */
-function shown(language: string, text: string): string {
-  const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
-  const blocks = [...GUIDE.matchAll(fence)].map(([, block]) => block!).filter((block) => block.includes(text));
-  expect(blocks).toHaveLength(1);
-  return blocks[0]!;
-}
-
 /** The configuration that contains this text, for the origin of the tests. */
 function shownConfig(text: string): string {
-  return shown('yaml', text).replace(/^origin: .*$/m, `origin: ${origin.url}`);
+  return blockOf(GUIDE, 'yaml', text).replace(/^origin: .*$/m, `origin: ${origin.url}`);
 }
 
 /** Calls the function of the guide as a page would. */
@@ -95,7 +87,7 @@ test.each(PROGRAMS)(
   'the $language program of the guide uploads a file',
   async ({ language, text, file, command, last }) => {
     origin.requests.length = 0;
-    const program = shown(language, text).replace('https://api.example.com', proxy.url);
+    const program = blockOf(GUIDE, language, text).replace('https://api.example.com', proxy.url);
     await writeFile(join(directory.path, file), program);
     const lines = (await outputOf(command)).trim().split('\n');
     expect(lines.at(-1)).toMatch(last);
@@ -110,7 +102,7 @@ test.each(PROGRAMS)(
 );
 
 test('the answer stays readable at the URL that the guide names', async () => {
-  const program = shown('java', 'TusClient').replace('https://api.example.com', proxy.url);
+  const program = blockOf(GUIDE, 'java', 'TusClient').replace('https://api.example.com', proxy.url);
   await writeFile(join(directory.path, 'Send.java'), program);
   const output = await outputOf(['java', '-cp', join(INSTALLED, 'tus-java-client.jar'), 'Send.java']);
   const answer = await fetch(/http:\S+\/answer/.exec(output)![0]);

@@ -7,6 +7,7 @@ import { alternatives, jsonSchema, type JsonSchema } from '../../src/config/json
 import { loadConfig } from '../../src/config/load.js';
 import { schema } from '../../src/config/schema.js';
 import { aclRule } from '../../src/store/redis/errors.js';
+import { blocksOf } from '../support/pages-of-docs.js';
 import { temporaryDirectory } from '../support/temporary.js';
 
 describe('README', () => {
@@ -27,11 +28,6 @@ describe('README', () => {
     'SECURITY.md',
   ];
 
-  function blocks(page: string, language: string): string[] {
-    const fence = new RegExp('```' + language + '\\n([\\s\\S]*?)```', 'g');
-    return [...readFileSync(page, 'utf8').matchAll(fence)].map((match) => match[1]!);
-  }
-
   /** What the docs tell the operator to set, each for its node. */
   const ASKED_FOR = {
     NODE_ADDRESS: '10.0.0.5',
@@ -43,7 +39,7 @@ describe('README', () => {
     const directory = await temporaryDirectory();
     const token = join(directory.path, 'token');
     await writeFile(token, 'as-long-as-openssl-makes-it', { mode: 0o600 });
-    const shown = pages.flatMap((page) => blocks(page, 'yaml'));
+    const shown = pages.flatMap((page) => blocksOf(page, 'yaml'));
     expect(shown.length).toBeGreaterThanOrEqual(3);
     for (const yaml of shown) {
       const file = join(directory.path, 'shown.yaml');
@@ -76,7 +72,7 @@ describe('README', () => {
 
   test('the commands the README promises are there', () => {
     const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
-    const [demo, tests] = blocks('README.md', 'sh');
+    const [demo, tests] = blocksOf('README.md', 'sh');
     expect(demo!.trim()).toBe('npm ci && npm run demo');
     expect(tests!.trim()).toBe('npm ci && npm test');
     expect(Object.keys(scripts)).toEqual(expect.arrayContaining(['demo', 'test', 'bench']));
