@@ -18,7 +18,8 @@ import { viaName } from '../model/forwarded.js';
 import type { Routes } from '../model/route.js';
 import type { UnknownOutcome, Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import { type MetricValues, Metrics } from '../observe/metrics.js';
+import { Metrics } from '../observe/metrics.js';
+import type { MetricValues } from '../observe/process-metrics.js';
 import { OriginClient } from '../origin/origin-client.js';
 import { MissingRelay, type Relay } from '../proxy/peer-relay.js';
 import { ReverseProxy } from '../proxy/reverse-proxy.js';
@@ -27,7 +28,6 @@ import { clientLimits, limitsFrom, NumberedConnections } from '../server/connect
 import { RequestRates } from '../server/slow-clients.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { DiskSpace } from '../spool/disk-space.js';
-import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
 import { Admission } from '../uploads/admission.js';
 import { BodyMemory } from '../uploads/body-memory.js';
 import { SteadyClock, Cleanup } from '../uploads/cleanup.js';
@@ -35,6 +35,7 @@ import { KeyRotation } from '../uploads/key-rotation.js';
 import { Uploads } from '../uploads/uploads.js';
 import { type CompiledConfig, CurrentConfig } from './current-config.js';
 import { CurrentHandler, type RequestSettings } from './current-handler.js';
+import { watchCertificates, watchDisk, watchOrigins, watchStore } from './gauges.js';
 import { ClientListeners, closeListeners } from './listening.js';
 import { type Membership, type MembershipDeps, openMembership } from './membership.js';
 import { openRedisStorage } from './redis-storage.js';
@@ -149,7 +150,9 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   await listeners.start(config);
   health.isListening = true;
   metrics.countConnections(() => listeners.all.reduce((sum, { connections }) => sum + connections, 0));
-  countStored(deps, metrics);
+  watchStore(metrics, deps);
+  watchOrigins(metrics, delivery);
+  watchCertificates(metrics, listeners);
   delivery.start();
   cleanup.start();
   void deps.recoverRest?.();
@@ -261,24 +264,6 @@ function buildReload(source: ConfigSource, prepare: App['prepare'], { metrics, l
   return new Reloader({ source, apply, onReload, log }).reload;
 }
 
-function countStored(storage: Storage, metrics: Metrics): void {
-  metrics.countUploads(async () => (await totalsIn(storage))?.phases);
-  metrics.countUnreadable(async () => (await storage.setAsideRecords()).length);
-  metrics.countUnknown(() => storage.unknownUploads?.());
-  metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
-  metrics.countReservedBytes(async () => (await totalsIn(storage))?.reservedBytes);
-}
-
-/** Undefined while the store is unavailable, so that the other metrics can still be read. */
-async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
-  try {
-    return await store.totals();
-  } catch (error) {
-    if (isStoreUnavailable(error)) return undefined;
-    throw error;
-  }
-}
-
 function openStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   const { store } = config;
   return store.type === 'redis' ? openRedisStorage({ ...config, store }, deps) : openEmbeddedStorage(config, deps);
@@ -339,6 +324,7 @@ function buildUploads(config: Config, deps: HandlerDeps): Uploads {
 function buildAdmission(config: Config, { routes, metrics, log, monotonic, timings }: HandlerDeps): Admission {
   const { admission: limits, data: directory, spool } = config;
   const space = new DiskSpace({ directory, ...(spool.keepFree && { keepFree: spool.keepFree }), monotonic });
+  watchDisk(metrics, space);
   const { refusalDelayMs = TIMINGS.refusalDelayMs } = timings ?? {};
   return new Admission({ limits, routes, space, metrics, log, monotonic, refusalDelayMs });
 }

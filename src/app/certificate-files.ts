@@ -83,6 +83,11 @@ export class CertificateFiles {
     this.failures = 0;
   }
 
+  /** The end of its validity, in milliseconds since the epoch. */
+  get expiresAt(): number {
+    return Date.parse(new X509Certificate(this.loaded.tls.cert).validTo);
+  }
+
   stop(): Promise<void> {
     return this.polling.stop();
   }

@@ -58,6 +58,13 @@ export class ClientListeners {
     };
   }
 
+  /** The certificates in use. */
+  get certificates(): readonly { readonly url: string; readonly expiresAt: number }[] {
+    return this.open.flatMap(({ listener: { url }, certificate }) =>
+      certificate ? [{ url, expiresAt: certificate.expiresAt }] : [],
+    );
+  }
+
   endIdle(): void {
     for (const { listener } of this.open) listener.endIdle();
   }

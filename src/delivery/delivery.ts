@@ -10,7 +10,7 @@ import { isStoreUnavailable, type UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
 import { EagerAttempt, type EagerFeed, isEagerRoute, mayStartEagerly } from './eager.js';
 import { keptAnswer } from './kept-answer.js';
-import { OriginQueues } from './origin-queue.js';
+import { OriginQueues, type OriginState } from './origin-queue.js';
 import { mayRetry, policyOf, retryAfterSeconds, routeOf, secondsUntil } from './retry-policy.js';
 import { RetryingStore } from './retrying-store.js';
 import { Run, type RunRequest } from './run.js';
@@ -108,6 +108,11 @@ export class Delivery {
     this.deps = { claimMs: 15_000, returnGraceMs: 0, ...options, monotonic, store, originQueues, ...signals };
     this.informedClients = new InformedClients(this.deps);
     this.polling = new PeriodicTask(() => this.poll(), options.pollMs ?? 1000);
+  }
+
+  /** The origins that this process has delivered to. */
+  get origins(): readonly OriginState[] {
+    return this.deps.originQueues.states;
   }
 
   /**

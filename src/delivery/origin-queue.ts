@@ -30,6 +30,16 @@ export type Slot =
   | { readonly kind: 'again' }
   | { readonly kind: 'stopped' };
 
+/** An origin as this process sees it. */
+export interface OriginState {
+  readonly origin: string;
+  /** `open`: no requests for now. `probing`: one request finds out whether it works again. */
+  readonly breaker: 'closed' | 'open' | 'probing';
+  /** Requests in progress, and those that wait for a slot. */
+  readonly active: number;
+  readonly queued: number;
+}
+
 interface QueuedRequest extends SlotRequest {
   readonly settle: (slot: Slot) => void;
 }
@@ -52,6 +62,10 @@ export class OriginQueue {
 
   get queued(): number {
     return this.queue.size;
+  }
+
+  get state(): Omit<OriginState, 'origin'> {
+    return { breaker: this.breaker.state, active: this.active, queued: this.queue.size };
   }
 
   /** Whether a slot requested now would be granted immediately. */
@@ -147,6 +161,10 @@ export class OriginQueues {
     for (const queue of this.queues.values()) queue.askAgain();
   }
 
+  get states(): OriginState[] {
+    return [...this.queues].map(([origin, queue]) => ({ origin, ...queue.state }));
+  }
+
   /** Requests that wait for a slot at any origin. */
   get queued(): number {
     return [...this.queues.values()].reduce((sum, { queued }) => sum + queued, 0);
@@ -175,6 +193,11 @@ class Breaker {
     if (this.openUntil === undefined) return 'go';
     if (this.probing) return 'wait';
     return now < this.openUntil ? { until: this.openUntil } : 'go';
+  }
+
+  get state(): OriginState['breaker'] {
+    if (this.openUntil === undefined) return 'closed';
+    return this.probing ? 'probing' : 'open';
   }
 
   /** Returns true if the attempt that starts now is the probe. */

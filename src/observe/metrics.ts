@@ -1,17 +1,12 @@
-import {
-  AggregatorRegistry,
-  collectDefaultMetrics,
-  Counter,
-  Gauge,
-  Histogram,
-  type MetricObjectWithValues,
-  type MetricValue,
-  Registry,
-} from 'prom-client';
+import { AggregatorRegistry, collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { DurationHistogram } from './duration-histogram.js';
-
-/** The metrics of one process as values, for `sumMetrics`. */
-export type MetricValues = readonly MetricObjectWithValues<MetricValue<string>>[];
+import {
+  type MetricValues,
+  type RefusedBy,
+  refusedConnections,
+  type ReloadOutcome,
+  reloads,
+} from './process-metrics.js';
 
 /** The kind of a request from the proxy's point of view. */
 export type RequestKind =
@@ -62,6 +57,16 @@ const ERROR_CODES = new Set([
   'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
   'HPE_INVALID_CONSTANT',
 ]);
+
+/** A gauge with a value for each value of its label, or one value without a label. Infinite values are omitted. */
+export interface WatchedGauge {
+  readonly name: string;
+  readonly help: string;
+  readonly label?: string;
+  /** How the values of several processes become one. */
+  readonly aggregator: 'min' | 'max';
+  readonly read: () => Iterable<readonly [of: string, value: number]>;
+}
 
 /** The metrics of one process, with one method per event. Labels only have values from fixed sets. */
 export class Metrics {
@@ -165,6 +170,8 @@ export class Metrics {
   constructor(version = 'unknown') {
     collectDefaultMetrics({ register: this.registry });
     const { requestCounts } = this;
+    // `increase` in Prometheus does not see a counter that begins with 1.
+    for (const what of ['upload', 'answer']) this.losses.inc({ what }, 0);
     new Counter({
       name: 'rufh_requests_total',
       help: 'Finished requests, by their kind for the proxy; status is "none" if no final response was sent.',
@@ -340,6 +347,23 @@ export class Metrics {
       });
   }
 
+  /** A gauge whose values are read at every scrape. */
+  watch({ name, help, label, aggregator, read }: WatchedGauge): void {
+    new Gauge({
+      name,
+      help,
+      labelNames: label === undefined ? [] : [label],
+      aggregator,
+      ...this.registered,
+      collect() {
+        this.reset();
+        if (label === undefined) this.remove();
+        for (const [of, value] of read())
+          if (Number.isFinite(value)) this.set(label === undefined ? {} : { [label]: of }, value);
+      },
+    });
+  }
+
   /** Calls `bytes` at every scrape for the committed bytes of unanswered uploads; undefined omits the value. */
   countSpoolBytes(bytes: () => Promise<number | undefined>): void {
     this.countBytes('rufh_spool_bytes', 'Committed bytes of uploads that are not answered yet.', bytes);
@@ -399,60 +423,6 @@ class LabelCounts {
   moveTo(counter: Counter): void {
     for (const { labels, count } of this.counts.values()) counter.inc(labels, count);
     this.counts.clear();
-  }
-}
-
-/** The limit that a refused connection exceeded. */
-type RefusedBy = 'total' | 'address';
-
-function refusedConnections(registry: Registry): Counter<'limit'> {
-  return new Counter({
-    name: 'rufh_connections_refused_total',
-    help: 'Client connections refused, by the limit they exceeded: "total" or "address".',
-    labelNames: ['limit'],
-    registers: [registry],
-  });
-}
-
-/** What became of a new configuration. */
-type ReloadOutcome = 'applied' | 'refused' | 'failed';
-
-function reloads(registry: Registry): (result: ReloadOutcome) => void {
-  const count = new Counter({
-    name: 'rufh_config_reloads_total',
-    help: 'Reloads of the configuration, by result; unless it is "applied", the former configuration still applies.',
-    labelNames: ['result'],
-    registers: [registry],
-  });
-  const appliedAt = new Gauge({
-    name: 'rufh_config_applied_timestamp_seconds',
-    help: 'When the configuration that applies was put into use, in seconds since 1970.',
-    registers: [registry],
-  });
-  appliedAt.setToCurrentTime();
-  for (const result of ['applied', 'refused', 'failed'] as const) count.inc({ result }, 0);
-  return (result) => {
-    count.inc({ result });
-    if (result === 'applied') appliedAt.setToCurrentTime();
-  };
-}
-
-/** The metrics of a process that only accepts connections and hands them to workers. */
-export class ConnectionMetrics {
-  private readonly registry = new Registry();
-  private readonly refused = refusedConnections(this.registry);
-
-  /** As in `Metrics`. */
-  countReloads(): (result: ReloadOutcome) => void {
-    return reloads(this.registry);
-  }
-
-  connectionRefused(limit: RefusedBy): void {
-    this.refused.inc({ limit });
-  }
-
-  values(): Promise<MetricValues> {
-    return this.registry.getMetricsAsJSON();
   }
 }
 

@@ -1,6 +1,6 @@
 import type { AdminResponse, AdminRequest } from '../admin/admin-http.js';
 import type { Config } from '../config/config.js';
-import type { MetricValues } from '../observe/metrics.js';
+import type { MetricValues } from '../observe/process-metrics.js';
 
 /** Messages from the primary process to a worker. */
 export type ToWorker =

@@ -8,7 +8,8 @@ import {
   respondToReload,
 } from '../admin/admin.js';
 import { findOperation, type OperationName } from '../admin/operations.js';
-import { type MetricValues, cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
+import { cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
+import type { MetricValues } from '../observe/process-metrics.js';
 import type { WorkerPool, WorkerSlot } from './pool.js';
 import type { WorkerProcess } from './worker-process.js';
 

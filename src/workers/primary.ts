@@ -4,7 +4,7 @@ import { type ConfigSource, type Reload, Reloader } from '../app/reload.js';
 import type { Config } from '../config/config.js';
 import { buildRoutes } from '../config/route-table.js';
 import type { Log } from '../observe/log.js';
-import { ConnectionMetrics } from '../observe/metrics.js';
+import { ConnectionMetrics } from '../observe/process-metrics.js';
 import { clientLimits, type ConnectionLimits, limitsFrom, type LimitsOptions } from '../server/connection-limits.js';
 import { TrustedProxies } from '../server/trusted-proxies.js';
 import { WorkerPool } from './pool.js';
