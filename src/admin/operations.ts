@@ -90,9 +90,9 @@ export const OPERATIONS = {
     },
   },
   getUpload: {
-    ...{ method: 'GET', path: '/uploads/{tag}', tag: 'uploads', summary: 'One upload with its attempts' },
+    ...{ method: 'GET', path: '/uploads/{tag}', tag: 'uploads', summary: 'One upload with what happened to it' },
     responses: {
-      200: { description: 'The upload; header fields only by name.', body: 'UploadOrUnreadable' },
+      200: { description: 'The upload; header fields only by name.', body: 'AnyUpload' },
       ...{ 404: UNKNOWN_TAG, 409: NOT_HERE, 503: UNAVAILABLE },
     },
   },

@@ -1,4 +1,5 @@
 import { PHASES } from '../model/upload.js';
+import { STORY_EVENTS } from './story-schemas.js';
 
 /** A JSON Schema (2020-12), as OpenAPI 3.1 uses it, or a part of a document made of such. */
 export interface JsonSchema {
@@ -130,9 +131,18 @@ export const SCHEMAS = {
     {
       ...SUMMARY.optional,
       answer: object({ status: STATUS, reason: STRING, headerNames: STRINGS, bodySize: COUNT, at: TIME }),
+      story: ref('Story'),
     },
   ),
-  UploadOrUnreadable: { anyOf: [ref('Upload'), ref('Unreadable')] },
+  RemovedUpload: {
+    description: 'An upload of which only the story is left.',
+    ...object({ tag: TAG, phase: { const: 'removed' }, story: ref('Story') }),
+  },
+  Story: {
+    ...{ description: 'What happened, oldest first; missing if that is not kept.', ...listOf(ref('StoryEntry')) },
+  },
+  StoryEntry: { anyOf: STORY_EVENTS },
+  AnyUpload: { anyOf: [ref('Upload'), ref('Unreadable'), ref('RemovedUpload')] },
   Redelivery: object({ tag: TAG }),
   Drain: object(
     { draining: BOOLEAN },

@@ -1,6 +1,7 @@
 import { Fault } from '../model/fault.js';
 import { fieldValue, type Headers } from '../model/headers.js';
 import type { Outcome } from '../model/messages.js';
+import type { Stories, StoryEntry } from '../model/story.js';
 import {
   type Answer,
   type Attempt,
@@ -34,6 +35,8 @@ export interface UploadsApi {
   readonly node?: string;
   /** Finds the other nodes; missing if all nodes share a spool. */
   readonly nodes?: Pick<Nodes, 'find'>;
+  /** What happened to each upload; missing if it is not kept. */
+  readonly story?: Stories;
   readonly log: Log;
 }
 
@@ -57,15 +60,32 @@ async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<A
   if (setAside) return isRead(request) ? json(200, setAsideView(setAside)) : setAsideProblem(setAside);
   const tagged = await uploadsTagged(uploadsApi.store, tag);
   const upload = tagged[0];
-  if (!upload)
-    return problem(
-      404,
-      `No upload has the tag ${JSON.stringify(tag)}. If it has ended and was removed, only the log shows it.`,
-    );
+  if (!upload) return isRead(request) ? showRemoved(uploadsApi, tag) : problem(404, unknownTag(tag));
   if (tagged.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
-  if (action === undefined && isRead(request)) return json(200, detailOf(upload));
+  if (action === undefined && isRead(request)) return show(uploadsApi, upload);
   if (upload.node !== uploadsApi.node) return wrongNode(uploadsApi, upload);
   return action === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
+}
+
+/** What an operator asked for. */
+interface AskedAction extends ActionOptions {
+  readonly upload: Upload;
+  readonly action: 'cancel' | 'redeliver';
+}
+
+/** Notes who asked for what, and the response, in the upload's story. */
+async function noted(
+  { story }: UploadsApi,
+  { upload, action, operator, skipGate }: AskedAction,
+  act: () => Promise<AdminResponse>,
+): Promise<AdminResponse> {
+  const askedAt = performance.now();
+  const response = await act();
+  const { status } = response;
+  const asked = { kind: 'admin', action, ...(operator !== undefined && { operator }) } as const;
+  const event = { ...asked, ...(skipGate && { pastGate: true as const }), status };
+  story?.note(upload.id, event, performance.now() - askedAt);
+  return response;
 }
 
 interface ActionOptions {
@@ -115,6 +135,41 @@ async function list(uploadsApi: UploadsApi, query: URLSearchParams): Promise<Adm
   });
 }
 
+async function show({ story, log }: UploadsApi, upload: Upload): Promise<AdminResponse> {
+  const entries = await storyOf(uploadTag(upload.id), { story, log });
+  return json(200, { ...detailOf(upload), ...(entries && { story: entries.map(entryView) }) });
+}
+
+/** An upload without a record may still have a story. */
+async function showRemoved({ story, log }: UploadsApi, tag: string): Promise<AdminResponse> {
+  const entries = (TAG.test(tag) && (await storyOf(tag, { story, log }))) || [];
+  if (entries.length === 0) return problem(404, unknownTag(tag));
+  return json(200, { tag, phase: 'removed', story: entries.map(entryView) });
+}
+
+const TAG = /^[0-9a-f]{10}$/;
+
+function unknownTag(tag: string): string {
+  return `No upload has the tag ${JSON.stringify(tag)}. If it has ended and was removed, only the log shows it.`;
+}
+
+/** Undefined if stories are not kept, or if this one cannot be read now. */
+async function storyOf(
+  tag: string,
+  { story, log }: Pick<UploadsApi, 'story' | 'log'>,
+): Promise<readonly StoryEntry[] | undefined> {
+  try {
+    return await story?.read(tag);
+  } catch (error) {
+    log.warn({ upload: tag, err: error }, 'the history of an upload cannot be read');
+    return undefined;
+  }
+}
+
+function entryView({ at, ...event }: StoryEntry) {
+  return { at: iso(at), ...event };
+}
+
 /** Parses the query of a list; a string describes an error in it. */
 function readListQuery(query: URLSearchParams): ListQuery | string {
   const phase = PHASES.find((known) => known === query.get('phase'));
@@ -151,7 +206,11 @@ const IN_SHARED_SPOOL =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel(
+async function cancel(uploadsApi: UploadsApi, upload: Upload, options: ActionOptions): Promise<AdminResponse> {
+  return noted(uploadsApi, { upload, action: 'cancel', ...options }, () => cancelNow(uploadsApi, upload, options));
+}
+
+async function cancelNow(
   { uploads, log }: UploadsApi,
   upload: Upload,
   { operator }: ActionOptions,
@@ -170,7 +229,12 @@ async function cancel(
 const ANSWERED =
   'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
 
-async function redeliver(
+async function redeliver(uploadsApi: UploadsApi, upload: Upload, options: ActionOptions): Promise<AdminResponse> {
+  const asked = { upload, action: 'redeliver', ...options } as const;
+  return noted(uploadsApi, asked, () => redeliverNow(uploadsApi, upload, options));
+}
+
+async function redeliverNow(
   { delivery, log }: UploadsApi,
   upload: Upload,
   { operator, skipGate }: ActionOptions,

@@ -336,6 +336,7 @@ type RequestDeps = Pick<
   | 'leases'
   | 'spool'
   | 'secrets'
+  | 'story'
   | 'node'
   | 'routes'
   | 'log'

@@ -5,6 +5,7 @@ import type { Config } from '../config/config.js';
 import { reportLoss } from '../delivery/report.js';
 import { access } from '../fs/files.js';
 import { Fault } from '../model/fault.js';
+import type { Stories } from '../model/story.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../spool/data-directory.js';
@@ -15,10 +16,12 @@ import { DirectoryLock } from '../store/embedded/directory-lock.js';
 import { EmbeddedLeases } from '../store/embedded/embedded-leases.js';
 import { EmbeddedStore } from '../store/embedded/embedded-store.js';
 import type { Leases } from '../store/leases.js';
+import { NotedLeases } from '../store/noted-leases.js';
 import type { Nodes } from '../store/nodes.js';
-import type { LeftoverAge, SetAsideRecord, UploadStore } from '../store/upload-store.js';
+import type { LeftoverAge, SetAsideRecord, Totals, UploadStore } from '../store/upload-store.js';
 import { type OwnRecoveryDeps, recover } from '../uploads/recovery.js';
 import { type UnknownUploads, UnreadableBytes, UnrecordedBytes } from '../uploads/unknown-bytes.js';
+import { openHistoryFiles } from './history.js';
 
 export { assertUsable };
 
@@ -30,6 +33,8 @@ export interface Storage {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
+  /** What happened to each upload; missing if it is not kept. */
+  readonly story?: Stories;
   /** Other processes may deliver the same uploads, so one whose claim expired may still be running. */
   readonly othersDeliver: boolean;
   /** The node to record in new uploads; undefined if all nodes share a spool. */
@@ -127,34 +132,37 @@ export interface StorageDeps {
 
 /** Opens the embedded store and the spool of one process. */
 export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Promise<Storage> {
-  const { data: directory, spool: spoolConfig } = config;
-  const { sync } = spoolConfig;
+  const { data: directory, spool: spoolConfig, history } = config;
+  const { sync, keepFree } = spoolConfig;
   const { log, clock, timings, closers } = deps;
   await assertUsable({ directory, store: 'embedded', isShared: false });
   await lockDirectory(directory, closers);
   const id = await claimForEmbedded(directory);
-  const store = await EmbeddedStore.open({
+  const totals = (): Promise<Totals> => store.totals();
+  const story = openHistoryFiles({ directory, keepFree, ...history, totals }, deps);
+  const store: EmbeddedStore = await EmbeddedStore.open({
     directory,
     sync,
     log,
     clock,
     expiryClock: deps.expiryClock,
-    onLoss: (upload, problem) => reportLoss(upload, problem, deps),
+    onLoss: (upload, problem) => reportLoss(upload, problem, { ...deps, story }),
     retryMs: timings.unreadableRetryMs,
   });
   closers.push(() => store.close());
-  const leases = new EmbeddedLeases(store);
+  const leases = notedLeases(new EmbeddedLeases(store), story);
   const spool = new LocalSpool({ directory, sync, isMarked: true });
   await spool.open();
   const unreadable = new UnreadableBytes({ spool, log, clock, everyMs: timings.unreadableRetryMs });
   closers.push(() => unreadable.stop());
   const setAside = allSetAsideRecords(store, unreadable);
   const unrecorded = new UnrecordedBytes({ log, clock });
-  const recovery = new EmbeddedRecovery({ ...deps, store, spool, unreadable, unrecorded });
+  const recovery = new EmbeddedRecovery({ ...deps, story, store, spool, unreadable, unrecorded });
   return {
     store,
     leases,
     spool,
+    ...(story && { story }),
     unreadable,
     setAsideRecords: setAside,
     othersDeliver: false,
@@ -168,6 +176,11 @@ export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Pr
     spoolSince: () => spoolMarkTime(directory),
     clearLeftovers: (age) => store.clearLeftovers(age),
   };
+}
+
+/** The leases, which note their changes of hands if histories are kept. */
+function notedLeases(leases: Leases, story: Stories | undefined): Leases {
+  return story ? new NotedLeases(leases, story) : leases;
 }
 
 /** The recovery of all uploads in a data directory that only this process uses. */

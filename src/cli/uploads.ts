@@ -10,6 +10,7 @@ import {
   addAdminOptions,
   withClient,
 } from './admin-client.js';
+import { removedUpload, type RemovedUpload, storyPart, type WithStory } from './tell-story.js';
 import {
   uploadDetails,
   type ListedUpload,
@@ -168,14 +169,19 @@ const notFoundMessage = (reference: string): string =>
 
 /** Prints the upload with this tag. Returns the refusal if no upload has this tag. */
 async function showTagged(client: AdminClient, tag: string, json: boolean): Promise<AdminRefused | undefined> {
-  let upload: ShownUpload | SetAsideUpload;
+  let upload: (ShownUpload & WithStory) | SetAsideUpload | RemovedUpload;
   try {
-    upload = (await client.request('GET', `/uploads/${tag}`, isUpload)) as ShownUpload | SetAsideUpload;
+    upload = (await client.request('GET', `/uploads/${tag}`, isUpload)) as typeof upload;
   } catch (error) {
     if (error instanceof AdminRefused && error.status === 404) return error;
     throw error;
   }
-  const describe = (): string => ('since' in upload ? setAsideTable([upload]) : uploadDetails(upload, Date.now()));
+  const describe = (): string => {
+    if ('since' in upload) return setAsideTable([upload]);
+    return 'request' in upload
+      ? uploadDetails(upload, Date.now()) + storyPart(upload)
+      : removedUpload(upload, Date.now());
+  };
   print(json ? `${JSON.stringify(upload, undefined, 2)}\n` : escapeControl(describe()));
   return undefined;
 }

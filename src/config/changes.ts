@@ -18,6 +18,7 @@ const FIXED_SETTINGS: readonly string[] = [
   'store',
   'spool',
   'secrets',
+  'history',
   'cluster',
   'workers',
   'uploads.path',

@@ -22,6 +22,7 @@ export interface Config {
   readonly store: StoreConfig;
   readonly spool: SpoolConfig;
   readonly secrets: SecretsConfig;
+  readonly history: HistoryConfig;
   /** Undefined: the spool is shared, or this is the only node. */
   readonly cluster?: ClusterConfig;
   /** Number of processes that share the listeners. */
@@ -74,6 +75,13 @@ interface SpoolConfig {
   readonly sync: 'always' | 'group' | 'none';
   /** Undefined: the smaller one of 1 GiB and 5 %. */
   readonly keepFree?: { readonly bytes: number } | { readonly share: number };
+}
+
+/** What is kept of the events of uploads. */
+export interface HistoryConfig {
+  /** 0: nothing is kept. */
+  readonly keepMs: number;
+  readonly maxBytes: number;
 }
 
 /** The limits of uploads that are not answered yet, in all and of one client. Undefined: no limit. */
@@ -139,6 +147,7 @@ export function toConfig(settings: Settings): Config {
     store: toStore(settings.store),
     spool: toSpool(settings.spool),
     secrets: toSecrets(settings.secrets),
+    history: { keepMs: settings.history.keep, maxBytes: settings.history.max_bytes },
     ...(cluster ? { cluster } : {}),
     workers: toWorkers(settings.workers),
     uploads: { path: uploads.path, rfc104: uploads.rfc104, ...withoutNulls({ publicUrl: uploads.public_url }) },

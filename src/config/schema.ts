@@ -3,6 +3,7 @@ import { admin } from './admin.js';
 import { corsSettings } from './cors.js';
 import { access, delivery } from './delivery-schema.js';
 import { headerSettings, limitSettings, plainBodies, protocols, routeSettings } from './route-schema.js';
+import { history } from './history-schema.js';
 import { secrets } from './secrets-schema.js';
 import { pathOrNull, secretOrNull, MIN_SECRET_LENGTH } from './secrets.js';
 import { store } from './store-schema.js';
@@ -309,6 +310,7 @@ export const schema = z.strictObject({
     .prefault({})
     .describe('Where the bytes of uploads are kept until the origin has answered.'),
   secrets,
+  history,
   cluster,
   workers,
   uploads: z

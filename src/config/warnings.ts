@@ -7,6 +7,7 @@ import { adminWarnings } from './admin.js';
 import type { Config } from './config.js';
 import { corsWarnings } from './cors.js';
 import type { SettingIssue, SettingPath } from './errors.js';
+import { history as historySchema } from './history-schema.js';
 import { buildRoutes } from './route-table.js';
 import type { RouteConfig } from './route.js';
 import type { Settings } from './schema.js';
@@ -19,6 +20,7 @@ export function findWarnings(config: Config, settings: Settings): SettingIssue[]
     ...adminWarnings(settings.admin),
     ...secretFiles(settings).flatMap(({ path, file }) => exposedSecretWarnings(path, file)),
     ...trustsEveryAddress(config),
+    ...historyWithRedis(settings),
     ...routeWarnings(config, settings),
     ...corsWarnings(settings, routes),
     ...onceIfInherited(config, neverEager),
@@ -38,6 +40,14 @@ function trustsEveryAddress({ trustedProxies }: Config): SettingIssue[] {
     const problem = `trusts every address (${cidr}): any client can forge its address; list the addresses of your proxies`;
     return [{ path: ['trusted_proxies', index], problem }];
   });
+}
+
+/** Warns about settings for histories where none are kept. */
+function historyWithRedis({ store, history }: Settings): SettingIssue[] {
+  const defaults = historySchema.parse({});
+  const isChanged = history.keep !== defaults.keep || history.max_bytes !== defaults.max_bytes;
+  if (store.type === 'embedded' || !isChanged || history.keep === 0) return [];
+  return [{ path: ['history'], problem: 'has no effect: with `store.type: redis` histories of uploads are not kept' }];
 }
 
 function secretFiles({ store, cluster, secrets }: Settings): { path: SettingPath; file: string | null }[] {

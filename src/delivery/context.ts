@@ -1,4 +1,5 @@
 import type { Routes } from '../model/route.js';
+import type { StoryWriter } from '../model/story.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { UploadSecrets } from '../secrets/upload-secrets.js';
@@ -28,6 +29,8 @@ export interface DeliveryContext {
   readonly random: () => number;
   readonly log: Log;
   readonly metrics: Metrics;
+  /** Missing if no histories are kept. */
+  readonly story?: StoryWriter;
   /** A claim expires when it was not renewed for this long; another worker may then take it. */
   readonly claimMs: number;
   /**

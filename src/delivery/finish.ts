@@ -160,6 +160,8 @@ export class RunFinish {
     // Times of the attempt are on the wall clock. The pause is measured from its end, on the monotonic clock.
     const toMonotonic = (at: number): number => endedAt + at - (attempt.endedAt ?? attempt.startedAt);
     const notBefore = attempt.notBefore === undefined ? undefined : toMonotonic(attempt.notBefore);
+    const afterMs = Math.max(decision.dueAt - (attempt.endedAt ?? attempt.startedAt), 0);
+    this.deps.story?.note(this.id, { kind: 'retry', afterMs });
     return this.postpone({ until: toMonotonic(decision.dueAt), notBefore, failure: decision.failure });
   }
 

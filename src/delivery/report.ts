@@ -1,11 +1,19 @@
+import { shortText, type StoryEvent, type StoryWriter } from '../model/story.js';
 import { type Attempt, identifiersOf, type Upload } from '../model/upload.js';
-import { type Log, logUndelivered, logUploadEnd, type UploadEndLine, uploadFields } from '../observe/log.js';
+import {
+  type Log,
+  logUndelivered,
+  logUploadEnd,
+  type UploadEndLine,
+  uploadFields,
+  withoutQueryValues,
+} from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { UploadStore } from '../store/upload-store.js';
 import type { DeliveryContext } from './context.js';
 
-type AttemptObserver = Pick<DeliveryContext, 'log' | 'metrics' | 'clock' | 'monotonic'>;
+type AttemptObserver = Pick<DeliveryContext, 'log' | 'metrics' | 'clock' | 'monotonic' | 'story'>;
 
 /** Log, metrics and clock for reporting the end of an upload. */
 export interface EndObserver {
@@ -13,10 +21,29 @@ export interface EndObserver {
   readonly metrics: Pick<Metrics, 'uploadEnded' | 'bytesLost'>;
   /** Wall clock in milliseconds. */
   readonly clock: () => number;
+  /** Missing if no histories are kept. */
+  readonly story?: StoryWriter;
 }
 
-/** Logs and counts an attempt. */
-export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }: AttemptObserver): void {
+/** Metrics and stories for reporting a new upload. */
+export interface CreationObserver {
+  readonly metrics: Metrics;
+  /** Missing if no histories are kept. */
+  readonly story?: StoryWriter;
+}
+
+/** Counts and notes a new upload. */
+export function reportCreated(upload: Upload, { metrics, story }: CreationObserver): void {
+  const { id, route, dialect, request, length } = upload;
+  const { method, clientAddress: client } = request;
+  metrics.uploadCreated(dialect);
+  const target = shortText(withoutQueryValues(request.target));
+  story?.note(id, { kind: 'created', route, dialect, method, target, client, ...(length !== undefined && { length }) });
+}
+
+/** Logs, counts and notes an attempt. */
+export function reportAttempt(upload: Upload, attempt: Attempt, observer: AttemptObserver): void {
+  const { log, metrics } = observer;
   const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
   const fields = {
     ...uploadFields(identifiersOf(upload)),
@@ -29,6 +56,18 @@ export function reportAttempt(upload: Upload, attempt: Attempt, { log, metrics }
   if (problem === undefined) log.info(fields, 'delivery attempt');
   else log.warn({ ...fields, problem }, 'delivery attempt');
   metrics.deliveryAttempt(reached, status);
+  noteAttempt(upload.id, attempt, observer);
+}
+
+/** Notes an attempt that has ended, at the time when it began. */
+export function noteAttempt(id: string, attempt: Attempt, { story, clock }: Pick<AttemptObserver, 'story' | 'clock'>) {
+  const { number, origin, startedAt, endedAt = startedAt, reached = 'sent', status, problem } = attempt;
+  const what = { kind: 'attempt', number, origin, ms: endedAt - startedAt, reached } as const;
+  const result = {
+    ...(status !== undefined && { status }),
+    ...(problem !== undefined && { problem: shortText(problem) }),
+  };
+  story?.note(id, { ...what, ...result }, clock() - startedAt);
 }
 
 /**
@@ -40,11 +79,18 @@ export function reportEnd(
   outcome: 'answered' | 'undelivered' | 'postponed',
   /** Start of the delivery by the monotonic clock. */
   startedAt: number,
-  { log, metrics, clock, monotonic }: AttemptObserver,
+  observer: AttemptObserver,
 ): void {
+  const { log, metrics, clock, monotonic, story } = observer;
+  const { undelivered } = upload;
   metrics.deliveryEnded((monotonic() - startedAt) / 1000, outcome);
   if (outcome === 'undelivered') logUndelivered(log, endLine(upload, 'undelivered', clock));
-  if (outcome === 'answered') reportUploadEnd(upload, 'answered', { log, metrics, clock });
+  if (outcome === 'undelivered' && undelivered) {
+    const { reason, status, problem } = undelivered;
+    const why = { reason, ...(status !== undefined && { status }), problem: shortText(problem) };
+    story?.note(upload.id, { kind: 'undelivered', ...why });
+  }
+  if (outcome === 'answered') reportUploadEnd(upload, 'answered', observer);
 }
 
 /**
@@ -72,6 +118,7 @@ export async function removeAndReport(
   const isKnown = 'phase' in upload;
   await deps.spool.remove(upload.id);
   const phase = await deps.store.remove(upload.id, isKnown ? upload.clientKey : undefined);
+  if (phase === 'answered' || phase === 'invalid') deps.story?.note(upload.id, { kind: 'removed' });
   // The end of an answered or invalid upload was reported when it happened.
   if (!isKnown || phase === undefined || phase === 'answered' || phase === 'invalid') return;
   reportClosed(upload, phase === 'cancelled' ? 'cancelled' : 'expired', deps);
@@ -105,11 +152,24 @@ export function reportLostAnswer(
 function reportUploadEnd(
   upload: Upload,
   phase: UploadEndLine['phase'],
-  { log, metrics, clock }: EndObserver,
+  { log, metrics, clock, story }: EndObserver,
   problem = upload.undelivered?.problem,
 ): void {
   metrics.uploadEnded(phase);
+  story?.note(upload.id, endEvent(upload, phase, problem));
   logUploadEnd(log, { ...endLine(upload, phase, clock), problem });
+}
+
+function endEvent(
+  { answer, attemptCount }: Upload,
+  phase: UploadEndLine['phase'],
+  problem: string | undefined,
+): StoryEvent {
+  if (phase === 'answered' && answer) {
+    const by = attemptCount === 0 ? 'gate' : 'origin';
+    return { kind: 'answer', by, status: answer.status, bytes: answer.bodySize };
+  }
+  return { kind: 'end', phase, ...(problem !== undefined && { problem: shortText(problem) }) };
 }
 
 function endLine(upload: Upload, phase: UploadEndLine['phase'], clock: () => number): UploadEndLine {

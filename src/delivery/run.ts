@@ -13,7 +13,7 @@ import { passGate } from './gate.js';
 import { frameBody } from './origin-body.js';
 import type { Slot } from './origin-queue.js';
 import { type CompletingRequest, type RevealedRequest, withCompletingRequest, withSecrets } from './origin-request.js';
-import { reportAttempt, reportRefusal } from './report.js';
+import { noteAttempt, reportAttempt, reportRefusal } from './report.js';
 import type { ResponseBuffer } from './response-buffer.js';
 import {
   beforeAttempt,
@@ -368,6 +368,7 @@ export class Run {
     const reached = isPartiallySent(newest) ? 'sent-in-part' : 'sent';
     const closed = { ...newest, endedAt: clock(), reached, problem: PROCESS_STOPPED } as const;
     await store.endAttempt(this.id, worker, closed);
+    noteAttempt(this.id, closed, this.deps);
   }
 
   private async sendAttempt({ claimed, revealed, chunks, route, attempt, signal }: SendTask): Promise<AttemptResult> {

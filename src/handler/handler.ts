@@ -6,10 +6,11 @@ import type { Headers } from '../model/headers.js';
 import type { Refusal } from '../model/messages.js';
 import type { RequestHead } from '../model/request-head.js';
 import type { Route, Routes } from '../model/route.js';
+import type { StoryWriter } from '../model/story.js';
 import { identifiersOf, type UnknownOutcome, type Upload } from '../model/upload.js';
 import { type UploadIdentity, uploadIdOf } from '../model/upload-id.js';
 import { type Log, logRequest } from '../observe/log.js';
-import type { Metrics, RequestKind } from '../observe/metrics.js';
+import type { Metrics } from '../observe/metrics.js';
 import { detect, type Detected } from '../protocol/detect.js';
 import { plain } from '../protocol/plain.js';
 import { type Problem, problemReply } from '../protocol/problem.js';
@@ -26,6 +27,8 @@ import type { TrustedProxies } from '../server/trusted-proxies.js';
 import type { Admission, Authorizer } from './authorize.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
+import type { RequestRecord } from './request-record.js';
+import { noteRequest } from './request-story.js';
 import type { StatusPages, UploadRequest, UploadRequestHandler } from './upload-handler.js';
 import { locate, type ResolvedTarget, type UploadLookup } from './upload-lookup.js';
 
@@ -57,6 +60,8 @@ export interface HandlerOptions {
   readonly maxHeadBytes?: number;
   readonly metrics: Metrics;
   readonly log: Log;
+  /** Missing if no histories are kept. */
+  readonly story?: StoryWriter;
   /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
   /** The name of this proxy in `Via`, by which it recognizes its own requests. */
@@ -71,17 +76,6 @@ export interface RefusedWork {
   uploads: boolean;
   /** Bodies of creations and appends: the process is stopping. */
   bodies: boolean;
-}
-
-/** Data of a request for its log line. */
-interface RequestRecord {
-  kind: RequestKind;
-  route?: string;
-  /** The upload when the request arrived, or when it began to write. */
-  before?: Upload;
-  /** The upload when its offset moved last. */
-  after?: Upload;
-  interrupted?: string;
 }
 
 /** A received request. `isRelayed`: another node has relayed it. */
@@ -312,6 +306,7 @@ export class HttpHandler {
     const { record, isRelayed } = received;
     const { exchange, request } = uploadRequest;
     record.kind = isRefusal(request) ? 'other' : uploadRequest.protocol === plain ? 'spooled' : request.kind;
+    record.dialect = uploadRequest.protocol.name;
     const reply = await this.replyTo(uploadRequest, resolved, isRelayed);
     if (reply === 'answered') return;
     if (reply === 'relayed') {
@@ -326,8 +321,10 @@ export class HttpHandler {
   /**
    * A response that did not reach the client has not informed it; for a relayed request the relaying node records it.
    */
-  private async respond({ exchange, isRelayed, unknownOutcome }: ReceivedRequest, reply: Reply): Promise<void> {
+  private async respond(received: ReceivedRequest, reply: Reply): Promise<void> {
+    const { exchange, record, isRelayed, unknownOutcome } = received;
     const result = await respondEarly(exchange, withUnknownOutcome(reply, isRelayed ? unknownOutcome : undefined));
+    record.sent = result;
     if (result === 'complete' && unknownOutcome && !isRelayed)
       void this.options.onUnknownOutcomeReported(unknownOutcome);
   }
@@ -419,6 +416,7 @@ export class HttpHandler {
     metrics.requestEnded({ kind: record.kind, method: head.method, status, seconds });
     const { method, target, path, httpVersion, connection } = head;
     const { kind, route, before, after, interrupted } = record;
+    noteRequest(this.options.story, { head, record, status, seconds });
     // For a relayed request the owner logs the offsets.
     const showsOffsets = before !== undefined && after !== undefined && kind !== 'relayed';
     logRequest(log, uploadsPath, {

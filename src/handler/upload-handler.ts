@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { credentialsIn } from '../model/client-fields.js';
 import { Fault } from '../model/fault.js';
 import {
@@ -20,6 +19,7 @@ import type {
   Outcome,
   Refusal,
   RelayedAnswer,
+  RetrieveIntent,
 } from '../model/messages.js';
 import { clientBaseUrl, type RequestHead } from '../model/request-head.js';
 import type { Route } from '../model/route.js';
@@ -44,7 +44,6 @@ import { onPeerEnded } from '../server/closing.js';
 import { type Exchange, isHttp2 } from '../server/exchange.js';
 import { wasReset } from '../server/http2-reset.js';
 import type { InterimResponses } from '../server/interim-responses.js';
-import { limitKeyOf } from '../server/connection-limits.js';
 import type { RequestRates } from '../server/slow-clients.js';
 import type { TrustedProxies } from '../server/trusted-proxies.js';
 import { sinceReadHeldMs } from '../streams/small-pieces.js';
@@ -53,6 +52,7 @@ import type { BodyMemory } from '../uploads/body-memory.js';
 import { Body } from '../uploads/request-body.js';
 import type { Creation, Uploads } from '../uploads/uploads.js';
 import { type Admission, type Authorizer, problemAnswer } from './authorize.js';
+import { clientKeyOf, countedClient } from './client-digests.js';
 import { PlainReplies } from './plain-requests.js';
 import { findByToken, type ResolvedTarget } from './upload-lookup.js';
 
@@ -158,12 +158,19 @@ export class UploadRequestHandler {
       case 'append':
         return this.withCall(uploadRequest, request, (call) => uploads.append(request, call, upload));
       case 'retrieve':
-        return uploads.retrieve(request, upload);
+        return this.retrieve(uploadRequest, request);
       case 'cancel':
         return uploads.cancel(request, upload);
       case 'discover':
         return { kind: 'discovered' };
     }
+  }
+
+  /** What the upload is now may be more than what it was when the request came: another one was still writing to it. */
+  private async retrieve({ upload, onUpload }: UploadRequest, intent: RetrieveIntent): Promise<Outcome | Interrupted> {
+    const outcome = await this.options.uploads.retrieve(intent, upload);
+    if (outcome.kind === 'retrieved') onUpload(outcome.upload);
+    return outcome;
   }
 
   private refuseIncremental({ head, route, upload }: UploadRequest, request: Intent): Refusal | undefined {
@@ -474,51 +481,4 @@ function statusPage(upload: Upload): Reply {
 
 function toIso(timeMs: number): string {
   return new Date(timeMs).toISOString();
-}
-
-/** Fields that identify a client where no authorization service does. */
-const CREDENTIAL_FIELD = /^(?:authorization|cookie)$/i;
-
-/**
- * A digest of a client's own key, the route and the client, identified by principal, else credentials, else address. The
- * key alone would let anyone who guesses it find other clients' uploads.
- */
-function clientKeyOf(
-  key: string,
-  { headers, connection }: Pick<RequestHead, 'headers' | 'connection'>,
-  route: string,
-  principal: string | undefined,
-): string {
-  const credentials = headers.filter(([name]) => CREDENTIAL_FIELD.test(name)).map(lowerCased);
-  const client =
-    principal !== undefined
-      ? ['principal', principal]
-      : credentials.length > 0
-        ? ['credentials', credentials]
-        : ['address', connection.clientAddress];
-  return createHash('sha256')
-    .update(JSON.stringify([route, client, key]))
-    .digest('base64url');
-}
-
-/**
- * A digest of the client by which its uploads are counted: the principal that the authorization service names, or the
- * address. Undefined for a peer that stands for many clients. What a client states itself could be another each time.
- */
-function countedClient(
-  { connection: { clientAddress } }: Pick<RequestHead, 'connection'>,
-  principal: string | undefined,
-  trust: Pick<TrustedProxies, 'trusts'> | undefined,
-): string | undefined {
-  if (principal !== undefined) return shortDigest(['principal', principal]);
-  const address = limitKeyOf(clientAddress);
-  return address === undefined || trust?.trusts(clientAddress) ? undefined : shortDigest(['address', address]);
-}
-
-function shortDigest(value: readonly string[]): string {
-  return createHash('sha256').update(JSON.stringify(value)).digest('base64url').slice(0, 22);
-}
-
-function lowerCased([name, value]: HeaderLine): HeaderLine {
-  return [name.toLowerCase(), value];
 }

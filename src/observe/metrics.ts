@@ -156,6 +156,11 @@ export class Metrics {
     help: 'Store operations without a response; each was retried later, or its client was asked to retry.',
     ...this.registered,
   });
+  private readonly droppedEntries = new Counter({
+    name: 'rufh_history_dropped_total',
+    help: 'Entries of the histories of uploads that could not be kept.',
+    ...this.registered,
+  });
   private readonly passThroughErrors = new Counter({
     name: 'rufh_pass_through_errors_total',
     help: 'Passed-through requests that failed on the way to the origin or back.',
@@ -251,6 +256,10 @@ export class Metrics {
 
   interimSent(kind: 'resumable' | 'progress'): void {
     this.interims.inc({ kind });
+  }
+
+  historyDropped(entries: number): void {
+    this.droppedEntries.inc(entries);
   }
 
   passThroughError(code: string): void {

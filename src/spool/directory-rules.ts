@@ -251,7 +251,7 @@ const MARKS: readonly EntryForm[] = [
 /** Every name that this program gives, also those that a crash leaves behind, by the part of the directory. */
 const ENTRY_FORMS = {
   beside: [
-    { name: /^(uploads|spool)$/, kind: 'directory' },
+    { name: /^(uploads|spool|history)$/, kind: 'directory' },
     { name: /^lock$/, kind: 'file', evidence: evidenceOfLock },
     { name: lockLeftoverPattern('lock'), kind: 'file', evidence: evidenceOfLock },
     { name: /^last-start\.json(\.tmp)?$/, kind: 'file', evidence: oursIf((text) => LAST_START.test(text)) },

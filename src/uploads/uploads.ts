@@ -1,6 +1,6 @@
 import type { Delivery } from '../delivery/delivery.js';
 import { SmallContents } from '../delivery/small-content.js';
-import { removeAndReport } from '../delivery/report.js';
+import { type CreationObserver, removeAndReport, reportCreated } from '../delivery/report.js';
 import { Fault } from '../model/fault.js';
 import type {
   AppendIntent,
@@ -16,7 +16,6 @@ import type {
 import type { Route } from '../model/route.js';
 import { concatenationRole, isFull, PLAIN_DIALECT, type Upload } from '../model/upload.js';
 import type { Log } from '../observe/log.js';
-import type { Metrics } from '../observe/metrics.js';
 import type { Spool } from '../spool/spool.js';
 import type { Lease, Leases } from '../store/leases.js';
 import type { KeyedUpload, NewUpload, UploadStore } from '../store/upload-store.js';
@@ -436,10 +435,9 @@ interface JoinTask {
   readonly creation: Creation & Required<Pick<Upload, 'clientKey'>>;
 }
 
-interface OpeningDeps {
+interface OpeningDeps extends CreationObserver {
   readonly store: Pick<UploadStore, 'create' | 'createUnlessKeyUsed'>;
   readonly leases: Pick<Leases, 'take'>;
-  readonly metrics: Metrics;
   readonly clock: () => number;
   /** Returns a key for the origin that reveals nothing about the id. */
   readonly newDeliveryKey: () => string;
@@ -461,7 +459,7 @@ async function openUpload(
 ): Promise<readonly [Upload, Lease] | NoRoom> {
   const creating = deps.store.create(upload, capacity).then((created) => {
     // Also one that gets no lease now: it is there until it expires.
-    if (!isNoRoom(created)) deps.metrics.uploadCreated(created.dialect);
+    if (!isNoRoom(created)) reportCreated(created, deps);
     return created;
   });
   const taking = deps.leases.take(upload.id);
@@ -495,7 +493,7 @@ async function openFirstUpload(
 ): Promise<readonly [Upload, Lease] | string | NoRoom> {
   const created = await deps.store.createUnlessKeyUsed(upload, replacedId, capacity);
   if (typeof created === 'string' || isNoRoom(created)) return created;
-  deps.metrics.uploadCreated(created.dialect);
+  reportCreated(created, deps);
   return [created, await deps.leases.take(created.id)];
 }
 

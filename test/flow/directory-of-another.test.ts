@@ -36,7 +36,8 @@ describe('wrong directories', () => {
   const SHARED = 'spool: { shared: true }';
 
   const STARTS = {
-    embedded: () => proxies.startEmbedded(),
+    // A history is written a moment later, and changes the directory.
+    embedded: () => proxies.startEmbedded('history: { keep: 0s }'),
     shared: () => proxies.start(SHARED),
     local: () => proxies.start(''),
     'shared, other prefix': () => proxies.start(SHARED, { prefix: 'ruhf' }),

@@ -3,6 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { DrainApi, ReloadApi } from '../../src/admin/admin.js';
 import { Fault } from '../../src/model/fault.js';
+import type { StoryEvent } from '../../src/model/story.js';
 import { uploadTag } from '../../src/observe/log.js';
 import type { KeyRotation } from '../../src/uploads/key-rotation.js';
 import { answer, attempt } from '../contract/sample-upload.js';
@@ -94,6 +95,24 @@ function closed(value: unknown): unknown {
   return 'properties' in value && 'type' in value ? { ...inside, additionalProperties: false } : inside;
 }
 
+/** One entry of each kind, with all that it can have. */
+const STORY: readonly StoryEvent[] = [
+  { kind: 'created', route: 'default', dialect: '10', method: 'POST', target: '/x', client: '::1', length: 5 },
+  { kind: 'request', action: 'append', method: 'PATCH', client: '::1', http: '1.1', ms: 3, interrupted: 'idle' },
+  { kind: 'request', action: 'create', method: 'POST', client: '::1', dialect: '10', http: '2.0', ms: 3, status: 201 },
+  { kind: 'request', action: 'append', method: 'PATCH', client: '::1', http: '1.1', ms: 3, from: 0, to: 5 },
+  { kind: 'takeover', lease: 2, from: 1, purpose: 'to-read', waitedMs: 3 },
+  { kind: 'lease-ended', lease: 2, reason: 'lost' },
+  { kind: 'attempt', number: 1, origin: 'http://api', ms: 3, reached: 'answered', status: 503, problem: 'busy' },
+  { kind: 'retry', afterMs: 3 },
+  { kind: 'undelivered', reason: 'refused', status: 503, problem: 'busy' },
+  { kind: 'answer', by: 'gate', status: 403, bytes: 3 },
+  { kind: 'end', phase: 'expired', problem: 'busy' },
+  { kind: 'removed' },
+  { kind: 'admin', action: 'redeliver', operator: 'Ada', pastGate: true, status: 202 },
+  { kind: 'left-out', count: 3 },
+];
+
 const FAILURE = new Fault('STORE_UNAVAILABLE', 'Redis is away', true);
 
 describe('every operation answers as the document says', () => {
@@ -138,6 +157,10 @@ describe('every operation answers as the document says', () => {
   const damaged: Arrange = () => {
     admin.setAside = [{ id: 'x'.repeat(32), state: 'damaged', reason: 'a checksum is wrong', since: 0 }];
     return { tag: uploadTag('x'.repeat(32)) };
+  };
+  const removed: Arrange = () => {
+    admin.stories = new Map([['0123456789', STORY.map((event) => ({ at: 5, ...event }))]]);
+    return { tag: '0123456789' };
   };
   const elsewhere: Arrange = () => {
     admin.node = 'b';
@@ -193,6 +216,7 @@ describe('every operation answers as the document says', () => {
     ['getUpload', 200, 'answered', delivered],
     ['getUpload', 200, 'undelivered', undelivered],
     ['getUpload', 200, 'damaged', damaged],
+    ['getUpload', 200, 'removed', removed],
     ['getUpload', 404, 'unknown', unknownTag],
     ['getUpload', 409, 'two of one tag', () => (tagOf({ id: 'z' }), tagOf({ id: 'z' }))],
     ['getUpload', 503, 'no store', unread],

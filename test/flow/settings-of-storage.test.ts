@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from '@jest/globals';
@@ -178,6 +178,30 @@ describe('the room of the spool', () => {
   });
 });
 
+const HISTORY: Readonly<Record<string, () => Promise<void>>> = {
+  'history.keep': async () => {
+    const [keeping, other] = [await start(''), await start('history: { keep: 0s }')];
+    await create(other);
+    await create(keeping);
+    await until(() => existsSync(join(keeping.data, 'history')), 'a history');
+    expect(existsSync(join(other.data, 'history'))).toBe(false);
+  },
+  'history.max_bytes': async () => {
+    const app = await start('history: { max_bytes: 64KiB }');
+    const directory = join(app.data, 'history');
+    const firstFile = join(directory, 'stories-000000000001.jsonl');
+    const isRotated = (): boolean => existsSync(directory) && !existsSync(firstFile);
+    for (let made = 0; made < 1000 && !isRotated(); made++) await create(app);
+    const sizes = readdirSync(directory).map((name) => statSync(join(directory, name)).size);
+    expect(sizes.length).toBeGreaterThan(1);
+    expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(64 * 1024);
+  },
+};
+
+describe('the history', () => {
+  test.each(Object.entries(HISTORY))('%s', (_, effect) => effect());
+});
+
 /** Keys in Redis that name the upload. */
 const keysOf = async (prefix: string, upload: ResumableUpload): Promise<string[]> =>
   (await redis.cli('--scan', '--pattern', `{${prefix}*`)).split('\n').filter((key) => key.includes(idOf(upload)));
@@ -336,7 +360,7 @@ describe('rows', () => {
   const ofSpool = ['type', 'sync', 'shared', 'max_bytes', 'keep_free'].map((name) => `spool.${name}`);
   const together = [...SECURE_STORE, ...CLUSTER_TLS, 'data', ...ofSpool];
   const effects = Object.fromEntries(together.map((setting) => [setting, () => undefined]));
-  const pinned = pinnedSettings([{ effects }, { effects: STORE }, { effects: CLUSTER }], SEEN);
+  const pinned = pinnedSettings([{ effects }, { effects: STORE }, { effects: HISTORY }, { effects: CLUSTER }], SEEN);
 
   test('every setting of the storage has one, and every row a setting', () => {
     expect(pinned.settings).toEqual(settingsOf('storage'));

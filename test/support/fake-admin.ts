@@ -2,6 +2,7 @@ import type { Admin } from '../../src/admin/admin-http.js';
 import { type AdminDeps, startAdmin } from '../../src/admin/admin.js';
 import type { UploadsApi } from '../../src/admin/uploads-api.js';
 import type { Outcome } from '../../src/model/messages.js';
+import type { StoryEntry, StoryEvent } from '../../src/model/story.js';
 import type { Upload } from '../../src/model/upload.js';
 import { createLog, silentLog } from '../../src/observe/log.js';
 import { Metrics } from '../../src/observe/metrics.js';
@@ -27,6 +28,9 @@ export class FakeAdmin {
   setAside: SetAsideRecord[] = [];
   /** Reading uploads fails with it. */
   fault: Error | undefined;
+
+  /** What happened to uploads, by their tags; undefined as if that were not kept. */
+  stories: Map<string, StoryEntry[]> | undefined;
 
   listener!: Admin;
 
@@ -63,6 +67,7 @@ export class FakeAdmin {
   /** Its store has pages of two, so that paging is part of every test. */
   private deps(): UploadsApi {
     const note = (what: string) => void this.asked.push(what);
+    const { stories } = this;
     return {
       store: {
         setAsideRecords: () => (this.fault ? Promise.reject(this.fault) : Promise.resolve(this.setAside)),
@@ -73,6 +78,12 @@ export class FakeAdmin {
         redeliver: (id, { skipGate }) =>
           Promise.resolve(this.redelivery).finally(() => note(`redeliver ${id}${skipGate ? ' past its gate' : ''}`)),
       },
+      ...(stories && {
+        story: {
+          read: (tag: string) => Promise.resolve(stories.get(tag) ?? []),
+          note: (id: string, { kind }: StoryEvent) => note(`note ${kind} of ${id}`),
+        },
+      }),
       node: this.node,
       nodes: this.nodes,
       log: createLog({

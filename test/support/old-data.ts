@@ -394,6 +394,8 @@ function timeless<T extends object>(value: T, { kind }: Pick<OldUpload, 'kind'>,
   const text = JSON.stringify(value, (name, one: unknown) => (isNew(name, one) ? '<now>' : one));
   const copy = JSON.parse(text) as Record<string, unknown>;
   Reflect.deleteProperty(copy, 'newestAttempt');
+  // Those versions kept no histories.
+  Reflect.deleteProperty(copy, 'story');
   if (kind === 'due') {
     const [first] = copy['newestAttempts'] as { number: number; origin: string; startedAt: string; endedAt?: string }[];
     const { number, origin, startedAt, endedAt = '<now>' } = first!;

@@ -20,7 +20,7 @@ export interface SeenIn {
 /** Which of the suites pins a setting. */
 type Suite = 'delivery' | 'routes' | 'storage' | 'proxy';
 
-const OF_STORAGE = new Set(['data', 'store', 'spool', 'secrets', 'cluster', 'workers']);
+const OF_STORAGE = new Set(['data', 'store', 'spool', 'secrets', 'history', 'cluster', 'workers']);
 
 /**
  * Every setting of the schema that a suite pins, as `delivery.retry.attempts` or `routes.match.path`: those of

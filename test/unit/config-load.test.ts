@@ -43,6 +43,7 @@ describe('loading', () => {
         data: resolve('data'),
         store: { type: 'embedded' },
         spool: { type: 'local', shared: false, sync: 'group' },
+        history: { keepMs: 604_800_000, maxBytes: 67_108_864 },
         secrets: {
           keep: true,
           headers: [
