@@ -33,5 +33,5 @@ export function noteRequest(story: StoryWriter | undefined, { head, record, stat
     ...(status !== undefined && { status }),
     ...(end !== undefined && { interrupted: end }),
   } as const;
-  story.note(after.id, event, ms);
+  story.note(after.id, event, seconds * 1000);
 }

@@ -110,7 +110,13 @@ function countOf(entries: readonly StoryEntry[]): number {
 export function inOrder(entries: readonly StoryEntry[]): readonly StoryEntry[] {
   const beginsAt = entries.reduce((first, { at }) => Math.min(first, at), Infinity);
   const moved = entries.map((entry) => (entry.kind === 'created' ? { ...entry, at: beginsAt } : entry));
-  return moved.sort((a, b) => a.at - b.at || Number(b.kind === 'created') - Number(a.kind === 'created'));
+  return moved.sort((a, b) => a.at - b.at || rankOf(a) - rankOf(b));
+}
+
+/** Within one millisecond, what was asked for comes before what followed from it. */
+function rankOf({ kind }: StoryEntry): number {
+  if (kind === 'created') return 0;
+  return kind === 'request' || kind === 'admin' ? 1 : 2;
 }
 
 const MAX_TEXT = 300;

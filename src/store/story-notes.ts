@@ -36,7 +36,7 @@ export class StoryNotes implements Stories {
   note(id: string, event: StoryEvent, msAgo = 0): void {
     const { clock, onDropped, maxPending = MAX_PENDING, everyMs = EVERY_MS } = this.options;
     if (this.pending.length >= maxPending) return onDropped(1);
-    this.pending.push({ id, entry: { at: Math.round(clock() - msAgo), ...event } });
+    this.pending.push({ id, entry: { at: Math.floor(clock() - msAgo), ...event } });
     this.timer ??= setTimeout(() => void this.flush(), everyMs).unref();
   }
 

@@ -32,6 +32,12 @@ describe('a story', () => {
     expect(inOrder([retry(9), retry(3), created(5)])).toEqual([created(3), retry(3), retry(9)]);
   });
 
+  test('has what was asked for before what followed within the same millisecond', () => {
+    const end: StoryEntry = { kind: 'end', phase: 'cancelled', at: 7 };
+    const asked: StoryEntry = { kind: 'admin', action: 'cancel', status: 204, at: 7 };
+    expect(inOrder([end, asked])).toEqual([asked, end]);
+  });
+
   test('has no long texts', () => {
     expect(shortText('x'.repeat(300))).toBe('x'.repeat(300));
     expect(shortText('x'.repeat(301))).toBe(`${'x'.repeat(299)}…`);
