@@ -14,6 +14,7 @@ import type { KeyRotation } from '../uploads/key-rotation.js';
 import { type KeyStep, respondToKeys } from './keys-api.js';
 import { openApiDocument } from './openapi.js';
 import { findOperation, type OperationName } from './operations.js';
+import type { Status } from './status.js';
 import { respondToUploads, type UploadsApi } from './uploads-api.js';
 
 /** The parts of the proxy that the admin API needs. */
@@ -30,6 +31,8 @@ export interface AdminDeps {
   readonly keys?: () => KeyRotation | undefined;
   /** Undefined until the proxy has started, and without a configuration that can be loaded again. */
   readonly reload?: () => ReloadApi | undefined;
+  /** Undefined until the proxy has started. */
+  readonly status?: () => (() => Promise<Status>) | undefined;
   readonly log: Log;
 }
 
@@ -72,6 +75,10 @@ const HANDLERS: Readonly<Record<OperationName, OperationHandler>> = {
     return json(readiness.ready ? 200 : 503, readiness);
   },
   getMetrics: async ({ metrics }) => ({ status: 200, type: metrics.contentType, body: await metrics.text() }),
+  getStatus: async ({ status }) => {
+    const read = status?.();
+    return read ? json(200, await read()) : stillStarting();
+  },
   getDocument: ({ version = 'unknown' }) => Promise.resolve(json(200, openApiDocument(version))),
   listUploads: ofUploads,
   getUpload: ofUploads,

@@ -77,6 +77,10 @@ export const OPERATIONS = {
     ...{ method: 'GET', path: '/metrics', tag: 'health', summary: 'Metrics in the text format of Prometheus' },
     responses: { 200: { description: 'The metrics.', body: { text: 'text/plain' } } },
   },
+  getStatus: {
+    ...{ method: 'GET', path: '/status', tag: 'health', summary: 'What an operator asks first' },
+    responses: { 200: { description: 'The state of this node.', body: 'Status' }, 503: STARTING },
+  },
   getDocument: {
     ...{ method: 'GET', path: '/openapi.json', tag: 'health', summary: 'This document' },
     responses: { 200: { description: 'An OpenAPI 3.1 document.', body: 'Document' } },

@@ -143,6 +143,33 @@ export const SCHEMAS = {
   },
   StoryEntry: { anyOf: STORY_EVENTS },
   AnyUpload: { anyOf: [ref('Upload'), ref('Unreadable'), ref('RemovedUpload')] },
+
+  Status: object(
+    {
+      ...{ version: STRING, nodeVersion: STRING, startedAt: TIME, uptimeSeconds: COUNT, draining: BOOLEAN },
+      configAppliedAt: { ...TIME, description: 'When the configuration that applies was put into use.' },
+      spool: object({}, { storedBytes: COUNT, reservedBytes: COUNT, freeBytes: COUNT, freeFiles: COUNT }),
+      origins: {
+        description: 'The origins that this process has delivered to. `open`: no requests for now.',
+        ...listOf(
+          object({ origin: STRING, breaker: { enum: ['closed', 'open', 'probing'] }, active: COUNT, queued: COUNT }),
+        ),
+      },
+      certificates: listOf(object({ listener: STRING, expiresAt: TIME })),
+    },
+    {
+      node: { ...STRING, description: 'The name of this node.' },
+      uploads: {
+        description: 'The number of uploads by phase; missing while the store is unavailable.',
+        ...object({}, Object.fromEntries(PHASES.map((phase) => [phase, COUNT]))),
+      },
+      nodes: {
+        description: 'The nodes that share the store.',
+        ...listOf(object({ name: STRING, url: STRING, silentMs: { type: 'number' }, leaving: BOOLEAN })),
+      },
+      workers: listOf(object({ number: COUNT, listening: BOOLEAN })),
+    },
+  ),
   Redelivery: object({ tag: TAG }),
   Drain: object(
     { draining: BOOLEAN },

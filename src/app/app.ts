@@ -41,6 +41,7 @@ import { type Membership, type MembershipDeps, openMembership } from './membersh
 import { openRedisStorage } from './redis-storage.js';
 import { type ConfigSource, type Reload, Reloader } from './reload.js';
 import { type OpenedSecrets, openSecrets } from './secrets.js';
+import { buildStatus, type StatusApi } from './status.js';
 import { type Closer, openEmbeddedStorage, type Storage, type StorageDeps, type Timings, TIMINGS } from './storage.js';
 
 /** A running proxy. */
@@ -115,11 +116,11 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const { deps, keys } = await openStorageDeps(config, current, openDeps);
   const health: Health = { isListening: false };
   const checks = [listeningCheck(health), drainingCheck(health), ...deps.checks];
-  const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation; reload?: Reload } = {};
+  const apis: { uploads?: UploadsApi; drain?: DrainApi; keys?: KeyRotation; reload?: Reload; status?: StatusApi } = {};
   const adminDeps = {
     ...{ version: openDeps.version, metrics, checks, log },
     ...{ uploadsApi: () => apis.uploads, drain: () => apis.drain },
-    ...{ keys: () => apis.keys, reload: () => apis.reload },
+    ...{ keys: () => apis.keys, reload: () => apis.reload, status: () => apis.status },
   };
   const admin = config.admin && (await startAdmin({ ...config.admin, ...adminDeps }));
   if (admin) closers.push(() => admin.close());
@@ -156,6 +157,11 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   delivery.start();
   cleanup.start();
   void deps.recoverRest?.();
+  let configAppliedAt = deps.clock();
+  const isDraining = (): boolean => health.isDrained ?? false;
+  const { version } = openDeps;
+  const observed = { version, delivery, listeners, isDraining, configAppliedAt: () => configAppliedAt };
+  apis.status = buildStatus(config, { ...deps, ...observed });
   const prepare = async (next: Config): Promise<() => void> => {
     const compiled = compile(next);
     const useListeners = await listeners.prepare(next);
@@ -163,6 +169,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
     return () => {
       if (health.isStopping) return;
       current.use(compiled);
+      configAppliedAt = deps.clock();
       handler.use(compiled);
       limits.setLimits(limitsFrom({ settings: next.connections, trust: compiled.trust, log }));
       useListeners();

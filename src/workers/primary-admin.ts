@@ -7,6 +7,7 @@ import {
   type ReloadApi,
   respondToReload,
 } from '../admin/admin.js';
+import { mergeStatus, type Status } from '../admin/status.js';
 import { findOperation, type OperationName } from '../admin/operations.js';
 import { cumulativeMetrics, sumMetrics } from '../observe/metrics.js';
 import type { MetricValues } from '../observe/process-metrics.js';
@@ -44,6 +45,15 @@ export class PrimaryAdmin {
     getMetrics: async () => {
       const { type, text } = await this.metrics.collect(this.pool.listening);
       return { status: 200, type, body: text };
+    },
+    getStatus: async (request) => {
+      const responses = await Promise.all(this.pool.listening.map((worker) => this.relay(request, worker)));
+      const [first, ...others] = responses.flatMap(({ status, body = '' }) =>
+        status === 200 ? [JSON.parse(body) as Status] : [],
+      );
+      if (!first) return responses[0] ?? this.relay(request);
+      const workers = this.pool.slots.map(({ number, listening }) => ({ number, listening: listening !== undefined }));
+      return json(200, mergeStatus([first, ...others], workers));
     },
     getDrain: (request) => this.drain.respond(request),
     beginDrain: (request) => this.drain.respond(request),

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, expect, test } from '@jest/globals';
+import type { Status } from '../../src/admin/status.js';
 import { freePort, makeCertificate, temporaryDirectory, type TemporaryDirectory, until } from '../support/temporary.js';
 import { startTestApp, type TestApp } from '../support/test-proxy.js';
 
@@ -60,4 +61,22 @@ delivery: { breaker: { failures: 1, pause: 1h }, retry: { attempts: 1 } }
   expect(response.status).toBeGreaterThanOrEqual(500);
   const isOpen = async () => (await scrape()).includes(`\nrufh_breaker_open{origin="${origin}"} 1\n`);
   await until(isOpen, 'a breaker that is open');
+  const status = (await (await fetch(`${app.adminUrl}/status`)).json()) as Status;
+  expect(status.origins).toEqual([{ origin, breaker: 'open', active: 0, queued: 0 }]);
+  expect(Object.values(status.uploads!).reduce((sum, count) => sum + count, 0)).toBe(1);
+  expect(status.spool).toMatchObject({ storedBytes: 5, reservedBytes: 0, freeBytes: expect.any(Number) });
+});
+
+test('the status tells whether the node is draining, and when its configuration was applied', async () => {
+  const config = 'admin: 127.0.0.1:0\nlisten: 127.0.0.1:0\norigin: http://127.0.0.1:1\n';
+  app = await startTestApp({ config });
+  const read = async () => (await (await fetch(`${app!.adminUrl}/status`)).json()) as Status;
+  const before = await read();
+  expect(before).toMatchObject({ draining: false, origins: [], certificates: [], nodeVersion: process.version });
+  await fetch(`${app.adminUrl}/drain`, { method: 'POST' });
+  expect((await read()).draining).toBe(true);
+  await until(() => Date.now() > Date.parse(before.configAppliedAt), 'another millisecond');
+  expect(await app.reload(`${config}limits: { idle_timeout: 17s }\n`)).toMatchObject({ kind: 'applied' });
+  expect(Date.parse((await read()).configAppliedAt)).toBeGreaterThan(Date.parse(before.configAppliedAt));
+  expect(await app.reload(`${config}limits: { idle_timeout: never-ever }\n`)).toMatchObject({ kind: 'refused' });
 });
