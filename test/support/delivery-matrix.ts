@@ -304,6 +304,8 @@ export interface OriginFault {
   readonly course: Course;
   /** Only the proxy's patience ends it. */
   readonly stalls?: true;
+  /** It costs so much that each guarantee is tried with one method only. */
+  readonly isCostly?: true;
   /** The origin is not even there, or ends the connection before it reads. */
   readonly before?: 'refuses' | 'closes';
   /** How the first request is played. `released`: until then the attempt is under way, and no client has its answer. */
@@ -431,7 +433,12 @@ export function originFaults(): OriginFault[] {
       }),
     },
     { name: 'answers slowly', course: { is: 'answer', status: 200, whole: true }, script: afterBody(slowAnswer) },
-    { name: 'answers 100 MB', course: { is: 'answer', status: 200, whole: true }, script: afterBody(largeAnswer) },
+    {
+      name: 'answers 100 MB',
+      isCostly: true,
+      course: { is: 'answer', status: 200, whole: true },
+      script: afterBody(largeAnswer),
+    },
     { name: 'refuses early with 413', course: { is: 'answer', status: 413, whole: false }, script: early(413) },
     { name: 'refuses early with 401', course: { is: 'challenge' }, script: early(401) },
     ...statuses.flatMap((code) => [status(code, false), status(code, true)]),
