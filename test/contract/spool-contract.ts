@@ -6,6 +6,7 @@ import type { Chunk } from '../../src/model/upload.js';
 import { ACKNOWLEDGED, type Spool, type SpooledChunk } from '../../src/spool/spool.js';
 import { randomBytes, until, within } from '../support/temporary.js';
 import { newId } from './sample-upload.js';
+import { cases } from '../support/thoroughness.js';
 
 export interface SpoolUnderTest {
   readonly spool: Spool;
@@ -119,7 +120,7 @@ export function describeSpool(name: string, makeSpool: () => Promise<SpoolUnderT
           expect(rest.equals(whole.subarray(start))).toBe(true);
           await spool.remove(id);
         }),
-        { numRuns: 30 },
+        cases(30),
       );
     });
 

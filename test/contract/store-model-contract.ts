@@ -5,6 +5,7 @@ import { everyUpload, type UploadStore } from '../../src/store/upload-store.js';
 import { roomOf } from '../../src/store/usage.js';
 import { answer, attempt, HOUR, newId, newUpload } from './sample-upload.js';
 import type { StoreUnderTest } from './store-contract.js';
+import { cases } from '../support/thoroughness.js';
 
 /** What must be true of an upload; deliberately simple-minded. */
 interface Model {
@@ -186,7 +187,7 @@ export function describeStoreModel(name: string, makeStore: () => Promise<StoreU
             await tested.dispose();
           }
         }),
-        { numRuns },
+        cases(numRuns),
       );
     });
   });

@@ -8,6 +8,7 @@ import { randomBytes, sha256, temporaryDirectory, type TemporaryDirectory, until
 import { TestProxy } from '../support/test-proxy.js';
 import { GatedUploads, type GatedUploadsOptions } from '../support/upload-harness.js';
 import { type Declared, type Part, UploadWriters } from '../support/upload-writers.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('appends', () => {
   let directory: TemporaryDirectory;
@@ -164,7 +165,7 @@ describe('appends', () => {
     for (const bytes of gated.delivered) expect(bytes.equals(file)).toBe(true);
   }
 
-  const RUNS = { endOnFailure: true, numRuns: 300 };
+  const RUNS = { ...cases(300), endOnFailure: true };
 
   test('whatever writers do to one upload in whatever order, one request with the right bytes reaches the origin', async () => {
     const before = timers();
@@ -318,7 +319,7 @@ describe('sockets', () => {
         const got = proxy.requestsFor(target).map(({ size, sha256: sum }) => ({ size, sum }));
         expect(got).toEqual([{ size: file.length, sum: sha256(file) }]);
       }),
-      { numRuns: 40, endOnFailure: true },
+      { ...cases(40), endOnFailure: true },
     );
   });
 });

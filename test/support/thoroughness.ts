@@ -26,3 +26,8 @@ export function part<T>(table: readonly T[], n: number): readonly T[] {
 export function only<T>(table: readonly T[], isInShort: (row: T) => boolean): readonly T[] {
   return isLong ? table : table.filter(isInShort);
 }
+
+/** The parameters of a property of fast-check: so many cases in the short run, always the same ones, and ten times as many in the long run. */
+export function cases(count: number): { readonly seed: number; readonly numRuns: number } {
+  return { seed, numRuns: rounds(count, 10 * count) };
+}

@@ -23,6 +23,7 @@ import { newUpload } from '../support/delivery-harness.js';
 import { smallDisk, type SmallDisk } from '../support/disk.js';
 import { MemoryDisk, memoryDisks } from '../support/memory-disk.js';
 import { randomBytes, temporaryDirectory, type TemporaryDirectory, until, within } from '../support/temporary.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('local spool', () => {
   const MiB = 1024 * 1024;
@@ -342,7 +343,7 @@ describe('acknowledged offsets', () => {
           await spool.noteAcknowledged(id, 300_000_000);
           expect(await spool.acknowledgedOffset(id)).toBe(300_000_000);
         }),
-        { numRuns: 70 },
+        cases(70),
       );
     });
 

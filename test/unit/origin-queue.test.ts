@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { OriginQueue, OriginQueues, type Slot, type SlotRequest } from '../../src/delivery/origin-queue.js';
 import type { Guarantee } from '../../src/model/route.js';
 import { type Edge, EDGES, FaultyDelivery, ORIGIN_ACTS } from '../support/faulty-delivery.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('the queue of an origin', () => {
   const RULES = { concurrency: 2, breaker: { failures: 3, pauseMs: 1000 } };
@@ -257,10 +258,9 @@ describe('random walks of a delivery', () => {
   // Issue 3: every edge of the delivery, with the store failing, the process dying and the origin misbehaving at it.
   describe.each(['at_most_once', 'at_least_once'] as const)('%s', (guarantee) => {
     test('holds, whatever fails wherever: one kept answer, and no second whole request that nobody asked for', async () => {
-      const runs = Number(process.env['WALKS'] ?? 60);
       await fc.assert(
         fc.asyncProperty(walks, (walked) => walk(guarantee, walked)),
-        { numRuns: runs },
+        cases(60),
       );
     });
 

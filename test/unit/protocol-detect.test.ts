@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import type { RequestHead } from '../../src/model/request-head.js';
 import { detect, type RequestTarget } from '../../src/protocol/detect.js';
 import { CONTEXT, head, upload, wireText } from '../support/protocol-samples.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('targets', () => {
   const PASS = {
@@ -448,7 +449,7 @@ describe('uploads', () => {
         expect([400, 404, 405, 412, 415]).toContain(reply.status);
         expect(JSON.parse(reply.body as string)).toMatchObject({ status: reply.status });
       }),
-      { numRuns: 2000 },
+      cases(2000),
     );
   });
 });

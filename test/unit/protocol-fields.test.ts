@@ -15,6 +15,7 @@ import {
 import { RepresentationHashes } from '../../src/uploads/digests.js';
 import { newUpload } from '../support/delivery-harness.js';
 import { sha256 } from '../support/temporary.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('structured fields', () => {
   const one = (value: string): Headers => [['X', value]];
@@ -171,7 +172,7 @@ describe('structured fields', () => {
         const dictionary = readDictionary(one(text), 'x');
         expect(dictionary === 'invalid' || dictionary instanceof Map).toBe(true);
       }),
-      { numRuns: 2000 },
+      cases(2000),
     );
   });
 });

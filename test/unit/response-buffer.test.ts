@@ -9,6 +9,7 @@ import type { HeaderLine, Headers } from '../../src/model/headers.js';
 import type { Upload } from '../../src/model/upload.js';
 import { bodyOf, newUpload, REQUEST, routeTo } from '../support/delivery-harness.js';
 import { randomBytes, until } from '../support/temporary.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('response buffer', () => {
   /** A spool of one chunk in memory. */
@@ -91,7 +92,7 @@ describe('response buffer', () => {
           for (const read of [...reading, bodyOf(buffered.relay())]) expect((await read).equals(whole)).toBe(true);
         },
       ),
-      { numRuns: 200 },
+      cases(200),
     );
   });
 

@@ -2,6 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import fc from 'fast-check';
 import { rebaseReference, resolveReference } from '../../src/model/uri.js';
 import { canonicalTarget, MAX_READINGS, mayBeBelow, otherReadings, readTarget } from '../../src/server/request-head.js';
+import { cases } from '../support/thoroughness.js';
 
 describe('references', () => {
   describe('a reference at a target', () => {
@@ -277,7 +278,7 @@ describe('request targets', () => {
           const readings = otherReadings(readTarget('GET', `/${pieces.join('')}`.replaceAll('#', ''))!);
           expect(readings?.length ?? 0).toBeLessThanOrEqual(MAX_READINGS);
         }),
-        { numRuns: 300 },
+        cases(300),
       );
     });
 
@@ -318,7 +319,7 @@ describe('request targets', () => {
         const segments = read?.pathAmbiguity === undefined ? (read?.path.split('/') ?? []) : [];
         expect(segments.filter((segment) => segment === '.' || segment === '..')).toEqual([]);
       }),
-      { numRuns: 2000 },
+      cases(2000),
     );
   });
 });
