@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { OriginQueue, OriginQueues, type Slot, type SlotRequest } from '../../src/delivery/origin-queue.js';
 import type { Guarantee } from '../../src/model/route.js';
 import { type Edge, EDGES, FaultyDelivery, ORIGIN_ACTS } from '../support/faulty-delivery.js';
+import { until } from '../support/temporary.js';
 import { cases } from '../support/thoroughness.js';
 
 describe('the queue of an origin', () => {
@@ -221,15 +222,17 @@ describe('random walks of a delivery', () => {
     }
   }
 
-  /** Asks as a client does that wants its answer: again, when it is told to. */
-  async function askUntilAnswered(faulty: FaultyDelivery): Promise<string> {
-    const heard: (string | undefined)[] = [];
-    for (let count = 0; count < 20; count++) {
-      const got = await faulty.ask();
-      if (got?.startsWith('answer')) return got;
-      heard.push(got);
-    }
-    throw new Error(`no answer but ${heard.join(', ')}`);
+  /** Asks as a client does that wants its answer: again, also while a failure is still being recorded. */
+  function askUntilAnswered(faulty: FaultyDelivery): Promise<string> {
+    const heard = new Set<string | undefined>();
+    return until(
+      async () => {
+        const got = await faulty.ask();
+        heard.add(got);
+        return got?.startsWith('answer') === true && got;
+      },
+      () => `an answer; heard ${[...heard].join(', ')}`,
+    );
   }
 
   async function walk(guarantee: Guarantee, { edges, acts, steps }: Walk): Promise<void> {
@@ -265,6 +268,11 @@ describe('random walks of a delivery', () => {
     });
 
     const single = EDGES.slice(1).flatMap((kind) => Array.from({ length: 6 }, (_, at) => ({ kind, at })));
+    test('holds when a recording takes effect, says that it failed, and fails once more', async () => {
+      const edges: Edge[] = ['well', 'well', 'well', 'fails after', 'fails before'];
+      await walk(guarantee, { edges, acts: ['takes all and breaks off'], steps: ['asks'] });
+    });
+
     test.each(single)('holds when the store’s call number $at $kind', async ({ kind, at }) => {
       const edges = [...Array.from({ length: at }, (): Edge => 'well'), kind];
       await walk(guarantee, { edges, acts: ['refuses'], steps: ['asks', 'asks'] });
