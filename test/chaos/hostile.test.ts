@@ -62,24 +62,36 @@ test.each([
     await onlyUploadsAreKept();
     expect(proxy.lines.some((line) => line.includes('"msg":"request"'))).toBe(true);
     const secrets = [...clients.uploadIds, 'hush-hush'];
-    expect(proxy.lines.filter((line) => secrets.some((secret) => line.includes(secret)))).toEqual([]);
+    const told = [...proxy.lines, ...(await toldInHistory())];
+    expect(told.filter((line) => secrets.some((secret) => line.includes(secret)))).toEqual([]);
     // On Node 20 an HTTP/2 session that broke the protocol stays until it does not answer a PING.
     if (version === 'HTTP/1.1') await until(async () => (await openConnections()) === 0, 'every connection to be gone');
   },
   120_000,
 );
 
-/** Everything but the bytes and records of uploads, and the proxy's lock. */
+/** Everything but the bytes, records and histories of uploads, and the proxy's lock. */
 async function snapshot(directory = surroundings.path): Promise<Record<string, string>> {
   const found: Record<string, string> = {};
   for (const entry of await readdir(directory, { withFileTypes: true })) {
     const path = join(directory, entry.name);
-    if (directory === data && entry.name.startsWith('lock')) continue;
+    if (directory === data && /^(?:lock|history$)/.test(entry.name)) continue;
     found[path] = entry.isFile() ? sha256(await readFile(path)) : 'directory';
     const isOurs = directory === data && (entry.name === 'uploads' || entry.name === 'spool');
     if (entry.isDirectory() && !isOurs) Object.assign(found, await snapshot(path));
   }
   return found;
+}
+
+/** What the histories of uploads say, in files with the right names. */
+async function toldInHistory(): Promise<string[]> {
+  const names = await until(async () => {
+    const found = await readdir(join(data, 'history')).catch(() => []);
+    return found.length > 0 && found;
+  }, 'the history of an upload');
+  expect(names.filter((name) => !/^stories-\d{12}\.jsonl$/.test(name))).toEqual([]);
+  const texts = await Promise.all(names.map((name) => readFile(join(data, 'history', name), 'utf8')));
+  return texts.flatMap((text) => text.split('\n'));
 }
 
 /** Records of uploads that exist, answers beside them, and bytes of no others: nothing half made. */
