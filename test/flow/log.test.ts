@@ -256,26 +256,6 @@ describe('the documented lines', () => {
     );
   }
 
-  test('the page lists the figures of a running proxy, as it explains them itself', async () => {
-    const origin = await startTestOrigin();
-    const proxy = await startProxy({ origin: origin.url });
-    const text = await (await fetch(`${proxy.adminUrl}/metrics`)).text();
-    await proxy.stop();
-    await origin.close();
-    const figures = [...text.matchAll(/^# HELP (rufh_\S+) (.*)\n# TYPE \S+ (\w+)/gm)];
-    expect(figures.length).toBeGreaterThan(15);
-    const listed = figures.map(([, name, help, type]) => [`\`${name!}\``, type!, help!]);
-    expect(rows('`rufh_').sort()).toEqual(listed.sort());
-  });
-
-  test('every figure that an alert asks for exists', () => {
-    const known = new Set(rows('`rufh_').map(([name]) => name!.slice(1, -1)));
-    const alerts = /Worth an alert:\n\n```\n([\s\S]*?)```/.exec(page)![1]!;
-    const asked = [...alerts.matchAll(/rufh_[a-z_]+/g)].map(([name]) => name.replace(/_bucket$/, ''));
-    expect(asked.length).toBeGreaterThan(3);
-    expect(asked.filter((name) => !known.has(name))).toEqual([]);
-  });
-
   test('every reason why an upload is undelivered is explained', () => {
     const model = readFileSync(new URL('../../src/model/upload.ts', import.meta.url), 'utf8');
     const reasons = /readonly reason: ('[^;]+);/
