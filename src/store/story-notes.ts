@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { inOrder, type Stories, type StoryEntry, type StoryEvent, thinned } from '../model/story.js';
 import type { History } from './history.js';
 
@@ -12,6 +13,8 @@ export interface StoryNotesOptions {
   readonly everyMs?: number;
   /** More entries than these do not wait; 10,000 by default. */
   readonly maxPending?: number;
+  /** At the end, what was noted last has this long to be written; 2 s by default. */
+  readonly closeMs?: number;
 }
 
 /** The time for which entries of all uploads are collected, so that a small upload costs no write of its own. */
@@ -19,6 +22,9 @@ const EVERY_MS = 50;
 
 /** About 3 MB: a disk that hangs must not fill the memory. */
 const MAX_PENDING = 10_000;
+
+/** A disk that hangs must not hold up the end of the process. */
+const CLOSE_MS = 2000;
 
 interface PendingEntry {
   readonly id: string;
@@ -29,12 +35,15 @@ interface PendingEntry {
 export class StoryNotes implements Stories {
   private pending: PendingEntry[] = [];
   private timer: NodeJS.Timeout | undefined;
+  private isClosed = false;
   private writing: Promise<void> = Promise.resolve();
 
   constructor(private readonly options: StoryNotesOptions) {}
 
   note(id: string, event: StoryEvent, msAgo = 0): void {
     const { clock, onDropped, maxPending = MAX_PENDING, everyMs = EVERY_MS } = this.options;
+    // The directory may belong to another process by then.
+    if (this.isClosed) return;
     if (this.pending.length >= maxPending) return onDropped(1);
     this.pending.push({ id, entry: { at: Math.floor(clock() - msAgo), ...event } });
     this.timer ??= setTimeout(() => void this.flush(), everyMs).unref();
@@ -52,9 +61,13 @@ export class StoryNotes implements Stories {
     return this.writing;
   }
 
+  /** Writes what was noted last, if that does not take too long. */
   async close(): Promise<void> {
-    await this.flush();
-    await this.options.history.close();
+    this.isClosed = true;
+    const waiting = new AbortController();
+    const late = sleep(this.options.closeMs ?? CLOSE_MS, undefined, { signal: waiting.signal }).catch(() => undefined);
+    await Promise.race([this.flush().then(() => this.options.history.close()), late]);
+    waiting.abort();
   }
 
   private async write(): Promise<void> {

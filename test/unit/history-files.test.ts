@@ -146,6 +146,22 @@ describe('the history', () => {
     expect(await countsOf(history, ONE)).toEqual([1, 3]);
   });
 
+  test('goes on where a full file cannot be thinned', async () => {
+    const history = open();
+    useFileSystem({
+      ...nodeFileSystem,
+      open: (path, flags, mode) =>
+        path.endsWith('.tmp')
+          ? Promise.reject(Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', syscall: 'open', errno: -28 }))
+          : nodeFileSystem.open(path, flags, mode),
+    });
+    let count = 0;
+    do await history.append(tagged(ONE, ...Array.from({ length: 100 }, () => ++count)));
+    while (files().length < 2 && count < 10_000);
+    expect(files()).toHaveLength(2);
+    expect(count).toBeGreaterThan(100);
+  });
+
   test('syncs nothing, and a batch is one write', async () => {
     const history = open();
     await history.append(tagged(ONE, 1));

@@ -81,6 +81,7 @@ describe('notes', () => {
       onDropped: (...what) => dropped.push(what),
       everyMs: 1,
       maxPending: 3,
+      closeMs: 10,
     });
   });
   afterEach(() => notes.close());
@@ -112,6 +113,15 @@ describe('notes', () => {
     notes.note('c', { kind: 'removed' });
     await notes.flush();
     expect(history.batches.flat().map(({ tag }) => tag)).toEqual(['tag of c']);
+  });
+
+  test('hold up no end while a write hangs, and none is taken after it', async () => {
+    history.pause = new Promise(() => undefined);
+    notes.note('a', { kind: 'removed' });
+    await notes.close();
+    notes.note('b', { kind: 'removed' });
+    history.pause = undefined;
+    expect([history.batches, dropped]).toEqual([[], []]);
   });
 
   test('beyond what may wait are dropped while a write hangs', async () => {

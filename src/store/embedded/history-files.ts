@@ -147,15 +147,16 @@ export class HistoryFiles implements History {
   /** Returns the file to append to, and removes the oldest ones as far as the bound demands it. */
   private async makeRoom(bytes: number): Promise<Segment> {
     await this.prune();
-    if (bytes > (await this.options.freeBytes()))
-      throw new Fault('STORAGE_FULL', 'what is free on the disk is kept for uploads', true);
+    const freeBytes = await this.options.freeBytes();
+    if (bytes > freeBytes) throw new Fault('STORAGE_FULL', 'what is free on the disk is kept for uploads', true);
     const { maxBytes, clock } = this.options;
     const total = (): number => this.segments.reduce((sum, { size }) => sum + size, bytes + 1);
     while (this.segments.length > 1 && total() > maxBytes) await this.removeOldest();
     const newest = this.segments.at(-1);
     const isOld = newest && clock() - newest.startedAt > this.shareOfTime;
     if (newest && !isOld && newest.size + bytes < this.shareOfBytes) return newest;
-    if (newest) await this.thin(newest);
+    // A file that cannot be thinned now stays as it is: the next one is begun in any case.
+    if (newest && newest.size < freeBytes) await this.thin(newest).catch(() => undefined);
     return this.makeSegment((newest?.number ?? 0) + 1);
   }
 
