@@ -41,7 +41,16 @@ function mountedDisk(directory: TemporaryDirectory): SmallDisk {
     },
     makeRoom: () => rm(filler),
     setReadOnly: async (readOnly) => {
-      await run('mount', ['-o', `remount,${readOnly ? 'ro' : 'rw'}`, path]);
+      const remount = (): Promise<unknown> => run('mount', ['-o', `remount,${readOnly ? 'ro' : 'rw'}`, path]);
+      // A file that is being written just now keeps the disk busy.
+      await until(
+        () =>
+          remount().then(
+            () => true,
+            () => false,
+          ),
+        'the disk to be mounted anew',
+      );
     },
     remove: async () => {
       await run('umount', ['--lazy', path]);
