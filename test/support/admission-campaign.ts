@@ -25,8 +25,11 @@ export interface AdmissionSummary {
   refused: Record<number, number>;
 }
 
-/** The longest time until an upload that was let in has all its bytes, whatever befalls the machine meanwhile. */
+/** A creation that is refused is tried again so often. */
 const MAX_TRIES = 60;
+
+/** For an upload that was let in: its node may start again meanwhile, on a machine with much else to do. */
+const DEADLINE_MS = 60_000;
 
 const PARALLEL = 6;
 
@@ -111,7 +114,8 @@ export class AdmissionCampaign {
   /** Sends what is missing in parts until the origin's answer is there; false if the upload has expired. */
   private async finish(target: string, bytes: Buffer, parts: number): Promise<boolean> {
     let lastStatus: number | undefined;
-    for (let tries = 0; tries < MAX_TRIES; tries++) {
+    const deadline = Date.now() + DEADLINE_MS;
+    while (Date.now() < deadline) {
       const head = await this.attempt({ method: 'HEAD', target });
       lastStatus = head?.status ?? lastStatus;
       if (head?.status === 404 || head?.status === 410) return false;
