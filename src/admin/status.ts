@@ -1,3 +1,5 @@
+import type { OriginState } from '../delivery/origin-queue.js';
+
 /** The state of a proxy, as `GET /status` shows it. */
 export interface Status {
   readonly version: string;
@@ -17,19 +19,12 @@ export interface Status {
     readonly freeBytes?: number;
     readonly freeFiles?: number;
   };
-  readonly origins: readonly OriginStatus[];
+  readonly origins: readonly OriginState[];
   readonly certificates: readonly { readonly listener: string; readonly expiresAt: string }[];
   /** The nodes that share the store; missing without a cluster, or while the store is unavailable. */
   readonly nodes?: readonly NodeStatus[];
   /** Missing without several workers. */
   readonly workers?: readonly { readonly number: number; readonly listening: boolean }[];
-}
-
-interface OriginStatus {
-  readonly origin: string;
-  readonly breaker: 'closed' | 'open' | 'probing';
-  readonly active: number;
-  readonly queued: number;
 }
 
 interface NodeStatus {
@@ -41,7 +36,7 @@ interface NodeStatus {
 
 /** The status of a node from those of its workers, of which at least one is there: they differ in their origins only. */
 export function mergeStatus([first, ...others]: readonly [Status, ...Status[]], workers: Status['workers']): Status {
-  const origins = new Map<string, OriginStatus>();
+  const origins = new Map<string, OriginState>();
   for (const each of [first, ...others].flatMap((status) => status.origins)) {
     const known = origins.get(each.origin);
     origins.set(each.origin, known ? mergeOrigin(known, each) : each);
@@ -51,7 +46,7 @@ export function mergeStatus([first, ...others]: readonly [Status, ...Status[]], 
 
 const SEVERITY = ['closed', 'probing', 'open'] as const;
 
-function mergeOrigin(a: OriginStatus, b: OriginStatus): OriginStatus {
+function mergeOrigin(a: OriginState, b: OriginState): OriginState {
   const breaker = SEVERITY[Math.max(SEVERITY.indexOf(a.breaker), SEVERITY.indexOf(b.breaker))]!;
   return { origin: a.origin, breaker, active: a.active + b.active, queued: a.queued + b.queued };
 }

@@ -152,6 +152,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   health.isListening = true;
   metrics.countConnections(() => listeners.all.reduce((sum, { connections }) => sum + connections, 0));
   watchStore(metrics, deps);
+  watchDisk(metrics, deps.space);
   watchOrigins(metrics, delivery);
   watchCertificates(metrics, listeners);
   delivery.start();
@@ -161,7 +162,7 @@ async function open(config: Config, openDeps: OpenDeps): Promise<App> {
   const isDraining = (): boolean => health.isDrained ?? false;
   const { version } = openDeps;
   const observed = { version, delivery, listeners, isDraining, configAppliedAt: () => configAppliedAt };
-  apis.status = buildStatus(config, { ...deps, ...observed });
+  apis.status = buildStatus({ ...deps, ...observed });
   const prepare = async (next: Config): Promise<() => void> => {
     const compiled = compile(next);
     const useListeners = await listeners.prepare(next);
@@ -229,12 +230,14 @@ async function openStorageDeps(
     },
   });
   const clocks = { clock: Date.now, expiryClock: (): number => steady.now() };
-  const storage = await openStorage(config, { ...clocks, log, metrics, longestAgeMs, timings, closers });
+  const { keepFree } = config.spool;
+  const space = new DiskSpace({ directory: config.data, ...(keepFree && { keepFree }), monotonic });
+  const storage = await openStorage(config, { ...clocks, space, log, metrics, longestAgeMs, timings, closers });
   const via = viaName(randomBytes(6).toString('hex'));
   const keys = await openSecrets(config, { log, closers });
   const { secrets } = keys;
   const { routes } = current;
-  return { deps: { ...storage, ...clocks, monotonic, log, metrics, via, timings, routes, secrets }, keys };
+  return { deps: { ...storage, ...clocks, space, monotonic, log, metrics, via, timings, routes, secrets }, keys };
 }
 
 function buildCleanup(current: CurrentConfig, deps: AppDeps): Cleanup {
@@ -292,6 +295,8 @@ type AppDeps = Storage & {
   /** The name of this proxy in `Via`. */
   readonly via: string;
   readonly clock: () => number;
+  /** The disk of the data. */
+  readonly space: DiskSpace;
   readonly timings: Timings;
   /** Monotonic clock in milliseconds. */
   readonly monotonic: () => number;
@@ -328,10 +333,8 @@ function buildUploads(config: Config, deps: HandlerDeps): Uploads {
   });
 }
 
-function buildAdmission(config: Config, { routes, metrics, log, monotonic, timings }: HandlerDeps): Admission {
-  const { admission: limits, data: directory, spool } = config;
-  const space = new DiskSpace({ directory, ...(spool.keepFree && { keepFree: spool.keepFree }), monotonic });
-  watchDisk(metrics, space);
+function buildAdmission({ admission: limits }: Config, deps: HandlerDeps): Admission {
+  const { routes, space, metrics, log, monotonic, timings } = deps;
   const { refusalDelayMs = TIMINGS.refusalDelayMs } = timings ?? {};
   return new Admission({ limits, routes, space, metrics, log, monotonic, refusalDelayMs });
 }
@@ -344,6 +347,7 @@ type RequestDeps = Pick<
   | 'spool'
   | 'secrets'
   | 'story'
+  | 'space'
   | 'node'
   | 'routes'
   | 'log'

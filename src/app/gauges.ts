@@ -1,27 +1,19 @@
 import type { Delivery } from '../delivery/delivery.js';
 import type { Metrics } from '../observe/metrics.js';
 import type { DiskSpace } from '../spool/disk-space.js';
-import { isStoreUnavailable, type Totals } from '../store/upload-store.js';
+import { ifAvailable, type Totals } from '../store/upload-store.js';
 import type { ClientListeners } from './listening.js';
 import type { Storage } from './storage.js';
 
 /** The gauges of what lies in the store and in the spool. */
 export function watchStore(metrics: Metrics, storage: Storage): void {
-  metrics.countUploads(async () => (await totalsIn(storage))?.phases);
+  // Without the store the other metrics can still be read.
+  const totals = (): Promise<Totals | undefined> => ifAvailable(() => storage.store.totals());
+  metrics.countUploads(async () => (await totals())?.phases);
   metrics.countUnreadable(async () => (await storage.setAsideRecords()).length);
   metrics.countUnknown(() => storage.unknownUploads?.());
-  metrics.countSpoolBytes(async () => (await totalsIn(storage))?.bytes);
-  metrics.countReservedBytes(async () => (await totalsIn(storage))?.reservedBytes);
-}
-
-/** Undefined while the store is unavailable, so that the other metrics can still be read. */
-async function totalsIn({ store }: Storage): Promise<Totals | undefined> {
-  try {
-    return await store.totals();
-  } catch (error) {
-    if (isStoreUnavailable(error)) return undefined;
-    throw error;
-  }
+  metrics.countSpoolBytes(async () => (await totals())?.bytes);
+  metrics.countReservedBytes(async () => (await totals())?.reservedBytes);
 }
 
 /** The room on the disk of the spool, as it was known at the last creation or scrape. */

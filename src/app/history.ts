@@ -2,7 +2,7 @@ import type { HistoryConfig } from '../config/config.js';
 import type { Log } from '../observe/log.js';
 import { uploadTag } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
-import { DiskSpace, type KeepFree } from '../spool/disk-space.js';
+import type { DiskSpace } from '../spool/disk-space.js';
 import { HistoryFiles } from '../store/embedded/history-files.js';
 import type { History } from '../store/history.js';
 import { StoryNotes } from '../store/story-notes.js';
@@ -14,22 +14,23 @@ export interface HistoryDeps {
   readonly clock: () => number;
   /** The clock for expiry: setting the system clock forward expires no entry. */
   readonly expiryClock: () => number;
+  /** The disk of the data. */
+  readonly space: Pick<DiskSpace, 'free' | 'refresh'>;
   /** Closers run in reverse order. */
   readonly closers: (() => Promise<unknown>)[];
 }
 
 interface HistoryFilesPlace extends HistoryConfig {
   readonly directory: string;
-  readonly keepFree?: KeepFree;
   /** The room that unfinished uploads have reserved. */
   readonly totals: () => Promise<Totals>;
 }
 
 /** The stories of uploads in files of the data directory, which must be locked; undefined if none are kept. */
 export function openHistoryFiles(place: HistoryFilesPlace, deps: HistoryDeps): StoryNotes | undefined {
-  const { directory, keepFree, keepMs, maxBytes, totals } = place;
+  const { directory, keepMs, maxBytes, totals } = place;
+  const { space } = deps;
   if (keepMs === 0) return undefined;
-  const space = new DiskSpace({ directory, ...(keepFree && { keepFree }), monotonic: () => performance.now() });
   const freeBytes = async (): Promise<number> => {
     await space.refresh();
     const { reservedBytes } = await totals();

@@ -1,8 +1,7 @@
 import type { Status } from '../admin/status.js';
-import type { Config } from '../config/config.js';
 import type { Delivery } from '../delivery/delivery.js';
-import { isStoreUnavailable } from '../store/upload-store.js';
-import { DiskSpace } from '../spool/disk-space.js';
+import { ifAvailable } from '../store/upload-store.js';
+import type { DiskSpace } from '../spool/disk-space.js';
 import type { ClientListeners } from './listening.js';
 import type { Storage } from './storage.js';
 
@@ -12,6 +11,8 @@ interface StatusDeps extends Pick<Storage, 'store' | 'node' | 'others'> {
   readonly version?: string;
   readonly delivery: Pick<Delivery, 'origins'>;
   readonly listeners: Pick<ClientListeners, 'certificates'>;
+  /** The disk of the data. */
+  readonly space: Pick<DiskSpace, 'free' | 'refresh'>;
   readonly isDraining: () => boolean;
   /** Milliseconds since the epoch. */
   readonly configAppliedAt: () => number;
@@ -21,9 +22,8 @@ interface StatusDeps extends Pick<Storage, 'store' | 'node' | 'others'> {
 }
 
 /** Returns the function that reads the state of this process. Its cost does not depend on the number of uploads. */
-export function buildStatus({ data, spool }: Config, deps: StatusDeps): StatusApi {
-  const { version = 'unknown', node, delivery, listeners, clock, monotonic } = deps;
-  const space = new DiskSpace({ directory: data, ...(spool.keepFree && { keepFree: spool.keepFree }), monotonic });
+export function buildStatus(deps: StatusDeps): StatusApi {
+  const { version = 'unknown', node, delivery, listeners, space, clock, monotonic } = deps;
   const startedAt = iso(clock());
   const startedAtMonotonic = monotonic();
   return async () => {
@@ -51,15 +51,6 @@ export function buildStatus({ data, spool }: Config, deps: StatusDeps): StatusAp
       }),
     };
   };
-}
-
-async function ifAvailable<T>(read: () => Promise<T> | undefined): Promise<T | undefined> {
-  try {
-    return await read();
-  } catch (error) {
-    if (isStoreUnavailable(error)) return undefined;
-    throw error;
-  }
 }
 
 function finite(name: string, value: number | undefined): Record<string, number> {

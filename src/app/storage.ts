@@ -9,6 +9,7 @@ import type { Stories } from '../model/story.js';
 import type { Log } from '../observe/log.js';
 import type { Metrics } from '../observe/metrics.js';
 import { assertUsable, claimForEmbedded } from '../spool/data-directory.js';
+import type { DiskSpace } from '../spool/disk-space.js';
 import { LocalSpool } from '../spool/local-spool.js';
 import { spoolMarkTime, readSpoolMark } from '../spool/shared-directory.js';
 import type { Spool } from '../spool/spool.js';
@@ -33,7 +34,7 @@ export interface Storage {
   readonly store: UploadStore;
   readonly leases: Leases;
   readonly spool: Spool;
-  /** What happened to each upload; missing if it is not kept. */
+  /** The stories of uploads; missing if none are kept. */
   readonly story?: Stories;
   /** Other processes may deliver the same uploads, so one whose claim expired may still be running. */
   readonly othersDeliver: boolean;
@@ -122,6 +123,8 @@ export interface StorageDeps {
   readonly log: Log;
   readonly metrics: Metrics;
   readonly clock: () => number;
+  /** The disk of the data. */
+  readonly space: DiskSpace;
   /** The clock for expiry: setting the system clock forward expires no upload. */
   readonly expiryClock: () => number;
   /** The longest time that any upload or answer is kept without a change; a reload can make it longer. */
@@ -133,13 +136,13 @@ export interface StorageDeps {
 /** Opens the embedded store and the spool of one process. */
 export async function openEmbeddedStorage(config: Config, deps: StorageDeps): Promise<Storage> {
   const { data: directory, spool: spoolConfig, history } = config;
-  const { sync, keepFree } = spoolConfig;
+  const { sync } = spoolConfig;
   const { log, clock, timings, closers } = deps;
   await assertUsable({ directory, store: 'embedded', isShared: false });
   await lockDirectory(directory, closers);
   const id = await claimForEmbedded(directory);
   const totals = (): Promise<Totals> => store.totals();
-  const story = openHistoryFiles({ directory, keepFree, ...history, totals }, deps);
+  const story = openHistoryFiles({ directory, ...history, totals }, deps);
   const store: EmbeddedStore = await EmbeddedStore.open({
     directory,
     sync,

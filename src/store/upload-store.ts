@@ -311,3 +311,13 @@ export async function retryWhileUnavailable<T>(step: () => Promise<T> | T, optio
 export function isStoreUnavailable(error: unknown): error is Fault {
   return error instanceof Fault && error.code === 'STORE_UNAVAILABLE';
 }
+
+/** The result of a read, or undefined while the store is unavailable. */
+export async function ifAvailable<T>(read: () => Promise<T> | undefined): Promise<T | undefined> {
+  try {
+    return await read();
+  } catch (error) {
+    if (isStoreUnavailable(error)) return undefined;
+    throw error;
+  }
+}

@@ -20,6 +20,7 @@ import { PeerRelay } from '../../src/proxy/peer-relay.js';
 import type { Exchange } from '../../src/server/exchange.js';
 import { type Listener, startListener } from '../../src/server/listener.js';
 import { TrustedProxies } from '../../src/server/trusted-proxies.js';
+import { DiskSpace } from '../../src/spool/disk-space.js';
 import { LocalSpool } from '../../src/spool/local-spool.js';
 import { EmbeddedLeases } from '../../src/store/embedded/embedded-leases.js';
 import { EmbeddedStore } from '../../src/store/embedded/embedded-store.js';
@@ -174,6 +175,7 @@ export class PeerNode {
     const deps = {
       ...clocks,
       ...shared,
+      space: new DiskSpace({ directory: this.data, monotonic: clocks.monotonic }),
       secrets: testSecrets(),
       store: this.store,
       spool: this.spool,
