@@ -35,7 +35,7 @@ export interface UploadsApi {
   readonly node?: string;
   /** Finds the other nodes; missing if all nodes share a spool. */
   readonly nodes?: Pick<Nodes, 'find'>;
-  /** What happened to each upload; missing if it is not kept. */
+  /** The stories of uploads; missing if none are kept. */
   readonly story?: Stories;
   readonly log: Log;
 }
@@ -64,13 +64,16 @@ async function respond(uploadsApi: UploadsApi, request: AdminRequest): Promise<A
   if (tagged.length > 1) return problem(409, 'More than one upload has this tag; wait until one of them has ended.');
   if (action === undefined && isRead(request)) return show(uploadsApi, upload);
   if (upload.node !== uploadsApi.node) return wrongNode(uploadsApi, upload);
-  return action === undefined ? cancel(uploadsApi, upload, options) : redeliver(uploadsApi, upload, options);
+  const asked: AskedAction = { upload, action: action === undefined ? 'cancel' : 'redeliver', ...options };
+  return noted(uploadsApi, asked, () => ACTIONS[asked.action](uploadsApi, upload, options));
 }
 
-/** What an operator asked for. */
+const ACTIONS = { cancel, redeliver };
+
+/** A cancellation or redelivery that an operator asks for. */
 interface AskedAction extends ActionOptions {
   readonly upload: Upload;
-  readonly action: 'cancel' | 'redeliver';
+  readonly action: keyof typeof ACTIONS;
 }
 
 /** Notes who asked for what, and the response, in the upload's story. */
@@ -206,11 +209,7 @@ const IN_SHARED_SPOOL =
   'The bytes of this upload are in a spool that nodes share, and this node has one of its own. Ask a node with ' +
   'spool.shared set to true.';
 
-async function cancel(uploadsApi: UploadsApi, upload: Upload, options: ActionOptions): Promise<AdminResponse> {
-  return noted(uploadsApi, { upload, action: 'cancel', ...options }, () => cancelNow(uploadsApi, upload, options));
-}
-
-async function cancelNow(
+async function cancel(
   { uploads, log }: UploadsApi,
   upload: Upload,
   { operator }: ActionOptions,
@@ -229,12 +228,7 @@ async function cancelNow(
 const ANSWERED =
   'The upload was answered already, by its origin or by its gate; the answer is kept for the client and the bytes are gone.';
 
-async function redeliver(uploadsApi: UploadsApi, upload: Upload, options: ActionOptions): Promise<AdminResponse> {
-  const asked = { upload, action: 'redeliver', ...options } as const;
-  return noted(uploadsApi, asked, () => redeliverNow(uploadsApi, upload, options));
-}
-
-async function redeliverNow(
+async function redeliver(
   { delivery, log }: UploadsApi,
   upload: Upload,
   { operator, skipGate }: ActionOptions,
