@@ -24,7 +24,7 @@ export function storyPart({ story }: WithStory): string {
 
 const NOT_KEPT = 'What happened is not kept here: `history.keep` is 0s, or the store is Redis. The log has it.';
 
-/** What is left of an upload that has ended. */
+/** The text for an upload without a record, of which only the story is left. */
 export function removedUpload({ tag, story }: RemovedUpload, now: number): string {
   const last = Date.parse(story.at(-1)!.at);
   return `The upload ${tag} is gone; its last event was ${formatDuration(now - last)} ago.\n${storyPart({ story })}`;
@@ -42,7 +42,7 @@ function tellStory(entries: readonly ToldEntry[]): string {
   return lines.join('');
 }
 
-/** `+0.120s`, `+2.1s`, `+5m 12s`. */
+/** `+120ms`, `+2.1s`, `+5m 12s`. */
 function sinceBeginning(ms: number): string {
   return `+${shortTime(Math.max(ms, 0))}`;
 }

@@ -77,7 +77,7 @@ interface SpoolConfig {
   readonly keepFree?: { readonly bytes: number } | { readonly share: number };
 }
 
-/** What is kept of the events of uploads. */
+/** How long the stories of uploads are kept, and in how many bytes. */
 export interface HistoryConfig {
   /** 0: nothing is kept. */
   readonly keepMs: number;

@@ -27,8 +27,7 @@ import type { TrustedProxies } from '../server/trusted-proxies.js';
 import type { Admission, Authorizer } from './authorize.js';
 import type { Cors } from './cors.js';
 import type { Discovery } from './discovery.js';
-import type { RequestRecord } from './request-record.js';
-import { noteRequest } from './request-story.js';
+import { noteRequest, type RequestRecord } from './request-record.js';
 import type { StatusPages, UploadRequest, UploadRequestHandler } from './upload-handler.js';
 import { locate, type ResolvedTarget, type UploadLookup } from './upload-lookup.js';
 

@@ -166,7 +166,7 @@ export class UploadRequestHandler {
     }
   }
 
-  /** What the upload is now may be more than what it was when the request came: another one was still writing to it. */
+  /** The upload may have more bytes than when the request came, because another request was still writing to it. */
   private async retrieve({ upload, onUpload }: UploadRequest, intent: RetrieveIntent): Promise<Outcome | Interrupted> {
     const outcome = await this.options.uploads.retrieve(intent, upload);
     if (outcome.kind === 'retrieved') onUpload(outcome.upload);

@@ -15,7 +15,7 @@ export function refusedConnections(registry: Registry): Counter<'limit'> {
   });
 }
 
-/** What became of a new configuration. */
+/** The result of a reload. */
 export type ReloadOutcome = 'applied' | 'refused' | 'failed';
 
 export function reloads(registry: Registry): (result: ReloadOutcome) => void {
